@@ -1,0 +1,1 @@
+"""Federated learning for fleets of unequal edge devices."""

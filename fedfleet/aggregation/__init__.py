@@ -1,0 +1,1 @@
+"""Turn many updates into one aggregate, exactly."""

@@ -1,0 +1,167 @@
+"""Folds the updates of a round into one aggregate, treating the three kinds of state as three.
+
+Trainable deltas (and sections that an algorithm adds) are averaged by weight; statistics follow a
+policy; counters are never averaged. Memory is O(model) whatever the number of updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fedfleet.aggregation.exact_sum import ExactSum, SumBounds, check_values
+from fedfleet.errors import SchemaMismatch, UpdateInvalid
+from fedfleet.types import Array, Kind, Schema, Update
+
+# A delta of one weight by more than this in one round is divergence, not training.
+MAX_ABS_TRAINABLE = 2.0**10
+# Running means and variances of inputs that were not normalised can be large.
+MAX_ABS_STATISTIC = 2.0**40
+
+StatisticsPolicy = Literal["average", "pooled"]
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregate:
+    """What a round's updates come to.
+
+    Args:
+        means: weighted mean of each section of kind trainable, by section name, float64.
+        statistics: the next running statistics, float32, shape (S,).
+        counters: the largest of the workers' counters, int64, shape (N,).
+        updates: how many updates are in it.
+        total_weight: the sum of their weights.
+    """
+
+    means: Mapping[str, Array]
+    statistics: Array
+    counters: Array
+    updates: int
+    total_weight: float
+
+
+class UpdateAccumulator:
+    """Adds updates in any order; the aggregate is bit-identical for every order.
+
+    Args:
+        max_updates, max_weight: bounds on the number of updates and on the weight of one.
+        policy: ``average`` takes weighted means of running means and variances; ``pooled`` gives
+            the variance of the union: sum p_i (var_i + mean_i^2) - (sum p_i mean_i)^2.
+        extra: names of the trainable sections that the algorithm adds to the built-in ones.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        policy: StatisticsPolicy,
+        max_updates: int,
+        max_weight: float,
+        extra: tuple[str, ...] = (),
+    ) -> None:
+        self._schema = schema
+        self._kinds = {kind.value: kind for kind in Kind} | dict.fromkeys(extra, Kind.TRAINABLE)
+        total = max_updates * max_weight
+        self._sums = {
+            name: ExactSum(
+                schema.elements(kind), SumBounds(total_weight=total, max_abs=MAX_ABS_TRAINABLE)
+            )
+            for name, kind in self._kinds.items()
+            if kind is Kind.TRAINABLE
+        }
+        self._statistics = ExactSum(
+            schema.elements(Kind.STATISTIC),
+            SumBounds(total_weight=total, max_abs=MAX_ABS_STATISTIC, fine=True),
+        )
+        self._counters = np.zeros(schema.elements(Kind.COUNTER), np.int64)
+        self._pairs = _mean_variance_pairs(schema) if policy == "pooled" else ()
+        self._updates = 0
+
+    def check(self, update: Update) -> None:
+        """Check an update before it is admitted; ``add`` takes only what passed here.
+
+        Raises:
+            SchemaMismatch, UpdateInvalid, UpdateNotFinite, UpdateOutOfRange: do not admit it.
+        """
+        if update.header.schema_digest != self._schema.digest:
+            raise SchemaMismatch(
+                f"the update is of model schema {update.header.schema_digest[:12]}, the run's is "
+                f"{self._schema.digest[:12]}; worker and coordinator must run the same release"
+            )
+        self._check_sections(update)
+        for section in update.sections:
+            if section.values.shape != (self._schema.elements(section.kind),):
+                raise UpdateInvalid(
+                    f"section {section.name} holds {section.values.size} values, "
+                    f"the schema asks for {self._schema.elements(section.kind)}"
+                )
+            if section.kind is Kind.TRAINABLE:
+                check_values(section.values, MAX_ABS_TRAINABLE)
+            elif section.kind is Kind.STATISTIC:
+                check_values(section.values, MAX_ABS_STATISTIC)
+                check_values(self._moments(section.values), MAX_ABS_STATISTIC)
+
+    def _check_sections(self, update: Update) -> None:
+        """Take exactly the sections that were asked for: one more would count twice, or alone."""
+        found = sorted((section.name, section.kind.value) for section in update.sections)
+        wanted = sorted((name, kind.value) for name, kind in self._kinds.items())
+        if found != wanted:
+            raise UpdateInvalid(
+                f"the update's sections are {_listed(found)}; expected: {_listed(wanted)}"
+            )
+
+    def add(self, update: Update, weight: float) -> None:
+        """Fold one checked update in; ``weight`` is at most ``max_weight``."""
+        for section in update.sections:
+            if section.kind is Kind.TRAINABLE:
+                self._sums[section.name].add(section.values, weight)
+            elif section.kind is Kind.STATISTIC:
+                self._statistics.add(self._moments(section.values), weight)
+            else:
+                np.maximum(self._counters, section.values, out=self._counters)
+        self._updates += 1
+
+    def result(self) -> Aggregate:
+        """Return the aggregate of what was added so far.
+
+        Raises:
+            UpdateInvalid: no update was added.
+        """
+        statistics = self._statistics.mean()
+        for mean, variance in self._pairs:
+            statistics[variance] -= statistics[mean] ** 2
+            np.maximum(statistics[variance], 0.0, out=statistics[variance])
+        return Aggregate(
+            means={name: total.mean() for name, total in self._sums.items()},
+            statistics=statistics.astype(np.float32),
+            counters=self._counters.copy(),
+            updates=self._updates,
+            total_weight=self._statistics.total_weight,
+        )
+
+    def _moments(self, values: Array) -> Array:
+        """Running variances as second moments, which can be averaged (pooled policy only)."""
+        if not self._pairs:
+            return values
+        moments = values.astype(np.float64)
+        for mean, variance in self._pairs:
+            moments[variance] += moments[mean] ** 2
+        return moments
+
+
+def _listed(sections: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in sections)[:200] or "none"
+
+
+def _mean_variance_pairs(schema: Schema) -> tuple[tuple[slice, slice], ...]:
+    """Places of each running mean and its variance in the statistics vector."""
+    places = {param.name: place for param, place in schema.layout(Kind.STATISTIC)}
+    suffix = "running_mean"
+    return tuple(
+        (place, places[name.removesuffix(suffix) + "running_var"])
+        for name, place in places.items()
+        if name.endswith(suffix) and name.removesuffix(suffix) + "running_var" in places
+    )

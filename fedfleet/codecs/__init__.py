@@ -1,0 +1,1 @@
+"""Turn a vector into fewer bytes and back, with a stated error."""

@@ -1,0 +1,103 @@
+"""``cifar10`` and ``cifar100`` (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfleet.data.catalog import DatasetSource, DatasetSpec, Split
+from fedfleet.data.config import CifarOptions
+from fedfleet.data.images import LabeledImages
+from fedfleet.data.parquet import ParquetImages
+from fedfleet.errors import DataMissing
+from fedfleet.types import InputSpec
+
+IMAGE_COLUMN = "img"
+# Resolved only when asked for: the download needs torch, reading does not.
+_DOWNLOAD = "fedfleet.data.cifar_download:download"
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """One of the two sets, in ``DATA_DIR/NAME/`` in the layout of the Hugging Face hub.
+
+    Args:
+        mean, std: of the training split per channel, as published.
+        classes: in the order of the labels.
+    """
+
+    name: str
+    label_column: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    def describe(self, options: CifarOptions) -> DatasetSpec:
+        inputs = InputSpec(channels=3, height=32, width=32, mean=self.mean, std=self.std)
+        return DatasetSpec(inputs, self.classes)
+
+    def open(self, options: CifarOptions, split: Split, data_dir: Path | None) -> LabeledImages:
+        """Open a split, fetching the set first where it is absent and the options say so."""
+        if data_dir is None:
+            raise DataMissing(
+                f"{self.name}: set FEDFLEET_DATA_DIR (or --data-dir) to the folder that holds "
+                f"{self.name}/"
+            )
+        folder = data_dir / self.name
+        if not folder.is_dir():
+            if not options.download:
+                raise DataMissing(
+                    f"the data folder holds no {self.name}/; put the set's Parquet files there, "
+                    "or set data.download = true"
+                )
+            # Any: a function found by name.
+            download: Any = pkgutil.resolve_name(_DOWNLOAD)
+            download(self.name, data_dir, label_column=self.label_column)
+        return ParquetImages(
+            folder,
+            split,
+            image_column=IMAGE_COLUMN,
+            label_column=self.label_column,
+            inputs=self.describe(options).inputs,
+        )
+
+
+CIFAR10: DatasetSource = Cifar(
+    name="cifar10",
+    label_column="label",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    classes=(
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+)
+
+_CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
+"""
+
+CIFAR100: DatasetSource = Cifar(
+    name="cifar100",
+    label_column="fine_label",
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    classes=tuple(_CIFAR100_CLASSES.split()),
+)

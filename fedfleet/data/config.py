@@ -1,0 +1,127 @@
+"""Which data set a run trains on and how a benchmark set is split over the workers; torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DigitsOptions:
+    """``digits``: scikit-learn's 8x8 handwritten digits, carried by the package."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CifarOptions:
+    """``cifar10`` and ``cifar100``.
+
+    Args:
+        download: let torchvision fetch the set when the data folder does not hold it.
+    """
+
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderOptions:
+    """``folder``: a tree of class folders of images, ``train/CLASS/*`` and ``test/CLASS/*``.
+
+    Args:
+        classes: the labels in order; every worker must name the same ones.
+        image_size: side in pixels that images are resized to.
+        channels: 1 (grey) or 3 (colour).
+    """
+
+    classes: tuple[str, ...]
+    image_size: int = 32
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes = {list(self.classes)}: needs two or more different names")
+        for name in self.classes:
+            # A recipe comes from elsewhere: a name must not lead out of the data folder.
+            if not name or name.startswith(".") or set(name) & set("/\\\0"):
+                raise ValueError(f"classes: {name!r} cannot be the name of a class folder")
+        if not 4 <= self.image_size <= 1024:
+            raise ValueError(f"image_size = {self.image_size}: must be from 4 to 1024")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels = {self.channels}: must be 1 or 3")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticOptions:
+    """``synthetic``: Gaussian clouds, one per class, for tests and latency measurements.
+
+    Args:
+        samples: training examples in all; a quarter as many test examples come on top.
+        features: values per example (an image of 1 x 1 x features).
+        classes: number of clouds.
+    """
+
+    samples: int = 400
+    features: int = 4
+    classes: int = 2
+
+    def __post_init__(self) -> None:
+        if self.samples < 4 or self.features < 1 or self.classes < 2:
+            raise ValueError("needs samples >= 4, features >= 1 and classes >= 2")
+
+
+BUILT_IN: Mapping[str, type] = {
+    "digits": DigitsOptions,
+    "cifar10": CifarOptions,
+    "cifar100": CifarOptions,
+    "folder": FolderOptions,
+    "synthetic": SyntheticOptions,
+}
+
+# Beyond these a Dirichlet split is one class per shard, or even, to within a rounding error.
+MIN_ALPHA = 0.001
+MAX_ALPHA = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """A data set and its partition.
+
+    Args:
+        dataset: a name of ``BUILT_IN``, or of an entry point in the group ``fedfleet.datasets``.
+        options: an instance of the data set's options class; for a plug-in a mapping. Any, because
+            a plug-in chooses its own types.
+        partition: ``iid`` (balanced per class), ``dirichlet`` (label skew of strength alpha),
+            ``classes`` (classes_per_worker shards), or ``none``: the worker's data are its own.
+        workers: number of shards; a worker holds shard FEDFLEET_SHARD, counted from 0.
+        alpha: Dirichlet concentration, from 0.001 to 1,000,000; small is skewed.
+        classes_per_worker: classes of which each worker holds examples, with ``classes``.
+    """
+
+    dataset: str
+    options: Any
+    partition: Literal["iid", "dirichlet", "classes", "none"] = "none"
+    workers: int | None = None
+    alpha: float | None = None
+    classes_per_worker: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.partition == "none" and self.workers is not None:
+            raise ValueError('workers: has no meaning with partition = "none"')
+        if self.partition != "none" and self.workers is None:
+            raise ValueError(f'workers: partition = "{self.partition}" needs the number of shards')
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers = {self.workers}: must be 1 or more")
+        _only_with("alpha", self.alpha, self.partition, "dirichlet")
+        _only_with("classes_per_worker", self.classes_per_worker, self.partition, "classes")
+        if self.alpha is not None and not MIN_ALPHA <= self.alpha <= MAX_ALPHA:
+            raise ValueError(f"alpha = {self.alpha}: must be from {MIN_ALPHA} to {MAX_ALPHA}")
+        if self.classes_per_worker is not None and self.classes_per_worker < 1:
+            raise ValueError(f"classes_per_worker = {self.classes_per_worker}: must be 1 or more")
+
+
+def _only_with(name: str, value: float | None, partition: str, owner: str) -> None:
+    """Refuse a setting that would be ignored, and a missing one that is needed."""
+    if value is None and partition == owner:
+        raise ValueError(f'{name}: partition = "{owner}" needs it')
+    if value is not None and partition != owner:
+        raise ValueError(f'{name} = {value}: has no meaning with partition = "{partition}"')

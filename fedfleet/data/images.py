@@ -1,0 +1,50 @@
+"""What a data set's split is: labels known at once, images decoded when they are asked for.
+
+Legend: N = examples of the split, n = examples asked for, C = channels, H, W = size.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+Index = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
+
+
+class LabeledImages(Protocol):
+    """One split of a data set."""
+
+    @property
+    def labels(self) -> Labels:
+        """The labels, int64, shape (N,), each from 0 to classes - 1. Not to be mutated."""
+
+    def load(self, index: Index) -> Pixels:
+        """Decode the rows of an index (n,), in its order: uint8, shape (n, C, H, W).
+
+        Raises:
+            DataInvalid: an image cannot be decoded; the text names it.
+        """
+
+
+class ArrayImages:
+    """A split that is in memory as it is.
+
+    Args:
+        images: uint8, shape (N, C, H, W).
+        labels: int64, shape (N,).
+    """
+
+    def __init__(self, images: Pixels, labels: Labels) -> None:
+        self._images = images
+        self._labels = labels
+
+    @property
+    def labels(self) -> Labels:
+        return self._labels
+
+    def load(self, index: Index) -> Pixels:
+        return self._images[index]

@@ -1,0 +1,72 @@
+"""Says who holds what: the rows of the table that ``fedfleet data describe`` prints.
+
+Legend: W = shards (one per worker), C = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedfleet.data.images import Index, Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRow:
+    """One shard.
+
+    Args:
+        shard: its number, from 0.
+        examples: how many it holds.
+        per_class: examples per class, in the order of the classes.
+        classes_held: classes of which it holds an example.
+        skew: total variation distance from the label distribution of all shards together, in
+            [0, 1]; 0 means the same mix.
+    """
+
+    shard: int
+    examples: int
+    per_class: tuple[int, ...]
+    classes_held: int
+    skew: float
+
+    def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
+        return {
+            "shard": self.shard,
+            "examples": self.examples,
+            "per_class": dict(zip(classes, self.per_class, strict=True)),
+            "classes_held": self.classes_held,
+            "skew": self.skew,
+        }
+
+
+def describe_partition(
+    labels: Labels, shards: Sequence[Index], classes: Sequence[str]
+) -> list[ShardRow]:
+    """Count what each shard holds.
+
+    Args:
+        labels: int64, shape (N,).
+        shards: one index into the labels per worker, as ``partition`` returns them.
+        classes: the labels' names.
+    """
+    counts_WC = np.stack([np.bincount(labels[shard], minlength=len(classes)) for shard in shards])
+    total_C = counts_WC.sum(axis=0)
+    everyone_C = total_C / max(1, int(total_C.sum()))
+    rows = []
+    for number, counts_C in enumerate(counts_WC):
+        examples = int(counts_C.sum())
+        mix_C = counts_C / max(1, examples)
+        rows.append(
+            ShardRow(
+                shard=number,
+                examples=examples,
+                per_class=tuple(int(count) for count in counts_C),
+                classes_held=int(np.count_nonzero(counts_C)),
+                skew=float(np.abs(mix_C - everyone_C).sum() / 2),
+            )
+        )
+    return rows

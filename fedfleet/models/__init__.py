@@ -1,0 +1,1 @@
+"""Architectures by name, and the card that says how to rebuild a trained model."""

@@ -1,0 +1,113 @@
+"""The model card: all that is needed to rebuild and serve a version; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedfleet import plugins
+from fedfleet.errors import RecipeInvalid, UnknownModel
+from fedfleet.models.config import BUILT_IN, ModelConfig
+from fedfleet.tables import parse_table, suggest
+from fedfleet.types import InputSpec, Json
+
+_INPUT_FIELDS = {"channels", "height", "width", "mean", "std"}
+# Larger sides than any architecture here trains on; keeps junk from asking for huge buffers.
+MAX_SIDE = 4096
+MAX_CHANNELS = 64
+_LARGEST = 1e6  # of a mean or a standard deviation of pixels in [0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """An architecture bound to its inputs and labels.
+
+    Args:
+        classes: label names in the order of the model's outputs, two or more.
+    """
+
+    model: ModelConfig
+    inputs: InputSpec
+    classes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as plain JSON values."""
+        options = self.model.options
+        plain = dict(options) if isinstance(options, Mapping) else asdict(options)
+        return {
+            "architecture": self.model.architecture,
+            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()},
+            "inputs": self.inputs.to_json(),
+            "classes": list(self.classes),
+        }
+
+    @classmethod
+    def from_json(cls, value: Json) -> ModelCard:
+        """Rebuild a card, checking every field.
+
+        Raises:
+            UnknownModel: the architecture is neither built in nor installed as a plug-in.
+            RecipeInvalid: anything else is missing, unknown, of another type or out of range.
+        """
+        if not isinstance(value, Mapping):
+            raise RecipeInvalid(f"card = {value!r}: must be a table")
+        for name in ("architecture", "options", "inputs", "classes"):
+            if name not in value:
+                raise RecipeInvalid(f"card.{name}: missing")
+        return cls(
+            model=_model(value["architecture"], value["options"]),
+            inputs=_inputs(value["inputs"]),
+            classes=_classes(value["classes"]),
+        )
+
+
+def _model(architecture: Any, options: Any) -> ModelConfig:
+    if not isinstance(options, Mapping):
+        raise RecipeInvalid(f"card.options = {options!r}: must be a table")
+    if not isinstance(architecture, str):
+        raise RecipeInvalid(f"card.architecture = {architecture!r}: must be a text")
+    if architecture in BUILT_IN:
+        parsed: Any = parse_table(BUILT_IN[architecture], options, "card.options")
+        return ModelConfig(architecture=architecture, options=parsed)
+    installed = plugins.names(plugins.MODELS)
+    if architecture not in installed:
+        known = suggest(architecture, [*BUILT_IN, *installed])
+        raise UnknownModel(f'architecture = "{architecture}": not installed here; {known}')
+    return ModelConfig(architecture=architecture, options=dict(options))
+
+
+def _inputs(value: Any) -> InputSpec:
+    if not isinstance(value, Mapping) or set(value) != _INPUT_FIELDS:
+        raise RecipeInvalid(f"card.inputs: must be a table of {', '.join(sorted(_INPUT_FIELDS))}")
+    for name, largest in (("channels", MAX_CHANNELS), ("height", MAX_SIDE), ("width", MAX_SIDE)):
+        if type(value[name]) is not int or not 1 <= value[name] <= largest:
+            raise RecipeInvalid(
+                f"card.inputs.{name} = {value[name]!r}: must be from 1 to {largest}"
+            )
+    channels = value["channels"]
+    return InputSpec(
+        channels=channels,
+        height=value["height"],
+        width=value["width"],
+        mean=_per_channel("mean", value["mean"], channels, above=-_LARGEST),
+        std=_per_channel("std", value["std"], channels, above=0.0),
+    )
+
+
+def _per_channel(name: str, value: Any, channels: int, *, above: float) -> tuple[float, ...]:
+    """One number per channel, each above a bound and not huge."""
+    if not isinstance(value, (list, tuple)) or len(value) != channels:
+        raise RecipeInvalid(f"card.inputs.{name}: must be a list of {channels} numbers")
+    for number in value:
+        if type(number) not in (int, float) or not above < number <= _LARGEST:
+            raise RecipeInvalid(f"card.inputs.{name}: holds {number!r}, which is out of range")
+    return tuple(float(number) for number in value)
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise RecipeInvalid("card.classes: must be a list of texts")
+    if len(value) < 2 or len(set(value)) != len(value):
+        raise RecipeInvalid("card.classes: needs two or more different names")
+    return tuple(value)

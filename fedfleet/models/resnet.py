@@ -1,0 +1,85 @@
+"""ResNet-18 (He et al. 2016, arXiv:1512.03385) with the 3x3 stem that small images need.
+
+Differs from the paper's ImageNet network as its CIFAR networks do: the stem is a 3x3 convolution
+with stride 1 and there is no max-pool, so a 32x32 image still has a 4x4 map at the end. With
+group normalisation (Wu and He 2018, arXiv:1803.08494) the model has no running statistics, which
+is what federated training with few or skewed examples per worker wants (Hsieh et al. 2020,
+arXiv:1910.00189, section 5).
+
+Legend: B = batch, C = input channels, H, W = input size, K = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedfleet.models.config import ResNetOptions
+from fedfleet.types import InputSpec
+
+Norm = Callable[[int], nn.Module]
+
+_STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of each pair of blocks
+_MAX_GROUPS = 32
+
+
+def group_norm(channels: int) -> nn.Module:
+    """Group normalisation with the most groups, up to 32, that divide the channels."""
+    groups = max(g for g in range(1, _MAX_GROUPS + 1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def _conv3x3(channels_in: int, channels_out: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added (figure 2 of the paper)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(channels_in, channels_out, stride)
+        self.norm1 = norm(channels_out)
+        self.conv2 = _conv3x3(channels_out, channels_out, 1)
+        self.norm2 = norm(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            projection = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, norm(channels_out))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        inner = functional.relu(self.norm1(self.conv1(maps)))
+        inner = self.norm2(self.conv2(inner))
+        return functional.relu(inner + self.shortcut(maps))
+
+
+class ResNet18(nn.Module):
+    """A 3x3 stem, four stages of two blocks, the mean over the map, one dense layer."""
+
+    def __init__(self, inputs: InputSpec, num_classes: int, norm: Norm) -> None:
+        super().__init__()
+        channels = _STAGES[0][0]
+        self.stem = nn.Sequential(_conv3x3(inputs.channels, channels, 1), norm(channels), nn.ReLU())
+        blocks: list[nn.Module] = []
+        for width, stride in _STAGES:
+            blocks += [BasicBlock(channels, width, stride, norm), BasicBlock(width, width, 1, norm)]
+            channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.output = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Return the logits, shape (B, K)."""
+        maps: Tensor = self.blocks(self.stem(images_BCHW))
+        logits_BK: Tensor = self.output(maps.mean(dim=(2, 3)))
+        return logits_BK
+
+
+def build(inputs: InputSpec, num_classes: int, options: ResNetOptions) -> nn.Module:
+    """Build ``resnet18``; takes inputs of any size."""
+    norm: Norm = nn.BatchNorm2d if options.norm == "batch" else group_norm
+    return ResNet18(inputs, num_classes, norm)

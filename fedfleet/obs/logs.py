@@ -1,0 +1,103 @@
+"""JSON logging: one line per record on stderr, with what the context knows added to each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import Any
+
+from fedfleet.errors import FedFleetError, SettingInvalid
+
+LEVELS = ("debug", "info", "warning", "error")
+
+# What the current task or thread is busy with: run_id, round, worker_id and the like.
+_context: ContextVar[Mapping[str, Any]] = ContextVar(
+    "fedfleet_log_context", default=MappingProxyType({})
+)
+
+# Attributes that every record has: what else hangs on a record came from ``extra``.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+@contextmanager
+def log_context(**fields: Any) -> Iterator[None]:
+    """Add fields to every record of this task (or thread) inside the ``with`` block.
+
+    The values are Any: whatever JSON cannot hold is written as its ``str``.
+    """
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+class JsonFormatter(logging.Formatter):
+    """Render a record as one line of JSON.
+
+    Line breaks and control characters in values come out escaped, so no value can end a line and
+    forge a record; a field cannot replace the time, the level, the service or the event either.
+    """
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        fixed: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(
+                timespec="milliseconds"
+            ),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        fields = {**_context.get(), **extra, **_error_fields(record)}
+        return _one_line({**fixed, **{k: v for k, v in fields.items() if k not in fixed}})
+
+
+def _error_fields(record: logging.LogRecord) -> dict[str, Any]:
+    if not record.exc_info or record.exc_info[1] is None:
+        return {}
+    error = record.exc_info[1]
+    fields = {"traceback": logging.Formatter().formatException(record.exc_info)}
+    if isinstance(error, FedFleetError):
+        fields["code"] = error.code
+        if error.detail:
+            fields["detail"] = error.detail
+    return fields
+
+
+def _one_line(fields: Mapping[str, Any]) -> str:
+    """ASCII JSON; a value that JSON cannot hold (NaN, a cycle, an object) becomes its ``str``."""
+    try:
+        return json.dumps(fields, default=str, allow_nan=False)
+    except (TypeError, ValueError):
+        plain = (str, int, bool, type(None))
+        return json.dumps({k: v if isinstance(v, plain) else str(v) for k, v in fields.items()})
+
+
+def setup_logging(service: str, level: str) -> None:
+    """Make every logger of this process write JSON lines to stderr, at this level and above.
+
+    Args:
+        service: stands in each line, for example ``coordinator``.
+        level: one of ``LEVELS``.
+
+    Raises:
+        SettingInvalid: no such level.
+    """
+    if level.lower() not in LEVELS:
+        raise SettingInvalid(f"log level {level!r}: must be one of {', '.join(LEVELS)}")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)

@@ -1,0 +1,1 @@
+"""The round state machine and the recipe: pure, no I/O, no clock, no torch."""

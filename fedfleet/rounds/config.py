@@ -1,0 +1,73 @@
+"""How rounds are run: cohort, quorum, deadline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# With it a term of weight 1 keeps 2^-16 of a delta; see aggregation/exact_sum.py.
+MAX_TOTAL_WEIGHT = 1 << 36
+_RANGES = (
+    ("rounds", 1, 1_000_000),
+    ("cohort", 1, 100_000),
+    ("over_select", 0, 100_000),
+    ("attempts", 1, 1000),
+    ("max_weight", 1, 1 << 31),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundsConfig:
+    """The pace of a run.
+
+    Args:
+        rounds: how many versions the run makes.
+        cohort: updates that complete a round.
+        over_select: workers asked beyond the cohort; the first ``cohort`` updates close the round.
+        quorum: fewest updates with which a round may close at its deadline; absent means cohort.
+        min_workers: connected workers to wait for before a cohort is drawn; absent means
+            cohort + over_select. At the deadline a quorum is enough.
+        deadline_s: seconds from the assignments (or from the wait for workers) to the deadline.
+        attempts: deadlines that one round may pass before the run fails.
+        selection: how the cohort is drawn from the connected workers.
+        max_weight: largest weight (training samples) of one update. The exact sum's resolution is
+            chosen from max_weight times the cohort (design, section 4).
+    """
+
+    rounds: int
+    cohort: int
+    over_select: int = 0
+    quorum: int | None = None
+    min_workers: int | None = None
+    deadline_s: float = 300.0
+    attempts: int = 3
+    selection: Literal["uniform"] = "uniform"
+    max_weight: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        for name, least, most in _RANGES:
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be from {least} to {most}")
+        if self.cohort * self.max_weight > MAX_TOTAL_WEIGHT:
+            raise ValueError(
+                f"max_weight = {self.max_weight}: times cohort ({self.cohort}) it must be at most "
+                f"{MAX_TOTAL_WEIGHT}, beyond which the exact sum loses small deltas"
+            )
+        if self.quorum is not None and not 1 <= self.quorum <= self.cohort:
+            raise ValueError(f"quorum = {self.quorum}: must be from 1 to cohort ({self.cohort})")
+        if self.min_workers is not None and self.min_workers < self.needed:
+            raise ValueError(
+                f"min_workers = {self.min_workers}: must be at least quorum ({self.needed})"
+            )
+        if not 0 < self.deadline_s < float("inf"):
+            raise ValueError(f"deadline_s = {self.deadline_s}: must be above 0")
+
+    @property
+    def needed(self) -> int:
+        """The fewest updates that make a round."""
+        return self.cohort if self.quorum is None else self.quorum
+
+    @property
+    def awaited(self) -> int:
+        """Connected workers that a selection before the deadline waits for."""
+        return self.min_workers or self.cohort + self.over_select

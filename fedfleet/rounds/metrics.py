@@ -1,0 +1,17 @@
+"""What the updates of a round say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedfleet.types import UpdateHeader
+
+
+def mean_metrics(headers: Sequence[UpdateHeader]) -> dict[str, float]:
+    """Return the mean of each metric, weighted by samples, over the updates that carry it."""
+    means = {}
+    for name in sorted({name for header in headers for name in header.metrics}):
+        having = [header for header in headers if name in header.metrics]
+        total = sum(header.weight for header in having)
+        means[name] = sum(header.metrics[name] * header.weight for header in having) / total
+    return means

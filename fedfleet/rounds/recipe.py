@@ -1,0 +1,190 @@
+"""The recipe: a run as one flat TOML file, parsed into one tree of frozen dataclasses."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fedfleet import plugins
+from fedfleet.algorithms.catalog import CATALOG as ALGORITHMS
+from fedfleet.algorithms.catalog import AlgorithmConfig
+from fedfleet.codecs.config import WireConfig
+from fedfleet.data import config as data_config
+from fedfleet.data.config import DataConfig
+from fedfleet.errors import RecipeInvalid, UnknownDataset, UnknownModel
+from fedfleet.models import config as model_config
+from fedfleet.models.config import ModelConfig
+from fedfleet.rounds.config import RoundsConfig
+from fedfleet.tables import parse_table, printable, shown, suggest
+from fedfleet.training.config import EvaluationConfig, TrainingConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_RECIPE_BYTES = 64 * 1024
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A validated run.
+
+    Args:
+        name: name of the model in the registry.
+        seed: from which every random choice of the run is derived, in [0, 2^63).
+        source: the TOML text.
+    """
+
+    name: str
+    seed: int
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    algorithm: AlgorithmConfig
+    rounds: RoundsConfig
+    evaluation: EvaluationConfig
+    wire: WireConfig
+    source: str
+
+
+def parse_recipe(text: str) -> Recipe:
+    """Parse and validate a recipe; imports no torch and touches no data.
+
+    Raises:
+        RecipeInvalid: the text names the field, its value and what is allowed.
+        UnknownModel, UnknownDataset: neither built in nor installed as a plug-in.
+    """
+    tables = _load(text)
+    allowed = [
+        "name",
+        "seed",
+        "model",
+        "data",
+        "training",
+        "algorithm",
+        "rounds",
+        "evaluation",
+        "wire",
+    ]
+    for name in tables:
+        if name not in allowed:
+            raise RecipeInvalid(f"{printable(name)}: unknown field; {suggest(name, allowed)}")
+    rounds = parse_table(RoundsConfig, _table(tables, "rounds"), "rounds")
+    data = _data(_table(tables, "data"))
+    _check_cohort(rounds, data)
+    return Recipe(
+        name=_name(tables),
+        seed=_seed(tables),
+        model=_model(_table(tables, "model")),
+        data=data,
+        training=parse_table(TrainingConfig, _table(tables, "training", {}), "training"),
+        algorithm=_algorithm(_table(tables, "algorithm", {"name": "fedavg"})),
+        rounds=rounds,
+        evaluation=parse_table(EvaluationConfig, _table(tables, "evaluation", {}), "evaluation"),
+        wire=parse_table(WireConfig, _table(tables, "wire", {}), "wire"),
+        source=text,
+    )
+
+
+def _load(text: str) -> dict[str, Any]:
+    if len(text.encode(errors="replace")) > MAX_RECIPE_BYTES:
+        raise RecipeInvalid(f"the recipe is larger than {MAX_RECIPE_BYTES} bytes")
+    try:
+        return tomllib.loads(text)
+    # ValueError beyond TOMLDecodeError: a number too long for int(); RecursionError: deep lists.
+    except (ValueError, RecursionError) as error:
+        raise RecipeInvalid(f"the recipe is not TOML: {printable(str(error))}") from error
+
+
+def _table(
+    tables: Mapping[str, Any], name: str, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    value = tables.get(name, default)
+    if value is None:
+        raise RecipeInvalid(f"[{name}]: missing; the recipe needs this table")
+    if not isinstance(value, dict):
+        raise RecipeInvalid(f"{name} = {shown(value)}: must be a table, written [{name}]")
+    return dict(value)
+
+
+def _name(tables: Mapping[str, Any]) -> str:
+    name = tables.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise RecipeInvalid(
+            f"name{_given(name)}: must be 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit"
+        )
+    return name
+
+
+def _seed(tables: Mapping[str, Any]) -> int:
+    seed = tables.get("seed", 0)
+    if type(seed) is not int or not 0 <= seed < 1 << 63:
+        raise RecipeInvalid(f"seed = {shown(seed)}: must be a whole number from 0 to 2^63 - 1")
+    return seed
+
+
+def _pop_name(table: dict[str, Any], key: str, where: str) -> str:
+    name = table.pop(key, None)
+    if not isinstance(name, str):
+        raise RecipeInvalid(f"{where}.{key}{_given(name)}: must be a text")
+    return name
+
+
+def _given(value: Any) -> str:
+    """What stands after a field's name where it is set; TOML itself cannot say none."""
+    return " is missing" if value is None else f" = {shown(value)}"
+
+
+def _model(table: dict[str, Any]) -> ModelConfig:
+    name = _pop_name(table, "architecture", "model")
+    if name in model_config.BUILT_IN:
+        options: Any = parse_table(model_config.BUILT_IN[name], table, "model")
+        return ModelConfig(architecture=name, options=options)
+    installed = plugins.names(plugins.MODELS)
+    if name not in installed:
+        known = [*model_config.BUILT_IN, *installed]
+        raise UnknownModel(f"model.architecture = {shown(name)}: unknown; {suggest(name, known)}")
+    return ModelConfig(architecture=name, options=table)
+
+
+def _data(table: dict[str, Any]) -> DataConfig:
+    name = _pop_name(table, "dataset", "data")
+    own = _take(table, DataConfig)
+    if name in data_config.BUILT_IN:
+        options: Any = parse_table(data_config.BUILT_IN[name], table, "data")
+    elif name in plugins.names(plugins.DATASETS):
+        options = table
+    else:
+        known = [*data_config.BUILT_IN, *plugins.names(plugins.DATASETS)]
+        raise UnknownDataset(f"data.dataset = {shown(name)}: unknown; {suggest(name, known)}")
+    return parse_table(DataConfig, {**own, "dataset": name, "options": options}, "data")
+
+
+def _algorithm(table: dict[str, Any]) -> AlgorithmConfig:
+    name = _pop_name(table, "name", "algorithm")
+    if name not in ALGORITHMS:
+        raise RecipeInvalid(
+            f"algorithm.name = {shown(name)}: unknown; {suggest(name, list(ALGORITHMS))}"
+        )
+    own = _take(table, AlgorithmConfig)
+    options: Any = parse_table(ALGORITHMS[name][0], table, "algorithm")
+    return parse_table(AlgorithmConfig, {**own, "name": name, "options": options}, "algorithm")
+
+
+def _take(table: dict[str, Any], cls: type) -> dict[str, Any]:
+    """Take out of a table what belongs to the class itself; the rest are the options."""
+    names = {item.name for item in fields(cls)} - {"options"}
+    return {key: table.pop(key) for key in list(table) if key in names}
+
+
+def _check_cohort(rounds: RoundsConfig, data: DataConfig) -> None:
+    if data.workers is not None and rounds.cohort + rounds.over_select > data.workers:
+        raise RecipeInvalid(
+            f"rounds.cohort = {rounds.cohort}: with over_select {rounds.over_select} it must not "
+            f"pass data.workers = {data.workers}"
+        )

@@ -1,0 +1,26 @@
+"""How this side dials: options that keep a long stream alive and notice a dead one."""
+
+from __future__ import annotations
+
+import grpc
+
+from fedfleet.wire.limits import MAX_MESSAGE_BYTES
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A peer that went away without a word is noticed within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """Open a channel to ``host:port``, without TLS until certificates are served."""
+    # A worker waits its own jittered backoff; grpc's own may not add minutes to it.
+    reconnect = (
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+    )
+    return grpc.aio.insecure_channel(address, options=(*OPTIONS, *reconnect))

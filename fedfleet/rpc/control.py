@@ -1,0 +1,181 @@
+"""How an operator's program talks to a coordinator: blocking calls, each with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import grpc
+
+from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut, Unavailable
+from fedfleet.rpc.channel import OPTIONS
+from fedfleet.rpc.exposure import check_exposure
+from fedfleet.rpc.retry import backoff_s
+from fedfleet.rpc.status import error_of
+from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
+
+CALL_S = 20.0
+# A watch is many calls of this length, each from where the last one ended, so that a coordinator
+# which went away without a word is noticed even where keepalive is filtered.
+WATCH_CALL_S = 60.0
+# For so long a watch waits for a coordinator that restarts.
+AWAY_S = 30.0
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+    Raises:
+        SettingInvalid: it is neither.
+    """
+    host, colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_bare = bare == host and ":" in bare  # an IPv6 address without brackets
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    if not colon or not bare or is_bare or not 1 <= number <= 65535:
+        raise SettingInvalid(f"coordinator {address!r}: must be HOST:PORT")
+    return bare, number
+
+
+class ControlClient:
+    """The coordinator's ControlService; answers are its messages. Safe from several threads.
+
+    Every call raises what the coordinator raised, Unavailable where it cannot be reached, and
+    TimedOut where it does not answer.
+
+    Args:
+        address: ``HOST:PORT``; nothing is dialled before the first call.
+        insecure: FEDFLEET_INSECURE was set.
+
+    Raises:
+        SettingInvalid: not an address.
+        InsecureAddress: beyond loopback, where there is no TLS yet.
+    """
+
+    def __init__(self, address: str, *, insecure: bool = False, timeout_s: float = CALL_S) -> None:
+        host, _ = split_address(address)
+        check_exposure(host, insecure, "the call to the coordinator")
+        self._address = address
+        self._timeout_s = timeout_s
+        # No proxy of the environment: the address that was checked is the one that is dialled.
+        self._channel = grpc.insecure_channel(
+            address, options=(*OPTIONS, ("grpc.enable_http_proxy", 0))
+        )
+        self._stub = ControlServiceStub(self._channel)
+
+    def submit_run(self, recipe: str) -> pb.Run:
+        """Queue a run of a recipe, a TOML text."""
+        with self._errors():
+            request = pb.SubmitRunRequest(recipe=recipe)
+            return self._stub.SubmitRun(request, timeout=self._timeout_s).run
+
+    def get_run(self, run_id: str) -> pb.GetRunResponse:
+        """Ask for a run, its committed rounds and its classes."""
+        with self._errors():
+            return self._stub.GetRun(pb.GetRunRequest(run_id=run_id), timeout=self._timeout_s)
+
+    def list_runs(self) -> list[pb.Run]:
+        """Ask for all runs, newest first."""
+        with self._errors():
+            return list(self._stub.ListRuns(pb.ListRunsRequest(), timeout=self._timeout_s).runs)
+
+    def stop_run(self, run_id: str) -> pb.Run:
+        """Ask that a run ends."""
+        with self._errors():
+            return self._stub.StopRun(pb.StopRunRequest(run_id=run_id), timeout=self._timeout_s).run
+
+    def watch_run(self, run_id: str, after_event_id: int = 0) -> Iterator[pb.RunEvent]:
+        """Yield the events after an id, each once, until the run has ended.
+
+        Outlasts a coordinator that comes back within half a minute.
+        """
+        away_since_s: float | None = None
+        waits = backoff_s(0.2, 2.0)
+        while True:
+            try:
+                for event in self._watch_once(run_id, after_event_id):
+                    after_event_id = event.event_id
+                    away_since_s, waits = None, backoff_s(0.2, 2.0)
+                    yield event
+                return
+            except TimedOut:
+                away_since_s = None
+            except Unavailable:
+                now_s = time.monotonic()
+                away_since_s = now_s if away_since_s is None else away_since_s
+                if now_s - away_since_s > AWAY_S:
+                    raise
+                time.sleep(next(waits))
+
+    def _watch_once(self, run_id: str, after_event_id: int) -> Iterator[pb.RunEvent]:
+        request = pb.WatchRunRequest(run_id=run_id, after_event_id=after_event_id)
+        call = self._stub.WatchRun(request, timeout=WATCH_CALL_S)
+        try:
+            with self._errors():
+                for response in call:
+                    yield response.event
+        finally:
+            call.cancel()
+
+    def list_workers(self) -> list[pb.Worker]:
+        """Ask for the workers that are or were connected, by id."""
+        with self._errors():
+            request = pb.ListWorkersRequest()
+            return list(self._stub.ListWorkers(request, timeout=self._timeout_s).workers)
+
+    def list_versions(self, model: str = "") -> pb.ListVersionsResponse:
+        """Ask for the versions, newest first, and aliases of a model (empty: of all)."""
+        with self._errors():
+            request = pb.ListVersionsRequest(model=model)
+            return self._stub.ListVersions(request, timeout=self._timeout_s)
+
+    def get_version(self, model: str, version: str) -> pb.GetVersionResponse:
+        """Ask for one version by its number or an alias."""
+        with self._errors():
+            request = pb.GetVersionRequest(model=model, version=version)
+            return self._stub.GetVersion(request, timeout=self._timeout_s)
+
+    def set_alias(
+        self, model: str, alias: str, version: int, expected_revision: int | None = None
+    ) -> pb.Alias:
+        """Point an alias at a version; Conflict where it is at another revision than expected."""
+        with self._errors():
+            request = pb.SetAliasRequest(
+                model=model, alias=alias, version=version, expected_revision=expected_revision
+            )
+            return self._stub.SetAlias(request, timeout=self._timeout_s).alias
+
+    def close(self) -> None:
+        """End every call in progress, also those of other threads."""
+        self._channel.close()
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn the transport's errors into ours, the address named where nobody answered."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._named(error_of(error)) from error
+        except ValueError as error:  # what grpc raises on a channel that was closed meanwhile
+            raise Unavailable(f"the call to {self._address} was given up") from error
+
+    def _named(self, known: FedFleetError) -> FedFleetError:
+        if isinstance(known, Unavailable) and known.detail:  # from the transport
+            return Unavailable(
+                f"no coordinator answers at {self._address}; is it running?", detail=known.detail
+            )
+        return known

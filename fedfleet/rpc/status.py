@@ -1,0 +1,101 @@
+"""Our errors as gRPC statuses and back: the stable code travels in the trailing metadata."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, NoReturn
+
+import grpc
+
+from fedfleet.errors import FedFleetError, TimedOut, Unavailable, error_for_code
+
+logger = logging.getLogger(__name__)
+
+CODE_KEY = "fedfleet-code"
+
+
+def status_of(error: FedFleetError) -> grpc.StatusCode:
+    """The gRPC status of an error."""
+    status: grpc.StatusCode = getattr(grpc.StatusCode, error.status)
+    return status
+
+
+def error_of(error: grpc.RpcError) -> FedFleetError:
+    """The error that the other side raised, or what the transport's failure means."""
+    details = str(getattr(error, "details", lambda: "")() or "the call failed")
+    metadata = getattr(error, "trailing_metadata", lambda: None)() or ()
+    for key, value in metadata:
+        if key == CODE_KEY:
+            return error_for_code(str(value), details)
+    status = getattr(error, "code", lambda: None)()
+    if status is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable("the coordinator cannot be reached; is it running?", detail=details)
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TimedOut("the coordinator did not answer in time", detail=details)
+    return FedFleetError(f"the call failed: {status.name if status else 'unknown'}: {details}")
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    """End a call with an error; one that nobody foresaw is logged and sent as INTERNAL."""
+    if isinstance(error, FedFleetError):
+        known = error
+        logger.info(
+            "rpc_refused",
+            extra={"code": error.code, "reason": error.message, "detail": error.detail},
+        )
+    else:
+        logger.error("rpc_failed", exc_info=error)
+        known = FedFleetError("internal error; the server's log says more")
+    await context.abort(status_of(known), known.message, ((CODE_KEY, known.code),))
+    raise AssertionError("abort returned")
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """The only place that turns exceptions of handlers into statuses."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Wrap a handler. Any: grpc types its handlers so."""
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.request_streaming or handler.response_streaming:
+            if not handler.response_streaming:
+                raise TypeError(f"{details.method}: streams in, one answer: not used here")
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            behavior = handler.stream_stream or handler.unary_stream
+            return make(
+                _stream(behavior), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+
+def _unary(behavior: Any) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        try:
+            return await behavior(request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            await abort(context, error)
+
+    return call
+
+
+def _stream(behavior: Any) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        try:
+            async for response in behavior(request, context):
+                yield response
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            await abort(context, error)
+
+    return call

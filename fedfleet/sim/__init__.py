@@ -1,0 +1,1 @@
+"""Drivers of rounds without a network."""

@@ -1,0 +1,1 @@
+"""Journal, registry and blobs."""

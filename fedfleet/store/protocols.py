@@ -1,0 +1,357 @@
+"""What every store keeps and promises; ``sqlite.py`` is the embedded implementation.
+
+A store has three faces. The journal knows what happened in runs, the registry which versions exist
+and what their aliases are, the blobs hold bytes by their SHA-256. All calls block (files, sockets):
+call them outside the event loop. All calls are safe from several threads. Whatever returns has
+been made durable first, but for ``BlobWriter.write``. Any call may raise StoreFull (no room) or
+StoreUnavailable (locked, damaged, away, closed); then it has changed nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import Any, Protocol
+
+from fedfleet.errors import InvalidInput, NotFound
+from fedfleet.types import Schema
+
+
+class RunState(str, Enum):
+    """Where a run is in its life; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def final(self) -> bool:
+        return self in (RunState.COMPLETED, RunState.FAILED, RunState.STOPPED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run as the journal knows it.
+
+    Args:
+        model: name of the model whose versions the run makes.
+        recipe: TOML as submitted.
+        round: last committed round, 0 before the first.
+        code, reason: why it failed or was stopped, else empty.
+    """
+
+    run_id: str
+    model: str
+    recipe: str
+    state: RunState
+    rounds: int
+    created_at_s: float
+    updated_at_s: float
+    round: int = 0
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One thing that happened in a run. ``event_id`` is 0 until the journal has stored it.
+
+    Ids grow over all runs and are never reused.
+    """
+
+    run_id: str
+    round: int
+    at_s: float
+    kind: str
+    fields: Mapping[str, Any]  # a JSON object
+    event_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRecord:
+    """An accepted update: its header as JSON and where its payload lies."""
+
+    run_id: str
+    round: int
+    assignment_id: str
+    worker_id: str
+    header: Mapping[str, Any]  # a JSON object; wire/ knows its form
+    digest: str
+    size_bytes: int
+    accepted_at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRecord:
+    """An immutable version.
+
+    Args:
+        number: counted from 1 for each model.
+        digest: SHA-256 of the blob, a safetensors file.
+        parent: number of the version it was made from, None for an initial one.
+        card: what serving needs: architecture, options, input, classes. JSON object.
+        metrics: metrics of its round. JSON object.
+    """
+
+    model: str
+    number: int
+    digest: str
+    size_bytes: int
+    schema: Schema
+    run_id: str
+    round: int
+    parent: int | None
+    created_at_s: float
+    card: Mapping[str, Any]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasRecord:
+    """A movable name. ``revision`` goes up by one whenever it is set, even to the same version."""
+
+    model: str
+    alias: str
+    number: int
+    revision: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryEvent:
+    """Something that a follower of the registry wants to know.
+
+    Args:
+        kind: ``version`` (a version was committed) or ``alias`` (an alias was set).
+    """
+
+    event_id: int
+    kind: str
+    model: str
+    number: int
+    alias: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundCommit:
+    """All that one round leaves behind; ``Store.commit_round`` writes it in one transaction.
+
+    Args:
+        version: ``number`` must be 1 + the model's highest; anything else is a Conflict.
+        memory_digest: blob of the algorithm's coordinator memory, or empty.
+        aliases: set to the new version in the same transaction.
+        entry: the journal entry of the commit.
+    """
+
+    run_id: str
+    round: int
+    version: VersionRecord
+    memory_digest: str
+    aliases: tuple[str, ...]
+    entry: Entry
+
+
+class BlobWriter(Protocol):
+    """Receives one blob in order; what was written stays when the writer is closed early."""
+
+    @property
+    def offset_bytes(self) -> int:
+        """Bytes held so far, those of an earlier writer of the same key included."""
+
+    def write(self, data: bytes) -> None:
+        """Append.
+
+        Raises:
+            TransferInvalid: more bytes than announced, or the writer is closed.
+            StoreFull: no room; nothing of this call was kept.
+        """
+
+    def commit(self) -> None:
+        """Check size and SHA-256, then make the blob readable and durable.
+
+        Raises:
+            TransferInvalid: bytes are missing (those that came are kept), or the writer is closed.
+            ChecksumMismatch: the bytes are not those of the digest; they are dropped.
+        """
+
+    def close(self) -> None:
+        """Let go of the file, keeping the bytes for a later writer; no-op after commit."""
+
+
+class Blobs(Protocol):
+    """Bytes by their SHA-256 in hex."""
+
+    def put(self, data: bytes) -> str:
+        """Store and return the digest; storing the same bytes twice is one blob."""
+
+    def writer(self, digest: str, size_bytes: int, key: str) -> BlobWriter:
+        """Open a writer that resumes what an earlier one with this digest and key left behind.
+
+        The earlier one is closed, should it still be open. The writer of a blob that is stored
+        already starts at its end.
+
+        Raises:
+            TransferInvalid: not a SHA-256 in lower-case hex, or the stored blob has another size.
+        """
+
+    def size(self, digest: str) -> int | None:
+        """Size in bytes, or None where there is no such blob."""
+
+    def read(self, digest: str, offset_bytes: int = 0, length: int | None = None) -> bytes:
+        """The bytes from the offset on, fewer than ``length`` at the end. Raises NotFound."""
+
+    def delete(self, digest: str) -> None:
+        """Remove; no-op where there is no such blob.
+
+        Raises:
+            Conflict: it is needed: by a version; or, while their run goes on, by its memory or by
+                an update of a round that is not committed yet.
+        """
+
+
+class Journal(Protocol):
+    """What happened in runs."""
+
+    def create_run(self, run: RunRecord, entry: Entry) -> None:
+        """Raises AlreadyExists."""
+
+    def run(self, run_id: str) -> RunRecord:
+        """Raises NotFound."""
+
+    def runs(self) -> list[RunRecord]:
+        """In the order in which they were created."""
+
+    def set_run_state(
+        self, run_id: str, state: RunState, entry: Entry, *, code: str = "", reason: str = ""
+    ) -> RunRecord:
+        """Change the state and append the entry in one transaction; a final state stays.
+
+        The entry's time becomes the run's ``updated_at_s``.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: the run's state is final already.
+        """
+
+    def append(self, entry: Entry) -> Entry:
+        """Store an entry and return it with its id. Raises NotFound where there is no such run."""
+
+    def entries(self, run_id: str, *, after_id: int = 0, limit: int | None = None) -> list[Entry]:
+        """In order of their ids; empty for an unknown run."""
+
+    def accept_update(self, update: UpdateRecord, entry: Entry) -> bool:
+        """Store update and entry in one transaction; False (and nothing stored) if the update's
+        (run, round, assignment) is stored already with the same digest.
+
+        The payload's blob must be stored already.
+
+        Raises:
+            NotFound: the blob or the run is not there.
+            Conflict: another payload is stored for this assignment.
+        """
+
+    def updates(self, run_id: str, round: int) -> list[UpdateRecord]:
+        """In order of assignment ids; empty for an unknown run."""
+
+    def memory_digest(self, run_id: str) -> str:
+        """Blob of the algorithm's coordinator memory after the last committed round, or empty.
+
+        Raises:
+            NotFound: no such run.
+        """
+
+
+class Registry(Protocol):
+    """Which versions exist and what their aliases are."""
+
+    def models(self) -> list[str]:
+        """Names in order."""
+
+    def versions(self, model: str) -> list[VersionRecord]:
+        """Newest first; empty for an unknown model."""
+
+    def version(self, model: str, number: int) -> VersionRecord:
+        """Raises NotFound."""
+
+    def aliases(self, model: str) -> dict[str, AliasRecord]:
+        """By name, in order."""
+
+    def set_alias(
+        self, model: str, alias: str, number: int, expected_revision: int | None = None
+    ) -> AliasRecord:
+        """Point an alias at a version; an alias that does not exist yet has revision 0.
+
+        Raises:
+            InvalidInput: not a name that an alias can have.
+            NotFound: no such version.
+            Conflict: the alias is at another revision than expected.
+        """
+
+    def events(self, after_id: int = 0, limit: int = 1000) -> list[RegistryEvent]:
+        """In order; a follower that was away asks from the last id that it saw."""
+
+
+class Store(Protocol):
+    """The three faces, and the one step that touches two of them."""
+
+    @property
+    def journal(self) -> Journal: ...
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def blobs(self) -> Blobs: ...
+
+    def commit_round(self, commit: RoundCommit) -> VersionRecord:
+        """Write version, aliases, the run's round, the memory's digest and the entry, or nothing.
+
+        The blobs of version and memory must be stored already. Round 0 is the run's initial
+        version: it may be committed once, before round 1, and may be left out. The entry's time
+        becomes the run's ``updated_at_s``.
+
+        Raises:
+            Conflict: the version's number is not the next one, the run's last round is not the
+                one before, or the run has ended.
+            NotFound: a blob or the run is not there.
+        """
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Store: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+_NUMBER = re.compile("[0-9]{1,18}")
+
+
+def check_alias(alias: str) -> None:
+    """Hold a store to aliases that ``resolve`` can tell from numbers.
+
+    Raises:
+        InvalidInput: empty or a number.
+    """
+    if not alias or _NUMBER.fullmatch(alias):
+        raise InvalidInput(f"alias {alias!r}: must be a name, not empty and not a number")
+
+
+def resolve(registry: Registry, model: str, name: str) -> VersionRecord:
+    """The version that a number or an alias names.
+
+    Raises:
+        NotFound: neither.
+    """
+    if _NUMBER.fullmatch(name):
+        return registry.version(model, int(name))
+    aliases = registry.aliases(model)
+    if name not in aliases:
+        raise NotFound(
+            f"model {model!r} has no alias {name!r}; it has: {', '.join(aliases) or '-'}"
+        )
+    return registry.version(model, aliases[name].number)

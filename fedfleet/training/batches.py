@@ -1,0 +1,109 @@
+"""Gives out a shard that lies in memory as float batches on the device.
+
+Legend: N = examples of the shard, B = batch, C = channels, H, W = height, width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedfleet.data.shard import Examples
+from fedfleet.errors import DataInvalid
+from fedfleet.training.state import to_tensor
+from fedfleet.types import InputSpec
+
+
+class Batches:
+    """The examples of a shard as tensors: uint8 on the host, normalised float on the device.
+
+    Raises:
+        DataInvalid: images or labels are not what the model's card says.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        inputs: InputSpec,
+        num_classes: int,
+        device: torch.device,
+        *,
+        channels_last: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        check_examples(examples, inputs, num_classes)
+        self._images_NCHW = to_tensor(examples.images)
+        self._labels_N = to_tensor(examples.labels)
+        self._device = device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._pin = pin_memory and device.type == "cuda"
+        # (x / 255 - mean) / std in one multiplication and one addition.
+        mean, std = (
+            torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
+            for v in (inputs.mean, inputs.std)
+        )
+        self._scale = (1 / (255 * std)).to(device, torch.float32)
+        self._shift = (-mean / std).to(device, torch.float32)
+
+    def __len__(self) -> int:
+        return len(self._labels_N)
+
+    def take(self, index_B: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The chosen uint8 images (B, C, H, W) and int64 labels (B,), on the device."""
+        images, labels = self._images_NCHW[index_B], self._labels_N[index_B]
+        if self._pin:
+            images, labels = images.pin_memory(), labels.pin_memory()
+        return (
+            images.to(self._device, non_blocking=self._pin),
+            labels.to(self._device, non_blocking=self._pin),
+        )
+
+    def normalise(self, images_BCHW: Tensor) -> Tensor:
+        """Turn uint8 pixels into the float32 that the model sees."""
+        pixels = images_BCHW.to(torch.float32, memory_format=self._format)
+        return pixels.mul_(self._scale).add_(self._shift)
+
+
+def check_examples(examples: Examples, inputs: InputSpec, num_classes: int) -> None:
+    """Refuse data of another shape or with labels that the model does not have.
+
+    Raises:
+        DataInvalid: naming what was found and what the model expects.
+    """
+    want = (inputs.channels, inputs.height, inputs.width)
+    if examples.images.shape[1:] != want or examples.images.dtype != np.uint8:
+        raise DataInvalid(
+            f"images have shape {examples.images.shape[1:]} ({examples.images.dtype}), "
+            f"the model expects {want} (uint8)"
+        )
+    labels = examples.labels
+    if labels.shape != (len(examples.images),) or labels.dtype != np.int64:
+        raise DataInvalid(
+            f"labels have shape {labels.shape} ({labels.dtype}), "
+            f"expected ({len(examples.images)},) (int64)"
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise DataInvalid(
+            f"labels run from {labels.min()} to {labels.max()}, the model has {num_classes} "
+            f"classes (0 to {num_classes - 1})"
+        )
+
+
+def batch_bounds(examples: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Yield where each batch of an epoch starts and stops.
+
+    A last batch of a single example is merged into the one before: batch normalisation has no
+    variance over one value, and one example would weigh as much as a whole batch.
+    """
+    steps = steps_per_epoch(examples, batch_size)
+    for step in range(steps):
+        yield step * batch_size, examples if step == steps - 1 else (step + 1) * batch_size
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """How many batches ``batch_bounds`` makes."""
+    full, rest = divmod(examples, batch_size)
+    return full + (rest > (1 if full and batch_size > 1 else 0))

@@ -1,0 +1,206 @@
+"""Local training and evaluation with one resident module, as workers and the simulator do it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fedfleet.algorithms.base import LocalWork, Memory, WorkerHalf
+from fedfleet.data.shard import Examples
+from fedfleet.errors import TrainingFailed
+from fedfleet.models.card import ModelCard
+from fedfleet.models.catalog import build
+from fedfleet.training.config import EvaluationConfig, TrainingConfig
+from fedfleet.training.device import deterministic_kernels, prepare, resolve_device, thread_cap
+from fedfleet.training.evaluation import evaluate
+from fedfleet.training.loop import LoopResult, LoopTask, train_epochs
+from fedfleet.training.optim import Plateau
+from fedfleet.training.seeding import derive, isolated_rng
+from fedfleet.training.split import split_validation
+from fedfleet.training.state import CPU, load_state, schema_of, state_of, trainable_parameters
+from fedfleet.training.watch import Watch
+from fedfleet.types import Evaluation, ModelState, Section
+
+# Keys of a worker's memory that are the schedule's; algorithms neither see nor use them.
+PREFIX = "training."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainTask:
+    """One train assignment.
+
+    Args:
+        examples: everything that the worker holds; the local split happens here.
+        seed: of this assignment's randomness, in [0, 2^63).
+        round: counted from 1, of ``rounds``.
+        memory: what the worker kept from the last round it took part in; empty at first.
+        on_progress: called with the share done in [0, 1], at most ten times a second.
+        cancelled: asked after every step; True stops the work.
+        split_seed: of the local split. Must be the same in every round, so not ``seed``.
+    """
+
+    algorithm: WorkerHalf
+    received: ModelState
+    examples: Examples
+    seed: int
+    round: int
+    rounds: int
+    broadcast: tuple[Section, ...] = ()
+    memory: Memory
+    on_progress: Callable[[float], None] | None = None
+    cancelled: Callable[[], bool] | None = None
+    split_seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """The update's sections, the memory to keep on the device, and what was done."""
+
+    sections: tuple[Section, ...]
+    memory: Memory
+    work: LocalWork
+
+
+class LocalTrainer:
+    """Trains and evaluates one model; keeps the module, and nothing else, between tasks.
+
+    A task's result depends on its arguments alone: bit-identical on the same machine with the
+    same number of threads, whatever the module did before. One task at a time per process, since
+    threads and random generators are torch's global ones (restored after each task).
+
+    Args:
+        device: overrides the recipe's, for a coordinator that evaluates on another device.
+
+    Raises:
+        RecipeInvalid: the device is not there, or an option does not fit the model.
+        UnknownModel: the card's architecture is not installed.
+        SchemaMismatch: the model holds tensors that cannot be exchanged.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        training: TrainingConfig,
+        evaluation: EvaluationConfig,
+        *,
+        device: Literal["auto", "cpu", "cuda"] | None = None,
+    ) -> None:
+        self._card = card
+        self._training = training
+        self._evaluation = evaluation
+        self._device = resolve_device(device or training.device)
+        with isolated_rng(0, CPU):  # the values are replaced before they are used
+            self._module = prepare(build(card), training, self._device)
+        self.schema = schema_of(self._module)
+        self._params = trainable_parameters(self._module, self.schema)
+        # Buffers that no state carries would otherwise leak from one task to the next.
+        carried = self._module.state_dict().keys()
+        self._transient = [
+            (buffer, buffer.clone())
+            for name, buffer in self._module.named_buffers()
+            if name not in carried
+        ]
+
+    def train(self, task: TrainTask) -> TrainResult:
+        """Train from the received version and let the algorithm's worker half make the update.
+
+        Raises:
+            DataEmpty, DataInvalid: the examples cannot be trained on.
+            RecipeInvalid: the device cannot do the recipe's mixed precision.
+            SchemaMismatch: the received version is of another model.
+            TrainingFailed: the loss or a weight is not finite, or the work was cancelled.
+        """
+        training, validation = split_validation(
+            task.examples, self._training.validation_fraction, task.split_seed
+        )
+        memory = {k: v for k, v in task.memory.items() if not k.startswith(PREFIX)}
+        result, trained = self._run(task, training, validation, memory)
+        work = LocalWork(
+            samples=len(training),
+            steps=len(result.lrs),
+            lr_sum=math.fsum(result.lrs),
+            metrics=_metrics(result),
+        )
+        sections, kept = task.algorithm.finish(task.received, trained, work, task.broadcast, memory)
+        if self._training.scheduler == "plateau":
+            kept = {**kept, **result.plateau.keep()}
+        return TrainResult(sections, kept, work)
+
+    def evaluate(self, state: ModelState, examples: Examples) -> Evaluation:
+        """Count how a version does on labelled examples.
+
+        Raises:
+            DataInvalid: the examples are not what the model expects.
+            SchemaMismatch: the version is of another model.
+            TrainingFailed: the model answers NaN or infinity.
+        """
+        with self._loaded(state, seed=0):
+            return evaluate(
+                self._module,
+                examples,
+                self._card.inputs,
+                len(self._card.classes),
+                batch_size=self._evaluation.batch_size,
+                device=self._device,
+            )
+
+    def _run(
+        self, task: TrainTask, training: Examples, validation: Examples, memory: Memory
+    ) -> tuple[LoopResult, ModelState]:
+        adjuster = task.algorithm.adjuster(task.received, task.broadcast, memory)
+        seed = derive(task.seed, "round", task.round)
+        with self._loaded(task.received, seed=derive(seed, "dropout")):
+            result = train_epochs(
+                self._module,
+                self._params,
+                LoopTask(
+                    training=training,
+                    validation=validation,
+                    inputs=self._card.inputs,
+                    num_classes=len(self._card.classes),
+                    seed=seed,
+                    round=task.round,
+                    rounds=task.rounds,
+                    plateau=Plateau.recall(self._training, task.memory),
+                    eval_batch_size=self._evaluation.batch_size,
+                ),
+                self._training,
+                self._device,
+                adjuster=adjuster,
+                watch=Watch(task.on_progress, task.cancelled),
+            )
+            trained = state_of(self._module, self.schema)
+        if not (np.isfinite(trained.trainable).all() and np.isfinite(trained.statistics).all()):
+            raise TrainingFailed(
+                f"training diverged: a weight is not finite after {len(result.lrs)} steps in "
+                f"round {task.round}; lower training.lr ({self._training.lr})"
+            )
+        return result, trained
+
+    @contextmanager
+    def _loaded(self, state: ModelState, *, seed: int) -> Iterator[None]:
+        """Give the module a version's values, and the task its own random numbers."""
+        load_state(self._module, state)
+        with torch.no_grad():
+            for buffer, fresh in self._transient:
+                buffer.copy_(fresh)
+        with (
+            thread_cap(self._training.threads),
+            deterministic_kernels(self._device),
+            isolated_rng(seed, self._device),
+        ):
+            yield
+
+
+def _metrics(result: LoopResult) -> dict[str, float]:
+    metrics = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
+    if result.validation is not None:
+        metrics["validation_loss"] = result.validation.loss
+        metrics["validation_accuracy"] = result.validation.accuracy
+    return metrics

@@ -1,0 +1,206 @@
+"""The plain local loop over epochs and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedfleet.algorithms.base import GradientAdjuster
+from fedfleet.data.shard import Examples
+from fedfleet.errors import DataEmpty, TrainingFailed
+from fedfleet.training.augment import augment, draw
+from fedfleet.training.batches import Batches, batch_bounds, steps_per_epoch
+from fedfleet.training.config import TrainingConfig
+from fedfleet.training.evaluation import evaluate
+from fedfleet.training.optim import Plateau, cosine_lr
+from fedfleet.training.seeding import derive, torch_generator
+from fedfleet.training.stepper import Stepper
+from fedfleet.training.watch import Watch
+from fedfleet.types import Evaluation, InputSpec
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoopTask:
+    """What is trained on, and where in the run it happens.
+
+    Args:
+        validation: held-out examples; may be empty.
+        seed: of the order of examples and of augmentation in this round.
+        round: counted from 1.
+        plateau: the schedule's state; used by ``scheduler = "plateau"`` only.
+        eval_batch_size: examples per forward pass on the validation examples.
+    """
+
+    training: Examples
+    validation: Examples
+    inputs: InputSpec
+    num_classes: int
+    seed: int
+    round: int
+    rounds: int
+    plateau: Plateau
+    eval_batch_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopResult:
+    """What the loop did.
+
+    Args:
+        lrs: learning rate of each optimizer step taken.
+        train_loss, train_accuracy: means over all samples of all steps, each measured in training
+            mode before its step; the loss is the one that is minimised, smoothing included.
+        validation: of the trained module; None without held-out examples.
+    """
+
+    lrs: tuple[float, ...]
+    train_loss: float
+    train_accuracy: float
+    validation: Evaluation | None
+    plateau: Plateau
+
+
+def train_epochs(
+    module: nn.Module,
+    params: Sequence[nn.Parameter],
+    task: LoopTask,
+    config: TrainingConfig,
+    device: torch.device,
+    *,
+    adjuster: GradientAdjuster | None = None,
+    watch: Watch | None = None,
+) -> LoopResult:
+    """Train a prepared module in place for the recipe's epochs.
+
+    Args:
+        params: trainable parameters in schema order.
+
+    Raises:
+        DataEmpty: no training example.
+        DataInvalid: the examples are not what the model expects.
+        RecipeInvalid: the device cannot do the recipe's mixed precision.
+        TrainingFailed: the loss is not finite, or the work was cancelled.
+    """
+    if not len(task.training):
+        raise DataEmpty("no example is left to train on: give this worker more data")
+    stepper = Stepper(module, params, task.num_classes, config, device, adjuster)
+    try:
+        return _Loop(module, stepper, task, config, device, watch or Watch()).run()
+    finally:
+        stepper.close()
+
+
+class _Loop:
+    def __init__(
+        self,
+        module: nn.Module,
+        stepper: Stepper,
+        task: LoopTask,
+        config: TrainingConfig,
+        device: torch.device,
+        watch: Watch,
+    ) -> None:
+        self._module, self._stepper, self._task = module, stepper, task
+        self._config, self._device, self._watch = config, device, watch
+        self._batches = Batches(
+            task.training,
+            task.inputs,
+            task.num_classes,
+            device,
+            channels_last=config.channels_last,
+            pin_memory=config.pin_memory,
+        )
+        self._order = torch_generator(derive(task.seed, "order"))
+        self._chance = torch_generator(derive(task.seed, "augment"))
+        self._steps = config.epochs * steps_per_epoch(len(task.training), config.batch_size)
+        self._done = 0
+        # Kept on the device until somebody looks: reading a value waits for the device.
+        self._losses = torch.zeros(self._steps, device=device)
+        self._sizes = torch.zeros(self._steps, dtype=torch.float64)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._plateau = task.plateau
+
+    def run(self) -> LoopResult:
+        watches_plateau = self._config.scheduler == "plateau"
+        validation = None
+        for epoch in range(1, self._config.epochs + 1):
+            self._module.train()
+            self._epoch()
+            self._check_losses()
+            if watches_plateau or epoch == self._config.epochs:
+                validation = self._validate()
+            if watches_plateau:
+                # A shard too small to hold anything out watches its training loss instead.
+                start = self._done - self._done // epoch
+                loss = validation.loss if validation else self._mean_loss(start)
+                self._plateau = self._plateau.after(self._config, loss)
+        if not self._stepper.lrs:
+            raise TrainingFailed(
+                f"each of the {self._steps} steps overflowed in float16: "
+                'use training.amp = "bfloat16", or lower training.lr'
+            )
+        return LoopResult(
+            lrs=tuple(self._stepper.lrs),
+            train_loss=self._mean_loss(0),
+            train_accuracy=int(self._correct) / float(self._sizes.sum()),
+            validation=validation,
+            plateau=self._plateau,
+        )
+
+    def _epoch(self) -> None:
+        examples = len(self._batches)
+        order_N = torch.randperm(examples, generator=self._order)
+        size = (self._task.inputs.height, self._task.inputs.width)
+        draws = draw(self._config.augment, examples, size, self._chance)
+        for start, stop in batch_bounds(examples, self._config.batch_size):
+            images, labels = self._batches.take(order_N[start:stop])
+            if draws is not None:
+                images = augment(images, draws.part(start, stop, self._device))
+            loss, logits = self._stepper.step(self._batches.normalise(images), labels, self._lr())
+            self._note(loss, logits, labels)
+
+    def _note(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self._losses[self._done] = loss
+        self._sizes[self._done] = len(labels)
+        self._correct += (logits.argmax(1) == labels).sum()
+        self._done += 1
+        if self._watch.after_step(self._done, self._steps):
+            self._check_losses()
+
+    def _lr(self) -> float:
+        """The learning rate of the next step."""
+        if self._config.scheduler == "cosine":
+            step = (self._task.round - 1) * self._steps + self._done
+            return cosine_lr(self._config, step, self._task.rounds * self._steps)
+        return self._plateau.lr if self._config.scheduler == "plateau" else self._config.lr
+
+    def _check_losses(self) -> None:
+        is_finite = torch.isfinite(self._losses[: self._done])
+        if not bool(is_finite.all()):
+            step = int(is_finite.int().argmin()) + 1
+            raise TrainingFailed(
+                f"training diverged: the loss is not finite at step {step} of {self._steps} "
+                f"in round {self._task.round}; lower training.lr ({self._config.lr})"
+            )
+
+    def _mean_loss(self, start: int) -> float:
+        """Mean over the samples of the steps since ``start``."""
+        sizes = self._sizes[start : self._done]
+        losses = self._losses[start : self._done].cpu().double()
+        return float(torch.dot(losses, sizes) / sizes.sum())
+
+    def _validate(self) -> Evaluation | None:
+        task = self._task
+        if not len(task.validation):
+            return None
+        return evaluate(
+            self._module,
+            task.validation,
+            task.inputs,
+            task.num_classes,
+            batch_size=task.eval_batch_size,
+            device=self._device,
+        )

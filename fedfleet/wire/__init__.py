@@ -1,0 +1,1 @@
+"""Our values as bytes and messages, and back, with every limit checked."""

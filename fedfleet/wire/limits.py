@@ -1,0 +1,45 @@
+"""What a message may be, enforced before memory is allocated; the proto says the same."""
+
+from __future__ import annotations
+
+import re
+
+from fedfleet.errors import InvalidInput, LimitExceeded
+
+CHUNK_BYTES = 1 << 20
+# A chunk and its envelope, or a recipe, or a run with all its rounds' metrics.
+MAX_MESSAGE_BYTES = 16 << 20
+MAX_PAYLOAD_BYTES = 16 << 30
+MAX_ELEMENTS = 1 << 31
+MAX_SECTIONS = 64
+MAX_METRICS = 64
+MAX_NAME = 64
+MAX_REASON = 1024
+MAX_TAGS = 32
+MAX_HELD = 64
+MAX_CLASSES = 100_000
+
+_WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def check_worker_id(worker_id: str) -> str:
+    """Raises InvalidInput: not 1 to 64 characters of A-Z a-z 0-9 . _ -."""
+    if not _WORKER_ID.fullmatch(worker_id):
+        raise InvalidInput(
+            f"worker id {worker_id[:80]!r}: must be 1 to 64 characters of A-Z a-z 0-9 . _ -"
+        )
+    return worker_id
+
+
+def check_digest(digest: str) -> str:
+    """Raises InvalidInput: not a SHA-256 in lower-case hex."""
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidInput(f"digest {digest[:80]!r}: must be 64 lower-case hexadecimal digits")
+    return digest
+
+
+def check_count(what: str, count: int, most: int) -> None:
+    """Raises LimitExceeded."""
+    if count > most:
+        raise LimitExceeded(f"{count} {what}: at most {most} are allowed")

@@ -1,0 +1,171 @@
+"""An update as a header message and a payload, and back, with every limit checked.
+
+The payload is the sections' encoded bytes one after the other; the header's table says where each
+begins, so a receiver knows every size before it allocates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from fedfleet.codecs import identity
+from fedfleet.errors import SchemaMismatch, UpdateInvalid
+from fedfleet.types import Kind, Schema, Section, Update, UpdateHeader
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.v1 import types_pb2 as types_pb
+from fedfleet.wire import limits
+
+KINDS: Mapping[Kind, types_pb.SectionKind.ValueType] = {
+    Kind.TRAINABLE: types_pb.SECTION_KIND_TRAINABLE,
+    Kind.STATISTIC: types_pb.SECTION_KIND_STATISTIC,
+    Kind.COUNTER: types_pb.SECTION_KIND_COUNTER,
+}
+_KIND_OF = {number: kind for kind, number in KINDS.items()}
+_IDENTITY = types_pb.CodecStep(kind=types_pb.CODEC_KIND_IDENTITY)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedUpdate:
+    """An update ready to be sent or journalled."""
+
+    header: pb.UpdateHeader
+    payload: bytes
+
+
+def encode_update(update: Update) -> EncodedUpdate:
+    """Encode header and sections."""
+    header = update.header
+    parts = [identity.encode(section.values) for section in update.sections]
+    payload = b"".join(parts)
+    message = pb.UpdateHeader(
+        run_id=header.run_id,
+        round=header.round,
+        assignment_id=header.assignment_id,
+        worker_id=header.worker_id,
+        base_digest=header.base_digest,
+        schema_digest=header.schema_digest,
+        level=header.level,
+        weight=header.weight,
+        steps=header.steps,
+        lr_sum=header.lr_sum,
+        metrics=header.metrics,
+        payload_digest=hashlib.sha256(payload).hexdigest(),
+        payload_bytes=len(payload),
+        sections=[
+            types_pb.SectionInfo(
+                name=section.name,
+                kind=KINDS[section.kind],
+                elements=section.values.size,
+                encoded_bytes=len(part),
+                codec=[_IDENTITY],
+            )
+            for section, part in zip(update.sections, parts, strict=True)
+        ],
+    )
+    return EncodedUpdate(message, payload)
+
+
+def check_header(message: pb.UpdateHeader, schema: Schema) -> UpdateHeader:
+    """Check a header that may come from anybody, before its payload is received.
+
+    Raises:
+        LimitExceeded: too many sections or metrics, or names too long.
+        SchemaMismatch: of another model.
+        UpdateInvalid: numbers that cannot be, or sections that do not add up to the payload.
+    """
+    _check_shape(message)
+    if message.schema_digest != schema.digest:
+        raise SchemaMismatch(
+            f"the update is of model schema {message.schema_digest[:12]!r}, the run's is "
+            f"{schema.digest[:12]!r}; worker and coordinator must run the same release"
+        )
+    for info in message.sections:
+        kind = _KIND_OF.get(info.kind)
+        if kind is None:
+            raise UpdateInvalid(f"section {info.name}: unknown kind {info.kind}")
+        if info.elements != schema.elements(kind):
+            raise UpdateInvalid(
+                f"section {info.name}: {info.elements} elements, the model has "
+                f"{schema.elements(kind)} of kind {kind.value}"
+            )
+        if list(info.codec) != [_IDENTITY]:
+            raise UpdateInvalid(f"section {info.name}: the recipe asks for the codec identity")
+        if info.encoded_bytes != info.elements * kind.dtype.itemsize:
+            raise UpdateInvalid(
+                f"section {info.name}: {info.encoded_bytes} bytes for {info.elements} elements"
+            )
+    if sum(info.encoded_bytes for info in message.sections) != message.payload_bytes:
+        raise UpdateInvalid("the sections do not add up to the payload's size")
+    return header_of(message)
+
+
+def _check_shape(message: pb.UpdateHeader) -> None:
+    limits.check_worker_id(message.worker_id)
+    limits.check_digest(message.base_digest)
+    limits.check_digest(message.payload_digest)
+    limits.check_count("sections", len(message.sections), limits.MAX_SECTIONS)
+    limits.check_count("metrics", len(message.metrics), limits.MAX_METRICS)
+    names = [info.name for info in message.sections]
+    for name in (*names, *message.metrics, message.level):
+        limits.check_count("characters in a name", len(name), limits.MAX_NAME)
+    if len(set(names)) != len(names):
+        raise UpdateInvalid("two sections have the same name")
+    if not 0 < message.payload_bytes <= limits.MAX_PAYLOAD_BYTES:
+        raise UpdateInvalid(f"a payload of {message.payload_bytes} bytes")
+    for name, value in (("weight", message.weight), ("lr_sum", message.lr_sum)):
+        if not math.isfinite(value) or value < 0 or (name == "weight" and value == 0):
+            raise UpdateInvalid(f"{name} {value}: must be a finite number above 0")
+
+
+def header_of(message: pb.UpdateHeader) -> UpdateHeader:
+    """The header as our value, unchecked."""
+    return UpdateHeader(
+        run_id=message.run_id,
+        round=message.round,
+        assignment_id=message.assignment_id,
+        worker_id=message.worker_id,
+        base_digest=message.base_digest,
+        schema_digest=message.schema_digest,
+        level=message.level,
+        weight=message.weight,
+        steps=message.steps,
+        lr_sum=message.lr_sum,
+        metrics={name: v for name, v in message.metrics.items() if math.isfinite(v)},
+    )
+
+
+def decode_update(message: pb.UpdateHeader, payload: bytes) -> Update:
+    """Decode a payload whose header passed ``check_header``; sections are read-only views.
+
+    The payload's digest is not computed again: blobs are checked when they are committed.
+
+    Raises:
+        UpdateInvalid: another size than the header says.
+    """
+    if len(payload) != message.payload_bytes:
+        raise UpdateInvalid(f"{len(payload)} bytes, announced were {message.payload_bytes}")
+    view = memoryview(payload)
+    sections = []
+    start = 0
+    for info in message.sections:
+        kind = _KIND_OF[info.kind]
+        values = identity.decode(view[start : start + info.encoded_bytes], kind, info.elements)
+        sections.append(Section(info.name, kind, values))
+        start += info.encoded_bytes
+    return Update(header_of(message), tuple(sections))
+
+
+def header_to_json(message: pb.UpdateHeader) -> dict[str, Any]:
+    """The header as a JSON object, for the journal and a worker's disk."""
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
+def header_from_json(value: Mapping[str, Any]) -> pb.UpdateHeader:
+    """Read what ``header_to_json`` wrote."""
+    return ParseDict(dict(value), pb.UpdateHeader())

@@ -1,0 +1,51 @@
+"""Starts the coordinator: ``fedfleet-coordinator``, settings from FEDFLEET_ variables."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from fedfleet.env import read
+from fedfleet.errors import FedFleetError
+from fedfleet.obs.logs import setup_logging
+from fedfleet.store.open import open_store
+from fedfleet_coordinator.config import CoordinatorConfig
+from fedfleet_coordinator.service import Coordinator
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(config: CoordinatorConfig) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with open_store(config.store) as store:
+        coordinator = Coordinator(config, store)
+        try:
+            await coordinator.start()
+            await coordinator.run_until(stop)
+        finally:
+            await coordinator.close()
+
+
+def main() -> int:
+    """Run the service; 0 after a graceful stop, 1 after an error in one line on stderr."""
+    try:
+        config = read(CoordinatorConfig, os.environ)
+        setup_logging("coordinator", config.log_level)
+        asyncio.run(serve(config))
+    except FedFleetError as error:
+        sys.stderr.write(f"fedfleet-coordinator: {error.code}: {error.message}\n")
+        return 1
+    except Exception:
+        logger.exception("coordinator_failed")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

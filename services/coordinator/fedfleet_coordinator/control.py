@@ -1,0 +1,166 @@
+"""ControlService: what operators and the command line ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from fedfleet.errors import InvalidInput, LimitExceeded, NotServed
+from fedfleet.rounds.recipe import parse_recipe
+from fedfleet.rpc.server import Context
+from fedfleet.store.protocols import Store, resolve
+from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
+from fedfleet.wire import limits
+from fedfleet_coordinator.executors import Executors
+from fedfleet_coordinator.fleet import Fleet
+from fedfleet_coordinator.messages import (
+    alias_message,
+    alias_messages,
+    event_message,
+    round_messages,
+    run_message,
+    version_message,
+    worker_message,
+)
+from fedfleet_coordinator.runs import RunQueue
+from fedfleet_coordinator.workshop import card_of
+
+MAX_WATCHERS = 64
+_NO_TLS = "this needs mutual TLS, which this release does not serve"
+
+
+class Bell:
+    """Wakes everybody who waits for the next change."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    def next(self) -> asyncio.Event:
+        """Set at the next ring."""
+        return self._event
+
+
+class ControlServicer(pb_grpc.ControlServiceServicer):
+    """Serves operators."""
+
+    def __init__(
+        self, store: Store, fleet: Fleet, runs: RunQueue, executors: Executors, bell: Bell
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._runs = runs
+        self._executors = executors
+        self._bell = bell
+        self._watchers = 0
+
+    # Runs
+
+    async def SubmitRun(
+        self, request: pb.SubmitRunRequest, context: Context
+    ) -> pb.SubmitRunResponse:
+        return pb.SubmitRunResponse(run=run_message(await self._runs.submit(request.recipe)))
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        journal = self._store.journal
+        run = await self._executors.io(lambda: journal.run(request.run_id))
+        entries = await self._executors.io(lambda: journal.entries(request.run_id))
+        card = card_of(parse_recipe(run.recipe))
+        return pb.GetRunResponse(
+            run=run_message(run), rounds=round_messages(entries), classes=card.classes
+        )
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        runs = await self._executors.io(self._store.journal.runs)
+        return pb.ListRunsResponse(runs=[run_message(run) for run in reversed(runs)])
+
+    async def StopRun(self, request: pb.StopRunRequest, context: Context) -> pb.StopRunResponse:
+        return pb.StopRunResponse(run=run_message(await self._runs.stop(request.run_id)))
+
+    async def WatchRun(
+        self, request: pb.WatchRunRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRunResponse]:
+        if self._watchers >= MAX_WATCHERS:
+            raise LimitExceeded(f"{MAX_WATCHERS} watchers are connected already; try again later")
+        self._watchers += 1
+        try:
+            async for response in self._events(request.run_id, request.after_event_id):
+                yield response
+        finally:
+            self._watchers -= 1
+
+    async def _events(self, run_id: str, after_id: int) -> AsyncIterator[pb.WatchRunResponse]:
+        journal = self._store.journal
+        while True:
+            changed = self._bell.next()
+            run = await self._executors.io(lambda: journal.run(run_id))
+            entries = await self._executors.io(
+                lambda after=after_id: journal.entries(run_id, after_id=after)  # type: ignore[misc]
+            )
+            for entry in entries:
+                after_id = entry.event_id
+                yield pb.WatchRunResponse(event=event_message(entry))
+            if run.state.final:
+                return
+            await changed.wait()
+
+    # Workers
+
+    async def ListWorkers(
+        self, request: pb.ListWorkersRequest, context: Context
+    ) -> pb.ListWorkersResponse:
+        known = sorted(self._fleet.known.items())
+        return pb.ListWorkersResponse(workers=[worker_message(name, item) for name, item in known])
+
+    async def CreateToken(
+        self, request: pb.CreateTokenRequest, context: Context
+    ) -> pb.CreateTokenResponse:
+        raise NotServed(_NO_TLS)
+
+    async def RevokeWorker(
+        self, request: pb.RevokeWorkerRequest, context: Context
+    ) -> pb.RevokeWorkerResponse:
+        raise NotServed(_NO_TLS)
+
+    # Versions
+
+    async def ListVersions(
+        self, request: pb.ListVersionsRequest, context: Context
+    ) -> pb.ListVersionsResponse:
+        return await self._executors.io(lambda: self._list_versions(request.model))
+
+    def _list_versions(self, model: str) -> pb.ListVersionsResponse:
+        registry = self._store.registry
+        response = pb.ListVersionsResponse()
+        for name in [model] if model else registry.models():
+            response.versions.extend(version_message(v) for v in registry.versions(name))
+            response.aliases[name].aliases.extend(alias_messages(registry.aliases(name)))
+        return response
+
+    async def GetVersion(
+        self, request: pb.GetVersionRequest, context: Context
+    ) -> pb.GetVersionResponse:
+        registry = self._store.registry
+        version = await self._executors.io(
+            lambda: resolve(registry, request.model, request.version)
+        )
+        aliases = await self._executors.io(lambda: registry.aliases(request.model))
+        return pb.GetVersionResponse(
+            version=version_message(version), aliases=alias_messages(aliases)
+        )
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
+        limits.check_count("characters in an alias", len(request.alias), limits.MAX_NAME)
+        if not request.alias or request.alias.isdigit():
+            raise InvalidInput(f"alias {request.alias!r}: must be a name, not a number")
+        expected = request.expected_revision if request.HasField("expected_revision") else None
+        record = await self._executors.io(
+            lambda: self._store.registry.set_alias(
+                request.model, request.alias, request.version, expected
+            )
+        )
+        return pb.SetAliasResponse(alias=alias_message(record))

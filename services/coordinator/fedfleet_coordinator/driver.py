@@ -1,0 +1,419 @@
+"""Drives one run: events into the journal and the machine, the machine's actions out.
+
+Order is what makes a replay exact: an event is journalled and handed to the machine under one
+lock, so the machine always sees events in the order of their journal ids. The actions that come
+out are carried out one after the other by one task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedfleet.errors import AssignmentClosed, FedFleetError
+from fedfleet.rounds import actions as act
+from fedfleet.rounds import events as ev
+from fedfleet.rounds.machine import RoundMachine
+from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.selection import select_uniform
+from fedfleet.store.protocols import Entry, RoundCommit, RunRecord, RunState, Store, UpdateRecord
+from fedfleet.training.seeding import derive
+from fedfleet.types import Evaluation, Update
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.updates import check_header, header_to_json
+from fedfleet_coordinator.executors import Executors
+from fedfleet_coordinator.fleet import Fleet
+from fedfleet_coordinator.metrics import CoordinatorMetrics
+from fedfleet_coordinator.workshop import Workshop, round_metrics
+
+logger = logging.getLogger(__name__)
+
+_KINDS = {
+    act.Work.TRAIN: pb.ASSIGNMENT_KIND_TRAIN,
+    act.Work.EVALUATE: pb.ASSIGNMENT_KIND_EVALUATE,
+}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every driver of this process shares.
+
+    Args:
+        changed: called after each journal entry, for those who watch runs.
+    """
+
+    store: Store
+    fleet: Fleet
+    executors: Executors
+    metrics: CoordinatorMetrics
+    changed: Callable[[], None]
+
+
+class RunDriver:
+    """One run from its start (or its resumption) to its end."""
+
+    def __init__(
+        self, run: RunRecord, recipe: Recipe, workshop: Workshop, around: Surroundings
+    ) -> None:
+        self.run_id = run.run_id
+        self._recipe = recipe
+        self._workshop = workshop
+        self._around = around
+        self._machine = RoundMachine(
+            run.run_id, recipe.rounds, recipe.evaluation, first_round=max(1, run.round)
+        )
+        self._order = asyncio.Lock()
+        self._accepting = asyncio.Lock()
+        self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed] = asyncio.Queue()
+        # Checked updates that wait for their fold, so that they are not read back from disk; a
+        # second one would be a second model in memory.
+        self._checked: dict[str, Update] = {}
+        # Payloads of refused updates. They go when the round closes: until then a journalled
+        # update of another worker may have the very same bytes.
+        self._refused: set[str] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._cohort_at_s = time.time()
+
+    # Life
+
+    async def prepare(self, run: RunRecord) -> None:
+        """Bring the machine to where the journal says it was; call once, before serving."""
+        journal = self._around.store.journal
+        if run.state is RunState.QUEUED:
+            entry = self._entry(ev.RunStarted(at_s=time.time()))
+            await self._around.executors.io(
+                lambda: journal.set_run_state(run.run_id, RunState.RUNNING, entry)
+            )
+            self._push(self._machine.handle(ev.RunStarted(at_s=entry.at_s)))
+            return
+        entries = await self._around.executors.io(lambda: journal.entries(run.run_id))
+        first_round = self._machine.round
+        self._machine.handle(ev.RunStarted(at_s=run.updated_at_s))
+        for entry in entries:
+            event = ev.from_fields(entry.kind, entry.at_s, entry.fields)
+            if event is not None and entry.round >= first_round:
+                self._machine.handle(event)
+        logger.info(
+            "run_resumed",
+            extra={
+                "run_id": run.run_id,
+                "round": self._machine.round,
+                "phase": self._machine.phase.value,
+            },
+        )
+        if self._machine.finish is not None:
+            self._push([self._machine.finish])
+        else:
+            await self._apply(ev.RunResumed(at_s=time.time()))
+
+    async def drive(self) -> None:
+        """Carry out actions until the run is over."""
+        forget = self._around.fleet.listen(self._fleet_changed)
+        try:
+            self._fleet_changed()
+            while True:
+                action = await self._todo.get()
+                if isinstance(action, ev.DeadlinePassed):
+                    await self._apply(action)
+                    continue
+                await self._carry_out(action)
+                if isinstance(action, act.FinishRun):
+                    return
+        finally:
+            forget()
+            self._set_alarm(None)
+
+    async def stop(self) -> None:
+        """End the run on an operator's request."""
+        await self._apply(ev.StopRequested(at_s=time.time()))
+
+    # What workers send
+
+    def wants(self, assignment_id: str) -> bool:
+        """Whether a result for this assignment is still wanted."""
+        return self._machine.is_open(assignment_id)
+
+    def check_header(self, header: pb.UpdateHeader) -> None:
+        """Check what can be checked before the payload comes; raises what is wrong."""
+        if not self.wants(header.assignment_id):
+            raise AssignmentClosed(
+                f"assignment {header.assignment_id} is closed or unknown; drop the update"
+            )
+        if not header.assignment_id.endswith("/" + header.worker_id):
+            raise AssignmentClosed(
+                f"assignment {header.assignment_id} was not given to worker {header.worker_id}"
+            )
+        check_header(header, self._workshop.schema)
+
+    async def accept(self, header: pb.UpdateHeader, read: Callable[[], bytes]) -> bool:
+        """Check and journal an update; returns whether it was journalled before.
+
+        Args:
+            read: reads the payload, whose digest was checked.
+        """
+        # One at a time: at most one decoded update is held beside the sum.
+        async with self._accepting:
+            self.check_header(header)
+            payload = await self._around.executors.io(read)
+            update = await self._around.executors.compute(
+                lambda: self._workshop.check(header, payload)
+            )
+            return await self._journal_update(header, update)
+
+    async def _journal_update(self, header: pb.UpdateHeader, update: Update) -> bool:
+        event = ev.UpdateAccepted(
+            at_s=time.time(), assignment_id=header.assignment_id, weight=header.weight
+        )
+        record = UpdateRecord(
+            run_id=self.run_id,
+            round=header.round,
+            assignment_id=header.assignment_id,
+            worker_id=header.worker_id,
+            header=header_to_json(header),
+            digest=header.payload_digest,
+            size_bytes=header.payload_bytes,
+            accepted_at_s=event.at_s,
+        )
+        journal = self._around.store.journal
+        async with self._order:
+            if not self.wants(header.assignment_id):
+                raise AssignmentClosed(f"assignment {header.assignment_id} has closed")
+            entry = self._entry(event)
+            is_new = await self._around.executors.io(lambda: journal.accept_update(record, entry))
+            if not self._checked:
+                self._checked[header.assignment_id] = update
+            self._push(self._machine.handle(event))
+        self._around.changed()
+        return not is_new
+
+    async def report(self, assignment_id: str, evaluation: Evaluation) -> None:
+        """Take a worker's evaluation."""
+        if self.wants(assignment_id):
+            await self._apply(
+                ev.EvaluationReported(
+                    at_s=time.time(), assignment_id=assignment_id, evaluation=evaluation.to_json()
+                )
+            )
+
+    async def fail_assignment(self, assignment_id: str, code: str, reason: str) -> None:
+        """Take note that an assignment will not be carried out."""
+        if self.wants(assignment_id):
+            await self._apply(
+                ev.AssignmentFailed(
+                    at_s=time.time(), assignment_id=assignment_id, code=code, reason=reason
+                )
+            )
+
+    def discard(self, digest: str) -> None:
+        """Delete a refused update's payload when the round closes."""
+        self._refused.add(digest)
+
+    # Events
+
+    def _entry(self, event: ev.Event) -> Entry:
+        return Entry(
+            run_id=self.run_id,
+            round=self._machine.round,
+            at_s=event.at_s,
+            kind=ev.kind_of(event),
+            fields=ev.to_fields(event),
+        )
+
+    async def _apply(self, event: ev.Event) -> None:
+        """Journal an event, then hand it to the machine."""
+        async with self._order:
+            entry = self._entry(event)
+            await self._around.executors.io(lambda: self._around.store.journal.append(entry))
+            self._push(self._machine.handle(event))
+        self._around.changed()
+
+    def _push(self, actions: list[act.Action]) -> None:
+        for action in actions:
+            self._todo.put_nowait(action)
+
+    def _fleet_changed(self) -> None:
+        event = ev.FleetChanged(at_s=time.time(), workers=self._around.fleet.connected)
+        self._push(self._machine.handle(event))
+
+    def _deadline(self) -> None:
+        event = ev.DeadlinePassed(
+            at_s=time.time(), workers=tuple(sorted(self._around.fleet.connected))
+        )
+        self._todo.put_nowait(event)
+
+    def _set_alarm(self, at_s: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None
+        if at_s is not None:
+            # A little late rather than early: an early alarm would be ignored as stale.
+            wait_s = max(0.0, at_s - time.time()) + 0.002
+            self._alarm = asyncio.get_running_loop().call_later(wait_s, self._deadline)
+
+    # Actions
+
+    async def _carry_out(self, action: act.Action) -> None:
+        """Do what the machine asks; what can never succeed ends the run with its reason.
+
+        A retryable error (the store is full or away) goes up: the run is taken up again later
+        from where the journal has it.
+        """
+        try:
+            await self._dispatch(action)
+        except FedFleetError as error:
+            if error.retryable or isinstance(action, act.FinishRun):
+                raise
+            broken = ev.RunBroken(at_s=time.time(), code=error.code, reason=error.message)
+            self._push(self._machine.handle(broken))
+
+    async def _dispatch(self, action: act.Action) -> None:
+        if isinstance(action, act.SelectCohort):
+            await self._select(action)
+        elif isinstance(action, act.SendAssignment):
+            self._send(action)
+        elif isinstance(action, act.CancelAssignment):
+            self._cancel(action)
+        elif isinstance(action, act.WakeAt):
+            self._set_alarm(action.at_s)
+        elif isinstance(action, act.FoldUpdate):
+            await self._fold(action)
+        elif isinstance(action, act.Aggregate):
+            await self._aggregate(action)
+        elif isinstance(action, act.CloseRound):
+            await self._around.executors.io(
+                lambda: self._workshop.forget_updates(action.round, tuple(self._refused))
+            )
+            self._refused.clear()
+        else:
+            await self._finish(action)
+
+    async def _select(self, action: act.SelectCohort) -> None:
+        seed = derive(self._recipe.seed, "cohort", action.round, action.draw)
+        chosen = select_uniform(action.candidates, action.size, seed)
+        self._cohort_at_s = time.time()
+        await self._apply(ev.CohortSelected(at_s=self._cohort_at_s, workers=chosen))
+
+    def _send(self, action: act.SendAssignment) -> None:
+        base = self._workshop.base
+        assignment = pb.Assignment(
+            assignment_id=action.assignment_id,
+            run_id=self.run_id,
+            round=action.round,
+            kind=_KINDS[action.work],
+            base_digest=base.digest,
+            base_bytes=base.size_bytes,
+            schema_digest=self._workshop.schema.digest,
+            level="a",
+            recipe=self._recipe.source,
+            deadline_s=max(0.0, action.deadline_s - time.time()),
+            seed=derive(self._recipe.seed, action.work.value, action.round, action.worker_id),
+        )
+        self._around.fleet.send(action.worker_id, pb.ConnectResponse(assignment=assignment))
+
+    def _cancel(self, action: act.CancelAssignment) -> None:
+        cancel = pb.CancelAssignment(
+            assignment_id=action.assignment_id,
+            code=AssignmentClosed.code,
+            reason=action.reason,
+        )
+        self._around.fleet.send(action.worker_id, pb.ConnectResponse(cancel=cancel))
+
+    async def _fold(self, action: act.FoldUpdate) -> None:
+        update = self._checked.pop(action.assignment_id, None)
+        if update is not None:
+            await self._around.executors.compute(lambda: self._workshop.fold(update))
+            return
+        journal = self._around.store.journal
+        records = await self._around.executors.io(
+            lambda: journal.updates(self.run_id, self._machine.round)
+        )
+        record = next(r for r in records if r.assignment_id == action.assignment_id)
+        await self._around.executors.compute(lambda: self._workshop.fold_stored(record))
+
+    async def _aggregate(self, action: act.Aggregate) -> None:
+        executors, store = self._around.executors, self._around.store
+        made = await executors.compute(lambda: self._workshop.make_next(action.evaluate))
+        records = await executors.io(lambda: store.journal.updates(self.run_id, action.round))
+        duration_s = time.time() - self._cohort_at_s
+        metrics = round_metrics(records, made.evaluation, duration_s)
+        version = await executors.io(lambda: self._workshop.version_of(made, action.round, metrics))
+        async with self._order:
+            event = ev.RoundCommitted(
+                at_s=time.time(),
+                version=version.number,
+                digest=version.digest,
+                workers=tuple(sorted(self._around.fleet.connected)),
+            )
+            entry = self._entry(event)
+            commit = RoundCommit(
+                run_id=self.run_id,
+                round=action.round,
+                version=version,
+                memory_digest=made.memory_digest,
+                aliases=("latest",),
+                entry=Entry(
+                    run_id=entry.run_id,
+                    round=entry.round,
+                    at_s=entry.at_s,
+                    kind=entry.kind,
+                    fields={**entry.fields, "metrics": metrics},
+                ),
+            )
+            committed = await executors.io(lambda: store.commit_round(commit))
+            self._workshop.advance(made, committed)
+            self._push(self._machine.handle(event))
+        self._observe(made.evaluation, duration_s, action.round)
+        self._around.changed()
+
+    def _observe(self, evaluation: Evaluation | None, duration_s: float, round: int) -> None:
+        metrics = self._around.metrics
+        metrics.rounds.inc()
+        metrics.round_duration.observe(duration_s)
+        metrics.last_round.set_to_current_time()
+        if evaluation is not None:
+            metrics.accuracy.set(evaluation.accuracy)
+            metrics.loss.set(evaluation.loss)
+        logger.info(
+            "round_committed",
+            extra={
+                "run_id": self.run_id,
+                "round": round,
+                "duration_s": round_s(duration_s),
+                "accuracy": evaluation.accuracy if evaluation else None,
+            },
+        )
+
+    async def _finish(self, action: act.FinishRun) -> None:
+        entry = Entry(
+            run_id=self.run_id,
+            round=self._machine.round,
+            at_s=time.time(),
+            kind="run_finished",
+            fields={"outcome": action.outcome, "code": action.code, "reason": action.reason},
+        )
+        state = RunState(action.outcome)
+        journal = self._around.store.journal
+        await self._around.executors.io(
+            lambda: journal.set_run_state(
+                self.run_id, state, entry, code=action.code, reason=action.reason
+            )
+        )
+        self._around.metrics.runs.labels(action.outcome).inc()
+        logger.info(
+            "run_finished",
+            extra={
+                "run_id": self.run_id,
+                "outcome": action.outcome,
+                "code": action.code,
+                "reason": action.reason,
+            },
+        )
+        self._around.changed()
+
+
+def round_s(seconds: float) -> float:
+    """Seconds as they stand in a log line."""
+    return float(f"{seconds:.4g}")

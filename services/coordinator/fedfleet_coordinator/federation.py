@@ -1,0 +1,300 @@
+"""FederationService: the workers' streams and transfers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from fedfleet.errors import (
+    AssignmentClosed,
+    FedFleetError,
+    InvalidInput,
+    NotFound,
+    NotServed,
+    TimedOut,
+    TransferInvalid,
+)
+from fedfleet.rpc.server import Context
+from fedfleet.store.protocols import BlobWriter, Store
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.v1 import federation_service_pb2_grpc as pb_grpc
+from fedfleet.wire import limits
+from fedfleet.wire.chunks import check_chunk, chunks
+from fedfleet.wire.evaluations import evaluation_from_message
+from fedfleet_coordinator.driver import RunDriver
+from fedfleet_coordinator.executors import Executors
+from fedfleet_coordinator.fleet import Fleet, Session
+from fedfleet_coordinator.metrics import CoordinatorMetrics
+from fedfleet_coordinator.runs import RunQueue
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+# A transfer fails when bytes stop moving for this long, however long it takes in all.
+STALL_S = 60.0
+MISSED_HEARTBEATS = 3
+SOFTWARE_VERSION = "0.1.0"
+
+
+class FederationServicer(pb_grpc.FederationServiceServicer):
+    """Serves workers; holds no state of rounds."""
+
+    def __init__(
+        self,
+        store: Store,
+        fleet: Fleet,
+        runs: RunQueue,
+        executors: Executors,
+        metrics: CoordinatorMetrics,
+        heartbeat_s: float,
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._runs = runs
+        self._executors = executors
+        self._metrics = metrics
+        self._heartbeat_s = heartbeat_s
+        self._uploads: dict[str, asyncio.Task[object]] = {}
+
+    # Connect
+
+    async def Connect(
+        self, requests: AsyncIterator[pb.ConnectRequest], context: Context
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        """Welcome a worker, then push what its outbox holds until either side ends."""
+        patience_s = MISSED_HEARTBEATS * self._heartbeat_s
+        first = await _next(requests, patience_s)
+        if first is None or first.WhichOneof("message") != "hello":
+            raise InvalidInput("the first message of a stream must be a hello")
+        session = self._session(first.hello)
+        yield self._welcome(session)
+        self._fleet.join(session)
+        reader = asyncio.create_task(self._read(session, requests, patience_s))
+        try:
+            while (message := await session.outbox.get()) is not None:
+                yield message
+            if reader.done() and not reader.cancelled():
+                reader.result()
+        finally:
+            self._fleet.leave(session)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    def _session(self, hello: pb.Hello) -> Session:
+        limits.check_worker_id(hello.worker_id)
+        limits.check_count("tags", len(hello.tags), limits.MAX_TAGS)
+        limits.check_count("held assignments", len(hello.held_assignment_ids), limits.MAX_HELD)
+        for tag in hello.tags:
+            limits.check_count("characters in a tag", len(tag), limits.MAX_NAME)
+        now_s = time.time()
+        return Session(hello=hello, connected_at_s=now_s, last_seen_s=now_s)
+
+    def _welcome(self, session: Session) -> pb.ConnectResponse:
+        driver = self._runs.active
+        held = session.hello.held_assignment_ids
+        wanted = [key for key in held if driver is not None and driver.wants(key)]
+        return pb.ConnectResponse(
+            welcome=pb.Welcome(
+                session_id=session.session_id,
+                heartbeat_interval_s=self._heartbeat_s,
+                software_version=SOFTWARE_VERSION,
+                wanted_assignment_ids=wanted,
+            )
+        )
+
+    async def _read(
+        self, session: Session, requests: AsyncIterator[pb.ConnectRequest], patience_s: float
+    ) -> None:
+        """Take a worker's messages until it ends the stream or falls silent."""
+        try:
+            while (request := await _next(requests, patience_s)) is not None:
+                session.last_seen_s = time.time()
+                await self._take(session, request)
+        finally:
+            # Wakes the writing side, which then ends the stream (and raises what was raised here).
+            if not session.outbox.full():
+                session.outbox.put_nowait(None)
+
+    async def _take(self, session: Session, request: pb.ConnectRequest) -> None:
+        kind = request.WhichOneof("message")
+        driver = self._runs.active
+        if kind == "heartbeat":
+            return
+        if kind == "progress":
+            session.assignment_id = request.progress.assignment_id[:512]
+            session.progress_ratio = min(1.0, max(0.0, request.progress.done_ratio))
+        elif kind == "failure":
+            failure = request.failure
+            self._check_owner(session, failure.assignment_id)
+            self._metrics.updates.labels("failed").inc()
+            if driver is not None:
+                await driver.fail_assignment(
+                    failure.assignment_id,
+                    failure.code[: limits.MAX_NAME],
+                    failure.message[: limits.MAX_REASON],
+                )
+        elif kind == "evaluation":
+            self._check_owner(session, request.evaluation.assignment_id)
+            evaluation = evaluation_from_message(request.evaluation.evaluation)
+            if driver is not None:
+                await driver.report(request.evaluation.assignment_id, evaluation)
+        elif kind == "protocol":
+            raise NotServed("protocol messages are not served by this release")
+        else:
+            raise InvalidInput("a stream carries one hello, as its first message")
+
+    def _check_owner(self, session: Session, assignment_id: str) -> None:
+        if not assignment_id.endswith("/" + session.worker_id):
+            raise InvalidInput(
+                f"assignment {assignment_id[:200]} was not given to {session.worker_id}"
+            )
+
+    # Download
+
+    async def Download(
+        self, request: pb.DownloadRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadResponse]:
+        """Send a blob from an offset on."""
+        digest = limits.check_digest(request.digest)
+        blobs = self._store.blobs
+        total = await self._executors.io(lambda: blobs.size(digest))
+        if total is None:
+            raise NotFound(f"no blob {digest[:12]}; the round may have closed")
+        if request.offset_bytes > total:
+            raise TransferInvalid(f"offset {request.offset_bytes}: the blob has {total} bytes")
+        pieces = chunks(
+            lambda offset, length: blobs.read(digest, offset, length), total, request.offset_bytes
+        )
+        while (chunk := await self._executors.io(lambda: next(pieces, None))) is not None:
+            self._metrics.bytes.labels("down").inc(len(chunk.data))
+            yield pb.DownloadResponse(chunk=chunk, total_bytes=total)
+
+    # Upload
+
+    async def Upload(
+        self, requests: AsyncIterator[pb.UploadRequest], context: Context
+    ) -> AsyncIterator[pb.UploadResponse]:
+        """Take one update: say from where on, receive, check, journal, answer with a receipt."""
+        first = await _next(requests, STALL_S)
+        if first is None or first.WhichOneof("message") != "header":
+            raise TransferInvalid("the first message of an upload must be its header")
+        header = first.header
+        await self._supersede(header.assignment_id)
+        try:
+            if await self._journalled(header):
+                self._metrics.updates.labels("duplicate").inc()
+                yield _receipt(header, duplicate=True)
+                return
+            driver = self._driver(header)
+            async for response in self._receive(header, driver, requests):
+                yield response
+        finally:
+            if self._uploads.get(header.assignment_id) is asyncio.current_task():
+                del self._uploads[header.assignment_id]
+
+    async def _receive(
+        self,
+        header: pb.UpdateHeader,
+        driver: RunDriver,
+        requests: AsyncIterator[pb.UploadRequest],
+    ) -> AsyncIterator[pb.UploadResponse]:
+        blobs = self._store.blobs
+        try:
+            driver.check_header(header)
+            writer = await self._executors.io(
+                lambda: blobs.writer(
+                    header.payload_digest, header.payload_bytes, header.assignment_id
+                )
+            )
+            try:
+                yield pb.UploadResponse(ready=pb.UploadReady(offset_bytes=writer.offset_bytes))
+                await self._take_chunks(header, writer, requests)
+            finally:
+                await self._executors.io(writer.close)
+            duplicate = await driver.accept(header, lambda: blobs.read(header.payload_digest))
+        except InvalidInput as error:
+            await self._refuse(header, driver, error)
+            raise
+        self._metrics.updates.labels("duplicate" if duplicate else "accepted").inc()
+        known = self._fleet.known.get(header.worker_id)
+        if known is not None:
+            known.updates += not duplicate
+        yield _receipt(header, duplicate=duplicate)
+
+    async def _take_chunks(
+        self,
+        header: pb.UpdateHeader,
+        writer: BlobWriter,
+        requests: AsyncIterator[pb.UploadRequest],
+    ) -> None:
+        while writer.offset_bytes < header.payload_bytes:
+            request = await _next(requests, STALL_S)
+            if request is None:
+                raise TransferInvalid(
+                    f"the upload ended at byte {writer.offset_bytes} of {header.payload_bytes}"
+                )
+            data = check_chunk(request.chunk, writer.offset_bytes, header.payload_bytes)
+            await self._executors.io(lambda piece=data: writer.write(piece))  # type: ignore[misc]
+            self._metrics.bytes.labels("up").inc(len(data))
+        await self._executors.io(writer.commit)
+
+    async def _refuse(
+        self, header: pb.UpdateHeader, driver: RunDriver, error: FedFleetError
+    ) -> None:
+        """Count a refused update; one that can never be right fails its assignment now."""
+        self._metrics.updates.labels("refused").inc()
+        logger.warning(
+            "update_refused",
+            extra={
+                "worker_id": header.worker_id,
+                "assignment_id": header.assignment_id,
+                "code": error.code,
+                "reason": error.message,
+            },
+        )
+        if not error.retryable and not isinstance(error, TransferInvalid):
+            driver.discard(header.payload_digest)
+            await driver.fail_assignment(header.assignment_id, error.code, error.message)
+
+    async def _supersede(self, assignment_id: str) -> None:
+        """End an older upload of the same assignment: its connection is probably dead."""
+        current = asyncio.current_task()
+        assert current is not None
+        older = self._uploads.get(assignment_id)
+        self._uploads[assignment_id] = current
+        if older is not None:
+            older.cancel()
+            await asyncio.wait([older])
+
+    async def _journalled(self, header: pb.UpdateHeader) -> bool:
+        journal = self._store.journal
+        records = await self._executors.io(lambda: journal.updates(header.run_id, header.round))
+        return any(
+            (record.assignment_id, record.digest) == (header.assignment_id, header.payload_digest)
+            for record in records
+        )
+
+    def _driver(self, header: pb.UpdateHeader) -> RunDriver:
+        driver = self._runs.active
+        if driver is None or driver.run_id != header.run_id:
+            raise AssignmentClosed(f"run {header.run_id[:64]} is not active; drop the update")
+        return driver
+
+
+def _receipt(header: pb.UpdateHeader, *, duplicate: bool) -> pb.UploadResponse:
+    return pb.UploadResponse(
+        receipt=pb.Receipt(assignment_id=header.assignment_id, duplicate=duplicate)
+    )
+
+
+async def _next(requests: AsyncIterator[T], patience_s: float) -> T | None:
+    """The next message, or None at the stream's end; raises TimedOut when none comes in time."""
+    try:
+        return await asyncio.wait_for(requests.__anext__(), patience_s)
+    except StopAsyncIteration:
+        return None
+    except asyncio.TimeoutError as error:
+        raise TimedOut(f"nothing came for {patience_s:g} s; the stream is closed") from error

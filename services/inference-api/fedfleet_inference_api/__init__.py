@@ -1,0 +1,1 @@
+"""The inference service: follows the registry and answers what an image shows."""

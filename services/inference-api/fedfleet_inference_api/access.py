@@ -1,0 +1,70 @@
+"""The outermost layer of every request: counts, times, adds headers, catches the unexpected."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fedfleet.errors import FedFleetError
+from fedfleet_inference_api.answers import error_response
+from fedfleet_inference_api.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+class Access:
+    """Wrap the application.
+
+    Here an exception that no handler knew becomes INTERNAL: the caller gets a fixed text, the log
+    the traceback.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        status = 0
+
+        async def with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, with_headers)
+        except Exception:
+            logger.exception("request_failed", extra={"path": scope["path"]})
+            if status:
+                raise  # half an answer is out: the server has to break the connection
+            error = FedFleetError("an internal error: see the service's log")
+            self._metrics.errors.labels(error.code).inc()
+            await error_response(error)(scope, receive, with_headers)
+        finally:
+            route = _route(scope)
+            self._metrics.requests.labels(route, str(status or "aborted")).inc()
+            self._metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
+
+
+def _route(scope: Scope) -> str:
+    """The path's template, so that the paths of callers make no labels."""
+    return str(getattr(scope.get("route"), "path", "other"))

@@ -1,0 +1,89 @@
+"""Makes the web application of an inference service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+
+from fedfleet.errors import FedFleetError, InvalidInput
+from fedfleet_inference_api.access import Access
+from fedfleet_inference_api.answers import HTTP_CODES, error_json, error_response
+from fedfleet_inference_api.body_limit import BodyLimit
+from fedfleet_inference_api.health_routes import health_router
+from fedfleet_inference_api.model_routes import model_router
+from fedfleet_inference_api.page_routes import page_router
+from fedfleet_inference_api.predict_routes import predict_router
+from fedfleet_inference_api.service import InferenceService
+
+DESCRIPTION = """Answers what an image shows with the newest version of a federated model.
+
+Every answer names the version, the round and the SHA-256 of the weights that gave it."""
+
+
+def create_app(service: InferenceService) -> FastAPI:
+    """The application; it starts the service's threads when it is started, and stops them."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.stop)
+
+    app = FastAPI(
+        title="FedFleet inference",
+        version="1",
+        description=DESCRIPTION,
+        docs_url=None,  # the framework's pages load scripts from other hosts
+        redoc_url=None,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Access, metrics=service.metrics),
+            Middleware(BodyLimit, max_bytes=service.config.max_body_bytes),
+        ],
+    )
+    for router in (predict_router, model_router, health_router):
+        app.include_router(router(service))
+    app.include_router(page_router())
+    _handle_errors(app, service)
+    return app
+
+
+def _handle_errors(app: FastAPI, service: InferenceService) -> None:
+    @app.exception_handler(FedFleetError)
+    async def ours(_: Request, error: FedFleetError) -> JSONResponse:
+        service.metrics.errors.labels(error.code).inc()
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def parameters(_: Request, error: RequestValidationError) -> JSONResponse:
+        invalid = InvalidInput("; ".join(_describe(item) for item in error.errors()))
+        service.metrics.errors.labels(invalid.code).inc()
+        return error_response(invalid)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = HTTP_CODES.get(error.status_code, InvalidInput.code)
+        service.metrics.errors.labels(code).inc()
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return error_json(error.status_code, code, message, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:
+        return error_response(InvalidInput("the caller left before its request was complete"))
+
+
+def _describe(item: dict[str, object]) -> str:
+    """One parameter's mistake: where, what was sent, what is wrong."""
+    location = item.get("loc")
+    where = ".".join(str(part) for part in location) if isinstance(location, tuple) else "request"
+    return f"{where} = {str(item.get('input'))[:50]!r}: {item.get('msg')}"

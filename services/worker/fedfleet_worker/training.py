@@ -1,0 +1,101 @@
+"""The computing half of a worker: from an assignment to an update. Blocks; run it in a thread."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from fedfleet.algorithms.base import Memory
+from fedfleet.data.catalog import describe
+from fedfleet.errors import SchemaMismatch
+from fedfleet.models.card import ModelCard
+from fedfleet.rounds.recipe import Recipe, parse_recipe
+from fedfleet.training.local import LocalTrainer
+from fedfleet.training.worker import LocalRun, LocalWorker
+from fedfleet.types import Evaluation, Update, UpdateHeader
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.updates import EncodedUpdate, encode_update
+from fedfleet.wire.weights import decode_state
+from fedfleet_worker.config import WorkerConfig
+
+
+class Bench:
+    """Holds the model and the examples of one run; another run's assignment replaces them."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._key = ""
+        self._trainer: LocalTrainer
+        self._worker: LocalWorker
+
+    def train(
+        self,
+        assignment: pb.Assignment,
+        version: bytes,
+        memory: Memory,
+        on_progress: Callable[[float], None],
+        cancelled: Callable[[], bool],
+    ) -> tuple[EncodedUpdate, Memory]:
+        """Train; returns the encoded update and the memory that goes with it.
+
+        Raises:
+            FedFleetError: with the code that the coordinator is told.
+        """
+        self._set_up(assignment)
+        result = self._worker.train(
+            decode_state(self._trainer.schema, version),
+            seed=assignment.seed,
+            round=assignment.round,
+            broadcast=(),
+            memory=memory,
+            on_progress=on_progress,
+            cancelled=cancelled,
+        )
+        header = UpdateHeader(
+            run_id=assignment.run_id,
+            round=assignment.round,
+            assignment_id=assignment.assignment_id,
+            worker_id=self._config.name,
+            base_digest=assignment.base_digest,
+            schema_digest=self._trainer.schema.digest,
+            weight=result.work.samples,
+            steps=result.work.steps,
+            lr_sum=result.work.lr_sum,
+            level=assignment.level,
+            metrics=result.work.metrics,
+        )
+        return encode_update(Update(header, result.sections)), result.memory
+
+    def evaluate(self, assignment: pb.Assignment, version: bytes) -> Evaluation:
+        """Evaluate a version on this worker's held-out data."""
+        self._set_up(assignment)
+        return self._worker.evaluate(decode_state(self._trainer.schema, version))
+
+    def _set_up(self, assignment: pb.Assignment) -> None:
+        key = hashlib.sha256(assignment.recipe.encode()).hexdigest()
+        if key != self._key:
+            recipe = parse_recipe(assignment.recipe)
+            spec = describe(recipe.data)
+            card = ModelCard(model=recipe.model, inputs=spec.inputs, classes=spec.classes)
+            self._key = ""
+            self._trainer = LocalTrainer(card, recipe.training, recipe.evaluation)
+            self._worker = LocalWorker(self._local_run(recipe), self._trainer)
+            self._key = key
+        if self._trainer.schema.digest != assignment.schema_digest:
+            raise SchemaMismatch(
+                f"this worker builds model schema {self._trainer.schema.digest[:12]}, the "
+                f"coordinator {assignment.schema_digest[:12]}: install the same release on both"
+            )
+
+    def _local_run(self, recipe: Recipe) -> LocalRun:
+        return LocalRun(
+            worker_id=self._config.name,
+            seed=recipe.seed,
+            rounds=recipe.rounds.rounds,
+            data=recipe.data,
+            training=recipe.training,
+            evaluation=recipe.evaluation,
+            algorithm=recipe.algorithm,
+            shard=self._config.shard,
+            data_dir=self._config.data_dir,
+        )

@@ -1,0 +1,236 @@
+"""Carries out assignments one after the other, whether or not the stream is up.
+
+An assignment lives here from its push until its receipt, its report, or its cancellation: the
+stream may break and come back meanwhile, and the coordinator may be another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from fedfleet.errors import FedFleetError, TrainingFailed
+from fedfleet.obs.logs import log_context
+from fedfleet.rpc.retry import backoff_s
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.evaluations import evaluation_to_message
+from fedfleet.wire.limits import MAX_REASON
+from fedfleet_worker.disk import Disk, Finished
+from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.training import Bench
+from fedfleet_worker.transfer import Download, Upload
+
+if TYPE_CHECKING:
+    from fedfleet.v1.federation_service_pb2_grpc import FederationServiceAsyncStub
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+PROGRESS_S = 0.5
+
+
+class Job:
+    """An assignment that this worker holds. ``cancelled`` may be set from any thread."""
+
+    def __init__(self, assignment_id: str, assignment: pb.Assignment | None) -> None:
+        self.assignment_id = assignment_id
+        self.assignment = assignment
+        self.finished: Finished | None = None
+        self.cancelled = threading.Event()
+        self.task: asyncio.Task[None] | None = None
+
+
+class Workbench:
+    """Holds the jobs; ``send`` puts a message on the stream when there is one."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        disk: Disk,
+        stub: FederationServiceAsyncStub,
+        metrics: WorkerMetrics,
+        send: Callable[[pb.ConnectRequest], None],
+    ) -> None:
+        self._bench = bench
+        self._disk = disk
+        self._stub = stub
+        self._metrics = metrics
+        self._send = send
+        self._queue: asyncio.Queue[Job] = asyncio.Queue()
+        self._jobs: dict[str, Job] = {}
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="training")
+        for finished in disk.finished():
+            job = Job(finished.assignment_id, None)
+            job.finished = finished
+            self._hold(job)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Ids of the assignments that are worked on or wait for their receipt."""
+        return tuple(self._jobs)
+
+    def offer(self, assignment: pb.Assignment) -> None:
+        """Take an assignment; one that is held already is not begun again."""
+        if assignment.assignment_id not in self._jobs:
+            self._hold(Job(assignment.assignment_id, assignment))
+
+    def cancel(self, assignment_id: str) -> None:
+        """Give an assignment up, wherever it is."""
+        job = self._jobs.get(assignment_id)
+        if job is None:
+            return
+        job.cancelled.set()
+        if job.task is not None and job.finished is not None:
+            job.task.cancel()
+
+    def keep_only(self, wanted: Iterable[str], held: Iterable[str]) -> None:
+        """Give up what the coordinator does not want any more of what it was told."""
+        for assignment_id in set(held) - set(wanted):
+            self.cancel(assignment_id)
+
+    async def work(self) -> None:
+        """Carry out jobs, for ever."""
+        while True:
+            job = await self._queue.get()
+            if not job.cancelled.is_set():
+                job.task = asyncio.create_task(self._run(job))
+                try:
+                    await asyncio.wait([job.task])
+                finally:
+                    job.cancelled.set()
+                    job.task.cancel()
+                if not job.task.cancelled():
+                    job.task.result()
+            self._let_go(job)
+
+    async def close(self, grace_s: float) -> None:
+        """Stop; an upload in progress gets a grace, finished updates stay on disk."""
+        tasks = [job.task for job in self._jobs.values() if job.task and job.finished]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_s)
+        for job in self._jobs.values():
+            job.cancelled.set()
+        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+
+    # Inside
+
+    def _hold(self, job: Job) -> None:
+        self._jobs[job.assignment_id] = job
+        self._queue.put_nowait(job)
+
+    def _let_go(self, job: Job) -> None:
+        """Forget a job; an update that is still on disk was given up."""
+        self._jobs.pop(job.assignment_id, None)
+        if job.finished is not None and job.finished.folder.exists():
+            self._disk.drop(job.finished)
+            self._metrics.assignments.labels("abandoned").inc()
+
+    async def _run(self, job: Job) -> None:
+        with log_context(assignment_id=job.assignment_id):
+            try:
+                if job.assignment is not None:
+                    await self._carry_out(job, job.assignment)
+                if job.finished is not None:
+                    await self._deliver(job.finished)
+            except FedFleetError as error:
+                self._failed(job, error)
+
+    def _failed(self, job: Job, error: FedFleetError) -> None:
+        result = "abandoned" if job.cancelled.is_set() else "failed"
+        self._metrics.assignments.labels(result).inc()
+        logger.warning(
+            f"assignment_{result}",
+            extra={"code": error.code, "reason": error.message, "detail": error.detail},
+        )
+        if job.finished is None and not job.cancelled.is_set():
+            failure = pb.AssignmentFailure(
+                assignment_id=job.assignment_id,
+                code=error.code,
+                message=error.message[:MAX_REASON],
+            )
+            self._send(pb.ConnectRequest(failure=failure))
+
+    async def _carry_out(self, job: Job, assignment: pb.Assignment) -> None:
+        version = await self._version(assignment)
+        if assignment.kind == pb.ASSIGNMENT_KIND_EVALUATE:
+            evaluation = await self._thread(lambda: self._bench.evaluate(assignment, version))
+            report = pb.EvaluationReport(
+                assignment_id=job.assignment_id, evaluation=evaluation_to_message(evaluation)
+            )
+            self._send(pb.ConnectRequest(evaluation=report))
+            self._metrics.assignments.labels("evaluated").inc()
+            return
+        job.finished = await self._train(job, assignment, version)
+
+    async def _train(self, job: Job, assignment: pb.Assignment, version: bytes) -> Finished:
+        loop = asyncio.get_running_loop()
+        last = [0.0]
+
+        def on_progress(done: float) -> None:
+            now = time.monotonic()
+            if now - last[0] >= PROGRESS_S:
+                last[0] = now
+                loop.call_soon_threadsafe(self._progress, job.assignment_id, done)
+
+        def train_and_keep() -> Finished:
+            with self._metrics.train_duration.time():
+                update, memory = self._bench.train(
+                    assignment,
+                    version,
+                    self._disk.memory(assignment.run_id),
+                    on_progress,
+                    job.cancelled.is_set,
+                )
+            return self._disk.keep(update, memory)
+
+        return await self._thread(train_and_keep)
+
+    def _progress(self, assignment_id: str, done: float) -> None:
+        progress = pb.AssignmentProgress(assignment_id=assignment_id, done_ratio=done)
+        self._send(pb.ConnectRequest(progress=progress))
+
+    async def _version(self, assignment: pb.Assignment) -> bytes:
+        """The version to start from: from disk, else downloaded, however long it takes."""
+        digest = assignment.base_digest
+        held = await self._thread(lambda: self._disk.version(digest))
+        if held is not None:
+            return held
+        download = Download(digest, assignment.base_bytes, self._metrics)
+        version = await self._persist(lambda: download.run(self._stub))
+        await self._thread(lambda: self._disk.keep_version(digest, version))
+        return version
+
+    async def _deliver(self, finished: Finished) -> None:
+        await self._persist(lambda: Upload(finished, self._metrics).run(self._stub))
+        await self._thread(lambda: self._disk.delivered(finished))
+        self._metrics.assignments.labels("delivered").inc()
+        logger.info("update_delivered", extra={"size_bytes": finished.header.payload_bytes})
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until it succeeds or can never succeed; a cancelled job's task ends the tries."""
+        for wait_s in backoff_s(0.1, 10.0):
+            try:
+                return await attempt()
+            except FedFleetError as error:
+                if not error.retryable:
+                    raise
+                logger.info(
+                    "transfer_interrupted", extra={"code": error.code, "reason": error.message}
+                )
+            await asyncio.sleep(wait_s)
+        raise AssertionError("the backoff never ends")
+
+    async def _thread(self, work: Callable[[], T]) -> T:
+        """Run blocking work; a fault that nobody foresaw fails the assignment, not the worker."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except (RuntimeError, MemoryError, OSError, ArithmeticError) as error:
+            logger.exception("training_crashed")
+            raise TrainingFailed(
+                f"training crashed on this device: {type(error).__name__}; its log says more"
+            ) from error

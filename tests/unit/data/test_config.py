@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from fedfleet.data.config import DataConfig, DigitsOptions, FolderOptions, SyntheticOptions
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"workers": 4}, 'workers: has no meaning with partition = "none"'),
+        ({"partition": "iid"}, "workers: .* needs the number of shards"),
+        ({"partition": "iid", "workers": 0}, "workers = 0: must be 1 or more"),
+        ({"partition": "iid", "workers": 4, "alpha": 0.5}, "alpha = 0.5: has no meaning"),
+        ({"partition": "dirichlet", "workers": 4}, "alpha: .* needs it"),
+        ({"partition": "dirichlet", "workers": 4, "alpha": 0.0}, "alpha = 0.0: must be from"),
+        ({"partition": "dirichlet", "workers": 4, "alpha": float("nan")}, "alpha = nan"),
+        ({"partition": "dirichlet", "workers": 4, "alpha": float("inf")}, "alpha = inf"),
+        ({"partition": "classes", "workers": 4}, "classes_per_worker: .* needs it"),
+        ({"partition": "classes", "workers": 4, "classes_per_worker": 0}, "must be 1 or more"),
+    ],
+)
+def test_data_config_refuses_what_is_wrong_or_would_be_ignored(values, text):
+    with pytest.raises(ValueError, match=text):
+        DataConfig(dataset="digits", options=DigitsOptions(), **values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"classes": ("a",)},
+        {"classes": ("a", "a")},
+        {"classes": ("a", "b"), "image_size": 3},
+        {"classes": ("a", "b"), "channels": 2},
+        {"classes": ("a", "../b")},
+        {"classes": ("a", "")},
+        {"classes": ("a", ".b")},
+    ],
+)
+def test_folder_options_out_of_range_are_refused(values):
+    with pytest.raises(ValueError):
+        FolderOptions(**values)
+
+
+@pytest.mark.parametrize("values", [{"samples": 3}, {"features": 0}, {"classes": 1}])
+def test_synthetic_options_out_of_range_are_refused(values):
+    with pytest.raises(ValueError):
+        SyntheticOptions(**values)

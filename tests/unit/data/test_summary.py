@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import numpy as np
+
+from fedfleet.data.summary import describe_partition
+
+
+def test_describe_partition_counts_what_each_shard_holds():
+    labels = np.array([0, 0, 1, 1, 2, 2], np.int64)
+    shards = [np.array([0, 1]), np.array([2, 3, 4, 5])]
+
+    rows = describe_partition(labels, shards, ["a", "b", "c"])
+
+    assert [(row.shard, row.examples, row.classes_held) for row in rows] == [(0, 2, 1), (1, 4, 2)]
+    assert [row.per_class for row in rows] == [(2, 0, 0), (0, 2, 2)]
+    np.testing.assert_allclose([row.skew for row in rows], [2 / 3, 1 / 3])
+    assert rows[0].to_json(["a", "b", "c"])["per_class"] == {"a": 2, "b": 0, "c": 0}
+
+
+def test_describe_partition_finds_no_skew_in_equal_mixes():
+    labels = np.array([0, 1, 0, 1], np.int64)
+
+    rows = describe_partition(labels, [np.array([0, 1]), np.array([2, 3])], ["a", "b"])
+
+    assert [row.skew for row in rows] == [0.0, 0.0]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedfleet.errors import UnknownModel
+from fedfleet.models import catalog
+from fedfleet.models.catalog import BUILDERS, PRETRAINED, build, build_initial
+from fedfleet.models.config import BUILT_IN, CnnOptions, MlpOptions
+
+
+def test_every_built_in_has_options_and_a_builder():
+    assert BUILDERS.keys() == BUILT_IN.keys()
+    wants = {n for n, options in BUILT_IN.items() if "pretrained" in options.__dataclass_fields__}
+    assert PRETRAINED.keys() == wants
+
+
+@pytest.mark.parametrize("name", list(BUILT_IN))
+def test_every_built_in_learns_from_a_batch(make_card, name):
+    torch.manual_seed(0)
+    model = build(make_card(name, BUILT_IN[name](), (3, 32, 32), classes=4))
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
+
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("make", [build, build_initial])
+def test_build_draws_from_torchs_global_generator(make_card, make):
+    card = make_card("cnn", CnnOptions(hidden=8))
+
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        states.append(torch.cat([p.flatten() for p in make(card).parameters()]))
+
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_unknown_architecture_is_refused_with_what_is_there(make_card):
+    with pytest.raises(
+        UnknownModel, match=r'"resnet50": not installed.*allowed: cnn, mlp'
+    ) as caught:
+        build(make_card("resnet50", {}))
+
+    assert caught.value.code == "UNKNOWN_MODEL"
+
+
+def test_small_models_do_not_load_torchvision(make_card):
+    code = (
+        "import sys\n"
+        "from fedfleet.models.card import ModelCard\n"
+        "from fedfleet.models.catalog import build\n"
+        f"build(ModelCard.from_json({make_card('mlp', MlpOptions()).to_json()!r}))\n"
+        "sys.exit('torchvision' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(catalog.__file__).parents[2])
+
+    assert done.returncode == 0
