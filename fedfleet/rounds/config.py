@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# With it a term of weight 1 keeps 2^-16 of a delta; see aggregation/exact_sum.py.
+# With it a delta of weight 1 is still summed in steps of 2^-16; see aggregation/exact_sum.py.
 MAX_TOTAL_WEIGHT = 1 << 36
 _RANGES = (
     ("rounds", 1, 1_000_000),

@@ -60,6 +60,7 @@ class ControlClient:
         check_exposure(host, insecure, "the call to the coordinator")
         self._address = address
         self._timeout_s = timeout_s
+        self._is_closed = False
         # No proxy of the environment: the address that was checked is the one that is dialled.
         self._channel = grpc.insecure_channel(
             address, options=(*OPTIONS, ("grpc.enable_http_proxy", 0))
@@ -105,6 +106,8 @@ class ControlClient:
                 away_since_s = None
             except Unavailable:
                 now_s = time.monotonic()
+                if self._is_closed:
+                    raise
                 away_since_s = now_s if away_since_s is None else away_since_s
                 if now_s - away_since_s > AWAY_S:
                     raise
@@ -150,6 +153,7 @@ class ControlClient:
 
     def close(self) -> None:
         """End every call in progress, also those of other threads."""
+        self._is_closed = True
         self._channel.close()
 
     def __enter__(self) -> ControlClient:
@@ -170,7 +174,9 @@ class ControlClient:
             yield
         except grpc.RpcError as error:
             raise self._named(error_of(error)) from error
-        except ValueError as error:  # what grpc raises on a channel that was closed meanwhile
+        except ValueError as error:  # what grpc raises on a closed channel
+            if not self._is_closed:
+                raise
             raise Unavailable(f"the call to {self._address} was given up") from error
 
     def _named(self, known: FedFleetError) -> FedFleetError:

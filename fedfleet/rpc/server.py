@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from fedfleet.errors import AddressInUse
+from fedfleet.errors import AddressInUse, SettingInvalid
 from fedfleet.rpc.channel import OPTIONS
 from fedfleet.rpc.status import ErrorInterceptor
 
@@ -41,14 +42,18 @@ class RpcServer:
 
         Raises:
             AddressInUse: another process has the port.
+            SettingInvalid: the host is no address of this machine, or the port is not allowed.
         """
-        _check_free(host, port)
+        bare = host.strip("[]")
+        _check_free(bare, port)
         names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self.grpc)
         try:
-            bound = self.grpc.add_insecure_port(f"{host}:{port}")
+            bound = self.grpc.add_insecure_port(
+                f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+            )
         except RuntimeError as error:
-            raise _in_use(host, port) from error
+            raise _in_use(bare, port) from error
         await self.grpc.start()
         for name in ("", *services):
             await self._health.set(name, SERVING)
@@ -61,16 +66,17 @@ class RpcServer:
 
 
 def _check_free(host: str, port: int) -> None:
-    """Say that a port is taken, which the error of grpc itself does not."""
-    if port == 0:
-        return
-    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, proto) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    """Say why a port cannot be had, which the error of grpc itself does not."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, proto, _, address = found[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        except OSError as error:
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise _in_use(host, port) from error
+        raise SettingInvalid(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def _in_use(host: str, port: int) -> AddressInUse:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
 
-from fedfleet.errors import FedFleetError, TimedOut, Unavailable, error_for_code
+from fedfleet.errors import (
+    FedFleetError,
+    LimitExceeded,
+    NotServed,
+    TimedOut,
+    Unavailable,
+    error_for_code,
+)
 
 logger = logging.getLogger(__name__)
 
 CODE_KEY = "fedfleet-code"
+# grpc drops a status whose metadata pass 8 KiB, and escaping makes three bytes of one.
+MAX_MESSAGE_UTF8_BYTES = 2048
 
 
 def status_of(error: FedFleetError) -> grpc.StatusCode:
@@ -33,6 +44,10 @@ def error_of(error: grpc.RpcError) -> FedFleetError:
         return Unavailable("the coordinator cannot be reached; is it running?", detail=details)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut("the coordinator did not answer in time", detail=details)
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        return NotServed("the other side does not serve this call; run the same release there")
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return LimitExceeded(f"a limit of the connection was passed: {details}")
     return FedFleetError(f"the call failed: {status.name if status else 'unknown'}: {details}")
 
 
@@ -47,7 +62,8 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
     else:
         logger.error("rpc_failed", exc_info=error)
         known = FedFleetError("internal error; the server's log says more")
-    await context.abort(status_of(known), known.message, ((CODE_KEY, known.code),))
+    text = known.message.encode(errors="replace")[:MAX_MESSAGE_UTF8_BYTES].decode(errors="ignore")
+    await context.abort(status_of(known), text, ((CODE_KEY, known.code),))
     raise AssertionError("abort returned")
 
 
@@ -68,9 +84,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 else grpc.unary_stream_rpc_method_handler
             )
             behavior = handler.stream_stream or handler.unary_stream
-            return make(
-                _stream(behavior), handler.request_deserializer, handler.response_serializer
-            )
+            # grpc's own health service writes its answers instead of yielding them.
+            wrap = _stream if inspect.isasyncgenfunction(behavior) else _unary
+            return make(wrap(behavior), handler.request_deserializer, handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(
             _unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
         )
@@ -91,8 +107,10 @@ def _unary(behavior: Any) -> Any:
 def _stream(behavior: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
-            async for response in behavior(request, context):
-                yield response
+            # Closed here, not by the garbage collector: a handler's finally runs in its call.
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:

@@ -38,24 +38,24 @@ class TrainTask:
     Args:
         examples: everything that the worker holds; the local split happens here.
         seed: of this assignment's randomness, in [0, 2^63).
+        split_seed: of the local split; the same in every round, or held-out examples are trained.
         round: counted from 1, of ``rounds``.
         memory: what the worker kept from the last round it took part in; empty at first.
         on_progress: called with the share done in [0, 1], at most ten times a second.
         cancelled: asked after every step; True stops the work.
-        split_seed: of the local split. Must be the same in every round, so not ``seed``.
     """
 
     algorithm: WorkerHalf
     received: ModelState
     examples: Examples
     seed: int
+    split_seed: int
     round: int
     rounds: int
     broadcast: tuple[Section, ...] = ()
     memory: Memory
     on_progress: Callable[[float], None] | None = None
     cancelled: Callable[[], bool] | None = None
-    split_seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)

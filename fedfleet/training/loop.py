@@ -126,8 +126,8 @@ class _Loop:
     def run(self) -> LoopResult:
         watches_plateau = self._config.scheduler == "plateau"
         validation = None
+        self._module.train()  # evaluation in between gives this mode back
         for epoch in range(1, self._config.epochs + 1):
-            self._module.train()
             self._epoch()
             self._check_losses()
             if watches_plateau or epoch == self._config.epochs:

@@ -10,9 +10,7 @@ from fedfleet.data.shard import Examples
 IntVector = npt.NDArray[np.int64]
 
 
-def split_validation(
-    examples: Examples, fraction: float, seed: int = 0
-) -> tuple[Examples, Examples]:
+def split_validation(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Split into training and validation examples; both keep the order that they came in.
 
     A function of labels, fraction and seed alone, so a worker that keeps its data and its seed

@@ -7,52 +7,28 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from fedfleet.env import read
 from fedfleet.errors import FedFleetError
 from fedfleet.obs.logs import log_context, setup_logging
-from fedfleet.obs.ops_server import OpsServer
-from fedfleet.rpc.channel import open_channel
 from fedfleet.rpc.exposure import check_exposure
-from fedfleet.rpc.supervisor import Supervisor
-from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
 from fedfleet.wire.limits import check_worker_id
-from fedfleet_worker.agent import Agent, Outbox
 from fedfleet_worker.config import WorkerConfig
-from fedfleet_worker.disk import Disk
-from fedfleet_worker.metrics import WorkerMetrics
-from fedfleet_worker.training import Bench
-from fedfleet_worker.workbench import Workbench
+from fedfleet_worker.service import serve
 
 logger = logging.getLogger(__name__)
 
 
-async def serve(config: WorkerConfig) -> None:
+async def serve_until_signal(config: WorkerConfig) -> None:
     """Work until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    metrics = WorkerMetrics()
-    outbox = Outbox()
-    supervisor = Supervisor()
-    async with open_channel(config.coordinator) as channel:
-        stub = FederationServiceStub(channel)
-        workbench = Workbench(Bench(config), Disk(config.state_dir), stub, metrics, outbox.put)
-        agent = Agent(config, stub, workbench, outbox, metrics)
-
-        def ready() -> tuple[bool, str]:
-            return agent.connected, "connected" if agent.connected else "no coordinator"
-
-        with OpsServer(config.ops_host, config.ops_port, ready, metrics.registry):
-            supervisor.start("workbench", workbench.work())
-            supervisor.start("agent", agent.run())
-            try:
-                await supervisor.run_until(stop)
-            finally:
-                await workbench.close(config.grace_s)
-                await supervisor.close()
+    with ThreadPoolExecutor(1, thread_name_prefix="training") as threads:
+        await serve(config, stop, threads)
 
 
 def main() -> int:
@@ -66,7 +42,7 @@ def main() -> int:
         if config.threads:
             torch.set_num_threads(config.threads)
         with log_context(worker_id=config.name):
-            asyncio.run(serve(config))
+            asyncio.run(serve_until_signal(config))
     except FedFleetError as error:
         sys.stderr.write(f"fedfleet-worker: {error.code}: {error.message}\n")
         return 1

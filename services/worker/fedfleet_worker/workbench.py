@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypeVar
 
 from fedfleet.errors import FedFleetError, TrainingFailed
@@ -46,7 +46,12 @@ class Job:
 
 
 class Workbench:
-    """Holds the jobs; ``send`` puts a message on the stream when there is one."""
+    """Holds the jobs.
+
+    Args:
+        threads: where training runs; one thread, since torch's settings are global to a process.
+        send: puts a message on the stream when there is one.
+    """
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class Workbench:
         disk: Disk,
         stub: FederationServiceAsyncStub,
         metrics: WorkerMetrics,
+        threads: Executor,
         send: Callable[[pb.ConnectRequest], None],
     ) -> None:
         self._bench = bench
@@ -63,7 +69,7 @@ class Workbench:
         self._send = send
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._jobs: dict[str, Job] = {}
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="training")
+        self._threads = threads
         for finished in disk.finished():
             job = Job(finished.assignment_id, None)
             job.finished = finished
@@ -115,7 +121,6 @@ class Workbench:
             await asyncio.wait(tasks, timeout=grace_s)
         for job in self._jobs.values():
             job.cancelled.set()
-        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
     # Inside
 

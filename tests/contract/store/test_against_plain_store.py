@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -25,7 +26,8 @@ from hypothesis.stateful import (
 from fedfleet.errors import FedFleetError
 from fedfleet.store.protocols import RunState
 
-RUNS = st.sampled_from(["run-1", "run-2"])
+RUNS = st.sampled_from(["run-1", "run-1", "run-2"])
+STATES = st.sampled_from([*[RunState.QUEUED, RunState.RUNNING] * 4, *RunState])
 MODELS = {"run-1": "digits", "run-2": "digits"}
 ROUNDS = st.integers(0, 3)
 DATA = st.sampled_from([b"", b"one", b"two", b"three"])
@@ -53,12 +55,18 @@ class Histories(RuleBasedStateMachine):
         assert found == wanted
         return found
 
+    @initialize(data=st.lists(DATA, unique=True, min_size=2))
+    def begin(self, data: list[bytes]) -> None:
+        self.create_run("run-1")
+        for each in data:
+            self.put(each)
+
     @rule(run_id=RUNS)
     def create_run(self, run_id: str) -> None:
         run = a_run(run_id, model=MODELS[run_id])
         self.both(lambda s: s.journal.create_run(run, an_entry(run_id)))
 
-    @rule(run_id=RUNS, state=st.sampled_from([*RunState, RunState.RUNNING, RunState.QUEUED]))
+    @rule(run_id=RUNS, state=STATES)
     def set_run_state(self, run_id: str, state: RunState) -> None:
         entry = an_entry(run_id, "state", at_s=300.0)
         self.both(lambda s: s.journal.set_run_state(run_id, state, entry, code="C", reason="r"))

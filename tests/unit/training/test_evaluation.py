@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,18 @@ def test_evaluate_counts_are_exact_and_do_not_depend_on_batch_size(data: st.Data
     assert small.loss_sum == pytest.approx(large.loss_sum, rel=1e-12)
     for name in ("correct", "top5", "class_samples", "class_correct", "class_predicted"):
         assert getattr(small, name) == getattr(large, name)
+
+
+def test_evaluations_of_the_parts_add_up_to_that_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(20, 6)), rng.integers(0, 6, 20)
+
+    parts = [judge(logits[i::3], labels[i::3].tolist()) for i in range(3)]
+    whole = judge(logits, labels.tolist())
+
+    total = parts[0] + parts[1] + parts[2]
+    assert replace(total, loss_sum=0.0) == replace(whole, loss_sum=0.0)
+    assert total.loss_sum == pytest.approx(whole.loss_sum, rel=1e-12)
 
 
 def test_evaluate_takes_all_classes_as_top5_when_there_are_fewer() -> None:

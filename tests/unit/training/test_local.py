@@ -83,6 +83,7 @@ def task(card: ModelCard, examples: Examples, **changes: Any) -> TrainTask:
         "received": initial_state(card, 1),
         "examples": examples,
         "seed": 5,
+        "split_seed": 3,
         "round": 1,
         "rounds": 4,
         "memory": {},
@@ -143,7 +144,7 @@ def test_validation_metrics_are_those_of_the_trained_version_on_the_held_out_exa
     tiny_card: MakeCard, examples: Examples
 ) -> None:
     card = tiny_card()
-    local, work = trainer(card), task(card, examples, split_seed=3)
+    local, work = trainer(card), task(card, examples)
     result = local.train(work)
     delta, statistics, counters = (section.values for section in result.sections)
     trained = ModelState(local.schema, work.received.trainable + delta, statistics, counters)
@@ -237,11 +238,11 @@ def test_tasks_leave_torchs_global_state_alone(
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("changes", [{"seed": 6}, {"round": 2}], ids=str)
-def test_seed_and_round_give_other_randomness(
+@pytest.mark.parametrize("changes", [{"seed": 6}, {"round": 2}, {"split_seed": 4}], ids=str)
+def test_seeds_and_round_give_other_randomness(
     tiny_card: MakeCard, examples: Examples, changes: dict[str, int]
 ) -> None:
-    card = tiny_card(dropout=0.3)
+    card = tiny_card()
     local = trainer(card)
 
     assert not same(local.train(task(card, examples)), local.train(task(card, examples, **changes)))

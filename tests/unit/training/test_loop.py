@@ -169,6 +169,32 @@ def test_plateau_watches_the_training_loss_of_a_shard_too_small_to_split(
     assert 0 < result.plateau.best < result.train_loss  # the second epoch's, the lower one
 
 
+def test_plateau_watches_each_epoch_of_a_round(examples: Examples) -> None:
+    options = {"scheduler": "plateau", "plateau_patience": 0}
+    after_one = run(task(examples), **options)
+    assert after_one.validation is not None
+    reached = after_one.validation.loss
+    assert reached < after_one.train_loss
+
+    # Better than what went before by its validation loss, worse by its training loss.
+    result = run(task(examples, plateau=Plateau(0.05, best=reached + 1e-6)), epochs=2, **options)
+
+    assert result.lrs == (0.05,) * 8
+
+
+def test_loop_trains_in_training_mode_whatever_the_mode_was(examples: Examples) -> None:
+    module = network().eval()
+
+    run(task(examples), module, epochs=2, scheduler="plateau")
+
+    assert int(module[1].num_batches_tracked) == 8
+
+
+def test_loop_order_follows_the_seed(examples: Examples) -> None:
+    assert run(task(examples)).train_loss == run(task(examples)).train_loss
+    assert run(task(examples)).train_loss != run(task(examples, seed=2)).train_loss
+
+
 def test_loop_merges_a_last_batch_of_one(examples: Examples) -> None:
     seen: list[int] = []
     module = network()

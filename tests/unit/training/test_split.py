@@ -57,6 +57,6 @@ def test_split_depends_on_the_seed() -> None:
 
 @pytest.mark.parametrize("labels", [[0], [0, 1, 2]])
 def test_split_holds_nothing_out_where_a_class_would_be_lost(labels: list[int]) -> None:
-    training, validation = split_validation(numbered(labels), 0.5)
+    training, validation = split_validation(numbered(labels), 0.5, 0)
 
     assert (len(training), len(validation)) == (len(labels), 0)

@@ -1,0 +1,82 @@
+"""The coordinator's messages as JSON documents: what ``--json`` prints. Scripts rely on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from fedfleet.v1 import control_service_pb2 as pb
+
+Document = dict[str, Any]  # a JSON object
+
+
+def state_name(state: pb.RunState.ValueType) -> str:
+    """For example ``running``."""
+    return pb.RunState.Name(state).removeprefix("RUN_STATE_").lower()
+
+
+def is_over(state: pb.RunState.ValueType) -> bool:
+    return state in (pb.RUN_STATE_COMPLETED, pb.RUN_STATE_FAILED, pb.RUN_STATE_STOPPED)
+
+
+def run_document(run: pb.Run) -> Document:
+    return {
+        "run_id": run.run_id,
+        "model": run.model,
+        "state": state_name(run.state),
+        "round": run.round,
+        "rounds": run.rounds,
+        "created_at_s": run.created_at_s,
+        "updated_at_s": run.updated_at_s,
+        "code": run.code,
+        "reason": run.reason,
+    }
+
+
+def worker_document(worker: pb.Worker) -> Document:
+    device = worker.device
+    return {
+        "worker_id": worker.worker_id,
+        "connected": worker.connected,
+        "connected_at_s": worker.connected_at_s,
+        "last_seen_s": worker.last_seen_s,
+        "assignment_id": worker.assignment_id or None,
+        "progress_ratio": worker.progress_ratio,
+        "updates": worker.updates,
+        "tags": list(worker.tags),
+        "software_version": worker.software_version,
+        "device": {field.name: value for field, value in device.ListFields()},
+    }
+
+
+def alias_document(alias: pb.Alias) -> Document:
+    return {"name": alias.name, "version": alias.version, "revision": alias.revision}
+
+
+def version_document(version: pb.Version, aliases: Iterable[pb.Alias]) -> Document:
+    return {
+        "model": version.model,
+        "version": version.number,
+        "aliases": [alias_document(a) for a in aliases if a.version == version.number],
+        "digest": version.digest,
+        "size_bytes": version.size_bytes,
+        "schema_digest": version.schema_digest,
+        "run_id": version.run_id,
+        "round": version.round,
+        "parent": version.parent or None,
+        "created_at_s": version.created_at_s,
+        "card": json.loads(version.card_json or "{}"),
+        "metrics": json.loads(version.metrics_json or "{}"),
+    }
+
+
+def event_document(event: pb.RunEvent) -> Document:
+    return {
+        "event_id": event.event_id,
+        "run_id": event.run_id,
+        "round": event.round,
+        "at_s": event.at_s,
+        "kind": event.kind,
+        "fields": json.loads(event.fields_json or "{}"),
+    }

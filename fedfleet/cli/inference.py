@@ -1,0 +1,107 @@
+"""Asks the inference service over HTTP, with the standard library."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut, Unavailable, error_for_code
+from fedfleet.rpc.exposure import check_exposure
+
+CALL_S = 30.0
+MAX_ANSWER_BYTES = 4 << 20
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """An image goes to the address that was checked, nowhere else."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class InferenceClient:
+    """One inference service.
+
+    Args:
+        url: for example ``http://127.0.0.1:8080``.
+        insecure: FEDFLEET_INSECURE was set.
+
+    Raises:
+        SettingInvalid: not an http or https URL.
+        InsecureAddress: plain HTTP beyond loopback.
+    """
+
+    def __init__(self, url: str, *, insecure: bool = False, timeout_s: float = CALL_S) -> None:
+        try:
+            parts = urlsplit(url)
+            has_port = parts.port is None or parts.port > 0
+        except ValueError as error:
+            raise SettingInvalid(f"inference {url!r}: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or not has_port:
+            raise SettingInvalid(f"inference {url!r}: must be http://HOST:PORT or https://HOST")
+        self.url = url.rstrip("/")
+        self.host = parts.hostname
+        self.is_plain = parts.scheme == "http"
+        if self.is_plain:
+            check_exposure(self.host, insecure, "the call to the inference service")
+        self._timeout_s = timeout_s
+        # No proxy of the environment: it would see the images.
+        self._opener = build_opener(ProxyHandler({}), _NoRedirect)
+
+    def predict(self, image: bytes, k: int | None = None) -> dict[str, Any]:
+        """The service's answer to an image file's bytes, as JSON.
+
+        Raises:
+            FedFleetError: what the service answered; Unavailable, TimedOut where it did not.
+        """
+        query = "?" + urlencode({"k": k}) if k is not None else ""
+        request = Request(  # noqa: S310 - the scheme was checked
+            f"{self.url}/predict{query}",
+            data=image,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return self._ask(request)
+
+    def served(self) -> dict[str, Any]:
+        """What the service answers with at this moment, as JSON."""
+        return self._ask(Request(f"{self.url}/served"))  # noqa: S310 - the scheme was checked
+
+    def _ask(self, request: Request) -> dict[str, Any]:
+        try:
+            with self._opener.open(request, timeout=self._timeout_s) as answer:
+                return self._document(answer.read(MAX_ANSWER_BYTES))
+        except HTTPError as error:
+            with error:
+                raise self._error(error.code, error.read(MAX_ANSWER_BYTES)) from error
+        except (socket.timeout, TimeoutError) as error:
+            raise TimedOut(f"{self.url} did not answer within {self._timeout_s:g} s") from error
+        except URLError as error:
+            if isinstance(error.reason, (socket.timeout, TimeoutError)):
+                raise TimedOut(f"{self.url} did not answer within {self._timeout_s:g} s") from error
+            raise Unavailable(
+                f"no inference service answers at {self.url}; is it running?",
+                detail=str(error.reason),
+            ) from error
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"the call to {self.url} broke off", detail=str(error)) from error
+
+    def _document(self, body: bytes) -> dict[str, Any]:
+        try:
+            document = json.loads(body)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise FedFleetError(f"{self.url} answered something that is not a JSON object")
+        return document
+
+    def _error(self, status: int, body: bytes) -> FedFleetError:
+        """The error that an answer carries; a foreign server's has no code of ours."""
+        try:
+            error = json.loads(body)["error"]
+            return error_for_code(str(error["code"]), str(error["message"]))
+        except (ValueError, KeyError, TypeError):
+            return FedFleetError(f"{self.url} answered with HTTP status {status}")

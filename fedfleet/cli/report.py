@@ -1,0 +1,181 @@
+"""What a run came to: the tables at the end of ``up``, ``simulate`` and ``run show``.
+
+Legend: C = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from fedfleet.cli.output import bars, make_table, number, percent
+from fedfleet.types import Evaluation
+from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.wire.evaluations import evaluation_from_message
+
+# More classes than these are shown by their worst.
+MOST_CLASSES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """One round, simulated or deployed.
+
+    Args:
+        version: number in the registry; None in a simulation.
+        duration_s: from the choice of the cohort to the commit; None in a simulation.
+        weight: training samples behind the updates.
+        metrics: sample-weighted means of the workers' training metrics.
+        worker_evaluations: by worker id.
+    """
+
+    round: int
+    version: int | None
+    duration_s: float | None
+    updates: int
+    weight: float
+    metrics: Mapping[str, float]
+    evaluation: Evaluation | None
+    worker_evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "round": self.round,
+            "version": self.version,
+            "duration_s": self.duration_s,
+            "updates": self.updates,
+            "weight": self.weight,
+            "metrics": dict(self.metrics),
+            "evaluation": self.evaluation.to_json() if self.evaluation else None,
+            "worker_evaluations": {
+                name: evaluation.to_json()
+                for name, evaluation in sorted(self.worker_evaluations.items())
+            },
+        }
+
+
+def round_result(summary: pb.RoundSummary) -> RoundResult:
+    """A round from the coordinator's message."""
+    evaluation = None
+    if summary.HasField("evaluation"):
+        evaluation = evaluation_from_message(summary.evaluation)
+    return RoundResult(
+        round=summary.round,
+        version=summary.version,
+        duration_s=summary.duration_s,
+        updates=summary.updates,
+        weight=summary.weight,
+        metrics=dict(summary.metrics),
+        evaluation=evaluation,
+        worker_evaluations={
+            name: evaluation_from_message(message)
+            for name, message in summary.worker_evaluations.items()
+        },
+    )
+
+
+def last_evaluation(rounds: Sequence[RoundResult]) -> tuple[int, Evaluation] | None:
+    """The newest evaluation by the coordinator, with its round."""
+    for result in reversed(rounds):
+        if result.evaluation is not None:
+            return result.round, result.evaluation
+    return None
+
+
+def print_rounds(out: Console, rounds: Sequence[RoundResult]) -> None:
+    """Print one line per round."""
+    columns = ("round", "version", "updates", "samples", "accuracy", "loss", "train loss", "took")
+    table = make_table("Rounds", columns, right=columns)
+    for item in rounds:
+        evaluation = item.evaluation
+        table.add_row(
+            str(item.round),
+            "-" if item.version is None else str(item.version),
+            str(item.updates),
+            f"{item.weight:g}",
+            percent(evaluation.accuracy if evaluation else None),
+            number(evaluation.loss if evaluation else None),
+            number(item.metrics.get("train_loss")),
+            "-" if item.duration_s is None else f"{item.duration_s:.2f} s",
+        )
+    out.print(table)
+
+
+def print_result(out: Console, rounds: Sequence[RoundResult], classes: Sequence[str]) -> None:
+    """Print the last result: in all, per class, per worker."""
+    last = last_evaluation(rounds)
+    if last is None:
+        out.print("No version was evaluated by the coordinator.")
+    else:
+        _print_global(out, *last)
+        _print_classes(out, last[1], classes)
+    _print_workers(out, rounds)
+
+
+def _print_global(out: Console, round: int, evaluation: Evaluation) -> None:
+    columns = ("round", "accuracy", "top-5", "loss", "test examples")
+    table = make_table("Global model", columns, right=columns)
+    table.add_row(
+        str(round),
+        percent(evaluation.accuracy),
+        percent(evaluation.top5 / evaluation.samples if evaluation.samples else None),
+        number(evaluation.loss),
+        str(evaluation.samples),
+    )
+    out.print(table)
+
+
+def _print_classes(out: Console, evaluation: Evaluation, classes: Sequence[str]) -> None:
+    rows = [
+        (name, right / many if many else None, many, predicted)
+        for name, right, many, predicted in zip(
+            classes,
+            evaluation.class_correct,
+            evaluation.class_samples,
+            evaluation.class_predicted,
+            strict=False,
+        )
+    ]
+    title = "Accuracy per class"
+    if len(rows) > MOST_CLASSES:
+        rows = sorted(rows, key=lambda row: 1.0 if row[1] is None else row[1])[:MOST_CLASSES]
+        title = f"Accuracy per class, the {MOST_CLASSES} worst of {len(classes)}"
+    table = make_table(
+        title,
+        ("class", "accuracy", "", "examples", "predicted"),
+        right=("accuracy", "examples", "predicted"),
+    )
+    for name, accuracy, many, predicted in rows:
+        table.add_row(
+            name, percent(accuracy), _bar(out, accuracy or 0.0), str(many), str(predicted)
+        )
+    out.print(table)
+
+
+def _print_workers(out: Console, rounds: Sequence[RoundResult]) -> None:
+    last = next((item for item in reversed(rounds) if item.worker_evaluations), None)
+    if last is None:
+        out.print('No worker evaluated a version (the recipe\'s evaluation.workers is "none").')
+        return
+    table = make_table(
+        "Accuracy per worker, on its own data",
+        ("worker", "accuracy", "", "loss", "examples"),
+        right=("accuracy", "loss", "examples"),
+    )
+    for name, evaluation in sorted(last.worker_evaluations.items()):
+        table.add_row(
+            name,
+            percent(evaluation.accuracy),
+            _bar(out, evaluation.accuracy if evaluation.samples else 0.0),
+            number(evaluation.loss),
+            str(evaluation.samples),
+        )
+    out.print(table)
+
+
+def _bar(out: Console, ratio: float) -> str:
+    full = bars([1.0], most=1.0, encoding=out.encoding)
+    return (full * round(20 * ratio)).ljust(20)

@@ -1,0 +1,42 @@
+"""Puts one worker together and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+
+from fedfleet.obs.ops_server import OpsServer
+from fedfleet.rpc.channel import open_channel
+from fedfleet.rpc.supervisor import Supervisor
+from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
+from fedfleet_worker.agent import Agent, Outbox
+from fedfleet_worker.config import WorkerConfig
+from fedfleet_worker.disk import Disk
+from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.training import Bench
+from fedfleet_worker.workbench import Workbench
+
+
+async def serve(config: WorkerConfig, stop: asyncio.Event, threads: Executor) -> None:
+    """Work until asked to stop; training runs in ``threads``, one task at a time."""
+    metrics = WorkerMetrics()
+    outbox = Outbox()
+    supervisor = Supervisor()
+    async with open_channel(config.coordinator) as channel:
+        stub = FederationServiceStub(channel)
+        workbench = Workbench(
+            Bench(config), Disk(config.state_dir), stub, metrics, threads, outbox.put
+        )
+        agent = Agent(config, stub, workbench, outbox, metrics)
+
+        def ready() -> tuple[bool, str]:
+            return agent.connected, "connected" if agent.connected else "no coordinator"
+
+        with OpsServer(config.ops_host, config.ops_port, ready, metrics.registry):
+            supervisor.start("workbench", workbench.work())
+            supervisor.start("agent", agent.run())
+            try:
+                await supervisor.run_until(stop)
+            finally:
+                await workbench.close(config.grace_s)
+                await supervisor.close()

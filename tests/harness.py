@@ -1,0 +1,294 @@
+"""Real parts for integration tests: a coordinator in this process, services in others."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from fedfleet.errors import FedFleetError
+from fedfleet.models.card import ModelCard
+from fedfleet.rpc.channel import open_channel
+from fedfleet.rpc.status import error_of
+from fedfleet.store.open import open_store
+from fedfleet.store.protocols import Store
+from fedfleet.training.seeding import derive
+from fedfleet.types import Kind, ModelState, Section, Update, UpdateHeader
+from fedfleet.v1 import control_service_pb2 as control_pb
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
+from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
+from fedfleet.wire.chunks import chunks
+from fedfleet.wire.updates import EncodedUpdate, encode_update
+from fedfleet.wire.weights import decode_state
+from fedfleet_coordinator.config import CoordinatorConfig
+from fedfleet_coordinator.service import Coordinator
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 60.0
+
+TINY = """
+name = "tiny"
+seed = 7
+[model]
+architecture = "mlp"
+hidden = []
+[data]
+dataset = "synthetic"
+partition = "iid"
+workers = {workers}
+[training]
+threads = 1
+[rounds]
+rounds = {rounds}
+cohort = {cohort}
+{more}
+"""
+
+
+def tiny_recipe(*, workers: int = 2, rounds: int = 1, cohort: int = 2, more: str = "") -> str:
+    """Ten parameters; ``more`` continues the table [rounds]."""
+    return TINY.format(workers=workers, rounds=rounds, cohort=cohort, more=more)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """A coordinator in this process and a channel to it."""
+
+    def __init__(self, coordinator: Coordinator, store: Store, channel: grpc.aio.Channel) -> None:
+        self.coordinator = coordinator
+        self.store = store
+        self.address = f"127.0.0.1:{coordinator.port}"
+        self.control: Any = ControlServiceStub(channel)
+        self.federation: Any = FederationServiceStub(channel)
+
+    async def submit(self, recipe: str) -> str:
+        request = control_pb.SubmitRunRequest(recipe=recipe)
+        response = await self.control.SubmitRun(request, timeout=PATIENCE_S)
+        return str(response.run.run_id)
+
+    async def show(self, run_id: str) -> control_pb.GetRunResponse:
+        request = control_pb.GetRunRequest(run_id=run_id)
+        response: control_pb.GetRunResponse = await self.control.GetRun(request, timeout=PATIENCE_S)
+        return response
+
+    async def until(self, run_id: str, kind: str) -> control_pb.RunEvent:
+        """The first event of a kind, or an error when the run ended without one."""
+        request = control_pb.WatchRunRequest(run_id=run_id)
+        async for response in self.control.WatchRun(request, timeout=PATIENCE_S):
+            if response.event.kind == kind:
+                event: control_pb.RunEvent = response.event
+                return event
+        raise AssertionError(f"run {run_id} ended without {kind}: {await self.show(run_id)}")
+
+    async def finished(self, run_id: str) -> control_pb.Run:
+        await self.until(run_id, "run_finished")
+        return (await self.show(run_id)).run
+
+
+@asynccontextmanager
+async def running_coordinator(folder: Path, **settings: Any) -> AsyncIterator[Running]:
+    """A coordinator on a free loopback port, its store in ``folder``."""
+    settings = {"port": 0, "ops_port": 0, "grace_s": 1.0, **settings}
+    config = CoordinatorConfig(store=f"sqlite:{folder}", **settings)
+    with open_store(config.store) as store:
+        coordinator = Coordinator(config, store)
+        try:
+            await coordinator.start()
+            async with open_channel(f"127.0.0.1:{coordinator.port}") as channel:
+                yield Running(coordinator, store, channel)
+        finally:
+            await coordinator.close()
+
+
+class ScriptedWorker:
+    """A worker whose every message the test writes; it speaks the real protocol."""
+
+    def __init__(self, running: Running, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self._stub = running.federation
+        self._call: Any = None
+
+    async def connect(self, held: tuple[str, ...] = ()) -> pb.Welcome:
+        self._call = self._stub.Connect()
+        hello = pb.Hello(worker_id=self.worker_id, held_assignment_ids=held)
+        await self._call.write(pb.ConnectRequest(hello=hello))
+        response = await self.read()
+        assert response is not None
+        return response.welcome
+
+    async def read(self) -> pb.ConnectResponse | None:
+        """The next message, or None when the coordinator ended the stream well."""
+        try:
+            response = await asyncio.wait_for(self._call.read(), PATIENCE_S)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from error
+        return response if isinstance(response, pb.ConnectResponse) else None
+
+    async def assignment(self) -> pb.Assignment:
+        while True:
+            response = await self.read()
+            assert response is not None, "the stream ended"
+            if response.WhichOneof("message") == "assignment":
+                return response.assignment
+
+    async def cancelled(self) -> pb.CancelAssignment:
+        while True:
+            response = await self.read()
+            assert response is not None, "the stream ended"
+            if response.WhichOneof("message") == "cancel":
+                return response.cancel
+
+    async def send(self, **message: Any) -> None:
+        await self._call.write(pb.ConnectRequest(**message))
+
+    def leave(self) -> None:
+        self._call.cancel()
+
+    async def download(self, assignment: pb.Assignment) -> bytes:
+        data = b""
+        request = pb.DownloadRequest(digest=assignment.base_digest)
+        async for response in self._stub.Download(request, timeout=PATIENCE_S):
+            data += response.chunk.data
+        assert hashlib.sha256(data).hexdigest() == assignment.base_digest
+        return data
+
+    async def upload(self, encoded: EncodedUpdate) -> pb.Receipt:
+        """Deliver an update; raises the error that the coordinator answers with."""
+        return await self.upload_raw(encoded.header, self._pieces(encoded))
+
+    def _pieces(self, encoded: EncodedUpdate) -> list[Any]:
+        payload = encoded.payload
+        return list(chunks(lambda at, n: payload[at : at + n], len(payload)))
+
+    async def upload_raw(self, header: pb.UpdateHeader, pieces: list[Any]) -> pb.Receipt:
+        """Send a header and these chunks from the offset that is asked for."""
+        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def requests() -> AsyncIterator[pb.UploadRequest]:
+            yield pb.UploadRequest(header=header)
+            start = await ready
+            for piece in pieces:
+                if piece.offset_bytes >= start:
+                    yield pb.UploadRequest(chunk=piece)
+
+        try:
+            async for response in self._stub.Upload(requests(), timeout=PATIENCE_S):
+                if response.WhichOneof("message") == "receipt":
+                    receipt: pb.Receipt = response.receipt
+                    return receipt
+                ready.set_result(response.ready.offset_bytes)
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) from error
+        raise AssertionError("the upload ended without a receipt")
+
+
+def update_for(
+    assignment: pb.Assignment, worker_id: str, state: ModelState, delta: float, weight: float = 10.0
+) -> EncodedUpdate:
+    """An update whose every trainable element changed by ``delta``."""
+    header = UpdateHeader(
+        run_id=assignment.run_id,
+        round=assignment.round,
+        assignment_id=assignment.assignment_id,
+        worker_id=worker_id,
+        base_digest=assignment.base_digest,
+        schema_digest=assignment.schema_digest,
+        weight=weight,
+        steps=1,
+        lr_sum=0.1,
+        metrics={"train_loss": 1.0},
+    )
+    trainable = np.full(state.trainable.shape, delta, np.float32)
+    return encode_update(
+        Update(
+            header,
+            (
+                Section("trainable", Kind.TRAINABLE, trainable),
+                Section("statistic", Kind.STATISTIC, state.statistics),
+                Section("counter", Kind.COUNTER, state.counters),
+            ),
+        )
+    )
+
+
+def initial_of(recipe_text: str) -> ModelState:
+    """The initial state that the coordinator makes of a recipe."""
+    from fedfleet.data.catalog import describe
+    from fedfleet.rounds.recipe import parse_recipe
+    from fedfleet.training.state import initial_state
+
+    recipe = parse_recipe(recipe_text)
+    spec = describe(recipe.data)
+    card = ModelCard(model=recipe.model, inputs=spec.inputs, classes=spec.classes)
+    return initial_state(card, derive(recipe.seed, "initial"))
+
+
+def state_of_version(store: Store, model: str, number: int | None = None) -> ModelState:
+    """A committed version's state; the newest by default."""
+    versions = store.registry.versions(model)
+    version = versions[0] if number is None else store.registry.version(model, number)
+    return decode_state(version.schema, store.blobs.read(version.digest))
+
+
+@contextmanager
+def process(log: Path, *argv: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process; killed at the end if it still runs. Its output goes to ``log``."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FEDFLEET_")}
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, *argv], env={**env, **environ}, stdout=out, stderr=out
+        )
+        try:
+            yield child
+        finally:
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def fleet(
+    coordinator: str, count: int, folder: Path, data_dir: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with ``count`` real workers."""
+    script = str(ROOT / "tests" / "fleet_process.py")
+    log = folder / "fleet.log"
+    args = (script, coordinator, str(count), str(folder / "workers"), str(data_dir or "-"))
+    with process(log, *args) as child:
+        try:
+            yield child
+        except BaseException:
+            sys.stderr.write(log.read_text()[-4000:])
+            raise
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0, log.read_text()[-4000:]
+
+
+async def raises_code(code: str, awaitable: Any) -> FedFleetError:
+    """Await something that must fail with this stable code."""
+    try:
+        await awaitable
+    except grpc.aio.AioRpcError as error:
+        known = error_of(error)
+    except FedFleetError as error:
+        known = error
+    else:
+        raise AssertionError(f"expected {code}, got no error")
+    assert known.code == code, f"{known.code}: {known.message}"
+    return known
