@@ -196,6 +196,8 @@ class ScriptedWorker:
                 ready.set_result(response.ready.offset_bytes)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
+        finally:
+            ready.cancel()
         raise AssertionError("the upload ended without a receipt")
 
 

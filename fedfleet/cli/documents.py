@@ -17,10 +17,12 @@ def state_name(state: pb.RunState.ValueType) -> str:
 
 
 def is_over(state: pb.RunState.ValueType) -> bool:
+    """Whether the state is final."""
     return state in (pb.RUN_STATE_COMPLETED, pb.RUN_STATE_FAILED, pb.RUN_STATE_STOPPED)
 
 
 def run_document(run: pb.Run) -> Document:
+    """A run, without its recipe."""
     return {
         "run_id": run.run_id,
         "model": run.model,
@@ -35,6 +37,7 @@ def run_document(run: pb.Run) -> Document:
 
 
 def worker_document(worker: pb.Worker) -> Document:
+    """A worker and its device."""
     device = worker.device
     return {
         "worker_id": worker.worker_id,
@@ -46,15 +49,24 @@ def worker_document(worker: pb.Worker) -> Document:
         "updates": worker.updates,
         "tags": list(worker.tags),
         "software_version": worker.software_version,
-        "device": {field.name: value for field, value in device.ListFields()},
+        "device": {
+            "machine": device.machine,
+            "accelerator": device.accelerator,
+            "cpu_count": device.cpu_count,
+            "memory_bytes": device.memory_bytes,
+            "samples_per_s": device.samples_per_s,
+            "os": device.os,
+        },
     }
 
 
 def alias_document(alias: pb.Alias) -> Document:
+    """An alias; its model is told beside it."""
     return {"name": alias.name, "version": alias.version, "revision": alias.revision}
 
 
 def version_document(version: pb.Version, aliases: Iterable[pb.Alias]) -> Document:
+    """A version with those of its model's aliases that point at it."""
     return {
         "model": version.model,
         "version": version.number,
@@ -72,6 +84,7 @@ def version_document(version: pb.Version, aliases: Iterable[pb.Alias]) -> Docume
 
 
 def event_document(event: pb.RunEvent) -> Document:
+    """An event with its fields unpacked."""
     return {
         "event_id": event.event_id,
         "run_id": event.run_id,

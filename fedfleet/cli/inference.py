@@ -77,7 +77,7 @@ class InferenceClient:
         except HTTPError as error:
             with error:
                 raise self._error(error.code, error.read(MAX_ANSWER_BYTES)) from error
-        except (socket.timeout, TimeoutError) as error:
+        except TimeoutError as error:
             raise TimedOut(f"{self.url} did not answer within {self._timeout_s:g} s") from error
         except URLError as error:
             if isinstance(error.reason, (socket.timeout, TimeoutError)):

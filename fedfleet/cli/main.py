@@ -17,9 +17,7 @@ from fedfleet.cli.commands import COMMANDS
 from fedfleet.cli.lazy import group_class
 from fedfleet.errors import FedFleetError
 
-app = typer.Typer(
-    cls=group_class(COMMANDS), no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(cls=group_class(COMMANDS), no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _show_version(wanted: bool) -> None:

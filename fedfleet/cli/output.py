@@ -65,10 +65,12 @@ def plain(text: str) -> str:
 
 
 def percent(ratio: float | None) -> str:
+    """A share as it stands in a table."""
     return "-" if ratio is None or math.isnan(ratio) else f"{100 * ratio:.1f} %"
 
 
 def number(value: float | None) -> str:
+    """A number as it stands in a table."""
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
@@ -91,6 +93,7 @@ def ago(at_s: float) -> str:
 
 
 def size(size_bytes: int) -> str:
+    """A number of bytes in the unit that fits."""
     value = float(size_bytes)
     for unit in ("B", "kB", "MB"):
         if value < 1000:

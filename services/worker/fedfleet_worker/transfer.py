@@ -93,6 +93,8 @@ class Upload:
             raise TransferInvalid("the upload ended without a receipt") from error
         finally:
             call.cancel()
+            # The sending side waits for it when the coordinator asked for no bytes.
+            self._start.cancel()
 
     async def _next(self, responses: AsyncIterator[pb.UploadResponse]) -> pb.UploadResponse:
         """The next response, as long as chunks move or the wait for an answer is short."""

@@ -1,0 +1,141 @@
+"""``fedfleet models``: list, show, promote."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Optional
+
+import typer
+
+from fedfleet.cli.documents import alias_document, version_document
+from fedfleet.cli.output import (
+    ago,
+    console,
+    local_time,
+    make_table,
+    number,
+    percent,
+    plain,
+    size,
+    write_json,
+)
+from fedfleet.cli.session import connect
+from fedfleet.cli.settings import Coordinator, Json
+from fedfleet.v1 import control_service_pb2 as pb
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
+
+
+def list_versions(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Of this model only.")] = "",
+    coordinator: Coordinator = None,
+    as_json: Json = False,
+) -> None:
+    """List versions and aliases."""
+    with connect(context, coordinator) as client:
+        response = client.list_versions(model)
+    if as_json:
+        write_json(
+            {
+                "versions": [
+                    version_document(version, response.aliases[version.model].aliases)
+                    for version in response.versions
+                ]
+            }
+        )
+        return
+    right = ("version", "round", "accuracy", "loss", "size")
+    columns = ("model", *right, "run", "made", "aliases")
+    table = make_table("", columns, right=right)
+    for version in response.versions:
+        evaluation = _evaluation(version)
+        table.add_row(
+            plain(version.model),
+            str(version.number),
+            str(version.round),
+            percent(evaluation.get("accuracy")),
+            number(evaluation.get("loss")),
+            size(version.size_bytes),
+            version.run_id,
+            ago(version.created_at_s),
+            _names(version, response.aliases[version.model].aliases),
+        )
+    console().print(table if response.versions else "There is no version yet.")
+
+
+def show(
+    context: typer.Context,
+    model: Model,
+    version: Annotated[
+        str, typer.Argument(metavar="[VERSION]", help="A number or an alias.")
+    ] = "latest",
+    coordinator: Coordinator = None,
+    as_json: Json = False,
+) -> None:
+    """Show one version."""
+    with connect(context, coordinator) as client:
+        response = client.get_version(model, version)
+    found = response.version
+    if as_json:
+        write_json(version_document(found, response.aliases))
+        return
+    card = json.loads(found.card_json or "{}")
+    evaluation = _evaluation(found)
+    table = make_table("", ("", ""))
+    table.show_header = False
+    for name, value in (
+        ("model", found.model),
+        ("version", str(found.number)),
+        ("aliases", _names(found, response.aliases) or "-"),
+        ("architecture", f"{card.get('architecture')} {json.dumps(card.get('options', {}))}"),
+        ("classes", ", ".join(card.get("classes", ()))),
+        ("accuracy", percent(evaluation.get("accuracy"))),
+        ("loss", number(evaluation.get("loss"))),
+        ("run, round", f"{found.run_id}, {found.round}"),
+        ("made from", str(found.parent) if found.parent else "the initial state"),
+        ("made", local_time(found.created_at_s)),
+        ("size", size(found.size_bytes)),
+        ("SHA-256", found.digest),
+    ):
+        table.add_row(name, plain(value))
+    console().print(table)
+
+
+def promote(
+    context: typer.Context,
+    model: Model,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A number or an alias.")],
+    alias: Annotated[str, typer.Option(help="The alias that is to point at it.")] = "production",
+    # Optional[...]: Typer evaluates it, on Python 3.10 too.
+    expect: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            metavar="REVISION",
+            min=0,
+            help="Only if the alias is at this revision still; 0: only if there is none yet.",
+        ),
+    ] = None,
+    coordinator: Coordinator = None,
+    as_json: Json = False,
+) -> None:
+    """Point an alias at a version."""
+    with connect(context, coordinator) as client:
+        number_ = client.get_version(model, version).version.number
+        moved = client.set_alias(model, alias, number_, expect)
+    if as_json:
+        write_json({"model": model, **alias_document(moved)})
+        return
+    console().print(
+        f"{plain(model)}: {plain(moved.name)} is version {moved.version} (revision {moved.revision})"
+    )
+
+
+def _evaluation(version: pb.Version) -> dict[str, Any]:
+    """The coordinator's evaluation of a version, empty where there is none. Any: it is JSON."""
+    metrics = json.loads(version.metrics_json or "{}")
+    return dict(metrics.get("evaluation") or {})
+
+
+def _names(version: pb.Version, aliases: Any) -> str:
+    return ", ".join(plain(a.name) for a in aliases if a.version == version.number)

@@ -1,0 +1,66 @@
+"""``fedfleet predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedfleet.cli.output import bars, console, make_table, percent, plain, write_json
+from fedfleet.cli.session import inference_of
+from fedfleet.cli.settings import Inference, Json
+from fedfleet.errors import BodyTooLarge, DataMissing, FedFleetError
+
+# The service's own limit is a setting of its; this one keeps a slip of the hand out of memory.
+MAX_IMAGE_BYTES = 256 << 20
+
+
+def predict(
+    context: typer.Context,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WEBP, BMP or GIF.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many classes to name.")] = 5,
+    inference: Inference = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the inference service about an image."""
+    client = inference_of(context, inference)
+    answer = client.predict(_read(image), k)
+    if as_json:
+        write_json(answer)
+    else:
+        print_answer(console(), answer)
+
+
+def print_answer(out: Console, answer: dict[str, Any]) -> None:
+    """Print the classes that an answer names, most probable first. Any: it is JSON.
+
+    Raises:
+        FedFleetError: the answer is not one of the inference service.
+    """
+    try:
+        model = answer["model"]
+        table = make_table(
+            f"{plain(model['name'])} version {model['version']}, round {model['round']}",
+            ("", "label", "probability", ""),
+            right=("probability",),
+        )
+        for place, item in enumerate(answer["predictions"], start=1):
+            full = bars([1.0], most=1.0, encoding=out.encoding)
+            bar = full * round(30 * item["probability"])
+            table.add_row(str(place), plain(item["label"]), percent(item["probability"]), bar)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FedFleetError("the inference service answered with something else") from error
+    out.print(table)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.expanduser().open("rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except OSError as error:
+        raise DataMissing(f"image {str(path)!r} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_IMAGE_BYTES:
+        raise BodyTooLarge(f"image {str(path)!r}: larger than {MAX_IMAGE_BYTES >> 20} MiB")
+    return data

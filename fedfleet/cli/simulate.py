@@ -1,0 +1,85 @@
+"""``fedfleet simulate``."""
+
+from __future__ import annotations
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fedfleet.cli.output import console, number, percent, write_json
+from fedfleet.cli.recipes import load_recipe
+from fedfleet.cli.report import RoundResult, print_result
+from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
+from fedfleet.errors import FedFleetError, error_for_code
+from fedfleet.sim.inprocess import SimulatedRound, Simulation
+from fedfleet.sim.inprocess import simulate as run_simulation
+
+
+def simulate(
+    context: typer.Context,
+    recipe: RecipeArgument,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe in this process, without a network."""
+    parsed = load_recipe(recipe)
+    folder = data_dir or config_of(context).data_dir
+    out = console()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[result]}"),
+        TimeElapsedColumn(),
+        console=out,
+        disable=as_json or not out.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("rounds", total=parsed.rounds.rounds, result="")
+
+        def on_round(done: SimulatedRound) -> None:
+            bar.update(task, completed=done.round, result=_brief(done))
+            if not as_json and not out.is_terminal:
+                out.print(f"round {done.round}/{parsed.rounds.rounds}  {_brief(done)}")
+
+        simulation = run_simulation(parsed, folder, on_round)
+    rounds = [_result(item) for item in simulation.rounds]
+    if as_json:
+        write_json(
+            {
+                "model": parsed.name,
+                "outcome": simulation.outcome,
+                "code": simulation.code,
+                "reason": simulation.reason,
+                "classes": list(simulation.classes),
+                "round_results": [item.to_json() for item in rounds],
+            }
+        )
+    else:
+        print_result(out, rounds, simulation.classes)
+    _raise_if_failed(simulation)
+
+
+def _brief(done: SimulatedRound) -> str:
+    if done.evaluation is None:
+        return f"train loss {number(done.metrics.get('train_loss'))}"
+    return f"accuracy {percent(done.evaluation.accuracy)}  loss {number(done.evaluation.loss)}"
+
+
+def _result(done: SimulatedRound) -> RoundResult:
+    return RoundResult(
+        round=done.round,
+        version=None,
+        duration_s=None,
+        updates=len(done.workers),
+        weight=done.weight,
+        metrics=done.metrics,
+        evaluation=done.evaluation,
+        worker_evaluations=done.worker_evaluations,
+    )
+
+
+def _raise_if_failed(simulation: Simulation) -> None:
+    if simulation.outcome == "failed":
+        raise error_for_code(simulation.code, f"the simulation failed: {simulation.reason}")
+    if simulation.outcome != "completed":
+        raise FedFleetError(f"the simulation is {simulation.outcome}: {simulation.reason}")
