@@ -12,7 +12,7 @@ PROTO := build/proto
 PROTO_READY := $(PROTO)/venv/.ready
 PROTOS := $(wildcard proto/fedfleet/v1/*.proto)
 PROTOC = PATH="$(PROTO)/venv/bin:$$PATH" python -m grpc_tools.protoc -I proto \
-	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=$(1) --mypy_grpc_out=$(1) $(PROTOS)
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
 
 .PHONY: help
 help: ## List the targets.

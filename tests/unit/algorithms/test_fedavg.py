@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import SCHEMA, header, state, update
+from samples import SCHEMA, header, sections, state, update
 
 from fedfleet.aggregation.accumulator import Aggregate, UpdateAccumulator
 from fedfleet.algorithms.base import LocalWork
@@ -143,7 +143,7 @@ def test_quadratics_reach_the_closed_form_fixed_point() -> None:
                 y -= 0.02 * curvature * (y - optimum)
             # float64, which the sum takes too: the wire's float32 would hide the ninth digit.
             delta = Section(Kind.TRAINABLE.value, Kind.TRAINABLE, y - current)
-            total.add(replace(update(SCALAR), sections=(delta,)), 1.0)
+            total.add(replace(update(SCALAR), sections=(delta, *sections(SCALAR)[1:])), 1.0)
         current = current + total.result().means["trainable"]
 
     assert current[0] == pytest.approx(0.8299226618, abs=1e-9)

@@ -1,0 +1,244 @@
+"""Laws of the round machine under any sequence of events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from fedfleet.rounds import actions as act
+from fedfleet.rounds import events as ev
+from fedfleet.rounds.config import RoundsConfig
+from fedfleet.rounds.machine import Phase, RoundMachine
+from fedfleet.rounds.selection import select_uniform
+from fedfleet.training.config import EvaluationConfig
+
+WORKERS = [f"w{i}" for i in range(6)]
+DEADLINE_S = 10.0
+fleets = st.sets(st.sampled_from(WORKERS)).map(frozenset)
+
+
+@st.composite
+def round_configs(draw: Any) -> RoundsConfig:
+    cohort = draw(st.integers(1, 3))
+    return RoundsConfig(
+        rounds=draw(st.integers(1, 3)),
+        cohort=cohort,
+        over_select=draw(st.integers(0, 2)),
+        quorum=draw(st.none() | st.integers(1, cohort)),
+        attempts=draw(st.integers(1, 3)),
+        deadline_s=DEADLINE_S,
+    )
+
+
+evaluation_configs = st.builds(
+    EvaluationConfig, every=st.integers(1, 2), workers=st.sampled_from(["all", "cohort", "none"])
+)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Plays the driver of one run, with everything that can go wrong around it."""
+
+    @initialize(rounds=round_configs(), evaluation=evaluation_configs)
+    def start(self, rounds: RoundsConfig, evaluation: EvaluationConfig) -> None:
+        self.rounds, self.evaluation = rounds, evaluation
+        self.machine = RoundMachine("r-1", rounds, evaluation)
+        self.now_s = 100.0
+        self.fleet: frozenset[str] = frozenset()
+        self.journal: list[tuple[int, str, float, str]] = []
+        self.begun_at_s = {1: self.now_s}
+        self.wake_at_s = 0.0
+        self.to_select: act.SelectCohort | None = None
+        self.to_commit: act.Aggregate | None = None
+        self.sent = ["nobody/knows/this"]
+        self.folded: list[str] = []
+        self.counted: list[str] = []
+        self.closed: list[int] = []
+        self.finished: list[act.FinishRun] = []
+        self.broken = False
+        self.feed(ev.RunStarted(at_s=self.now_s))
+
+    # The driver
+
+    def feed(self, event: ev.Event) -> None:
+        if isinstance(event, ev.DURABLE):
+            fields = json.dumps(ev.to_fields(event))
+            entry = (self.machine.round, ev.kind_of(event), event.at_s, fields)
+            self.journal.append(entry)
+        over = self.machine.phase is Phase.FINISHED
+        actions = self.machine.handle(event)
+        self.machine.validate()
+        assert not (over and actions), "asks for something after the end"
+        self.begun_at_s.setdefault(self.machine.round, event.at_s)
+        for action in actions:
+            self.carry_out(action)
+
+    def carry_out(self, action: act.Action) -> None:
+        if isinstance(action, act.SelectCohort):
+            assert self.to_select is None, "two draws at once"
+            assert 0 < action.size <= len(action.candidates)
+            assert list(action.candidates) == sorted(set(action.candidates))
+            self.to_select = action
+        elif isinstance(action, act.SendAssignment):
+            assert self.machine.is_open(action.assignment_id, action.work)
+            assert action.deadline_s > self.now_s
+            self.sent.append(action.assignment_id)
+        elif isinstance(action, act.CancelAssignment):
+            assert not self.machine.is_open(action.assignment_id)
+        elif isinstance(action, act.WakeAt):
+            self.wake_at_s = action.at_s
+        elif isinstance(action, act.FoldUpdate):
+            assert action.assignment_id not in self.folded, "folded twice"
+            self.folded.append(action.assignment_id)
+        elif isinstance(action, act.Aggregate):
+            assert sorted(self.folded) == list(action.assignment_ids), "the sum holds others"
+            assert self.rounds.needed <= len(action.assignment_ids) <= self.rounds.cohort
+            self.to_commit = action
+        elif isinstance(action, act.CloseRound):
+            assert action.round == len(self.closed) + 1
+            self.closed.append(action.round)
+            self.folded.clear()
+        else:
+            self.finished.append(action)
+
+    # What can happen
+
+    @rule(fleet=fleets)
+    def workers_come_and_go(self, fleet: frozenset[str]) -> None:
+        self.fleet = fleet
+        self.feed(ev.FleetChanged(at_s=self.now_s, workers=fleet))
+
+    @precondition(lambda self: self.to_select is not None)
+    @rule(seed=st.integers(0, 2**63 - 1))
+    def cohort_is_drawn(self, seed: int) -> None:
+        asked, self.to_select = self.to_select, None
+        assert asked is not None
+        chosen = select_uniform(asked.candidates, asked.size, seed)
+        self.feed(ev.CohortSelected(at_s=self.now_s, workers=chosen))
+
+    @rule(data=st.data())
+    def update_arrives(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.sent))
+        self.feed(ev.UpdateAccepted(at_s=self.now_s, assignment_id=key, weight=1.0))
+
+    @precondition(lambda self: len(self.sent) > 1)
+    @rule()
+    def newest_assignment_is_delivered(self) -> None:
+        key = self.sent[-1]
+        self.feed(ev.UpdateAccepted(at_s=self.now_s, assignment_id=key, weight=1.0))
+        self.feed(ev.EvaluationReported(at_s=self.now_s, assignment_id=key, evaluation={}))
+
+    @rule(data=st.data())
+    def evaluation_arrives(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.sent))
+        self.feed(ev.EvaluationReported(at_s=self.now_s, assignment_id=key, evaluation={"n": 1}))
+
+    @rule(data=st.data())
+    def worker_fails(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.sent))
+        self.feed(
+            ev.AssignmentFailed(at_s=self.now_s, assignment_id=key, code="DATA_EMPTY", reason="x")
+        )
+
+    @rule(seconds=st.floats(0, 1.5 * DEADLINE_S))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        if self.now_s >= self.wake_at_s:
+            self.deadline_passes()
+
+    @rule(fleet=fleets)
+    def alarm_of_another_time_rings(self, fleet: frozenset[str]) -> None:
+        self.feed(ev.DeadlinePassed(at_s=self.now_s, workers=tuple(sorted(fleet))))
+
+    @rule(fleet=fleets)
+    def round_is_committed(self, fleet: frozenset[str]) -> None:
+        asked, self.to_commit = self.to_commit, None
+        awaited = self.machine.phase is Phase.COMMITTING
+        if awaited:
+            assert asked is not None
+            assert not set(asked.assignment_ids) & set(self.counted), "an update counts twice"
+            self.counted += asked.assignment_ids
+        version = len(self.closed) + 1
+        workers = tuple(sorted(fleet))
+        self.feed(
+            ev.RoundCommitted(at_s=self.now_s, version=version, digest="d", workers=workers)
+        )
+
+    @rule()
+    def coordinator_restarts(self) -> None:
+        self.to_select = self.to_commit = None
+        self.folded.clear()
+        self.feed(ev.RunResumed(at_s=self.now_s))
+        self.feed(ev.FleetChanged(at_s=self.now_s, workers=self.fleet))
+
+    @precondition(lambda self: len(self.journal) > 25)
+    @rule()
+    def operator_stops_the_run(self) -> None:
+        self.feed(ev.StopRequested(at_s=self.now_s))
+
+    @precondition(lambda self: len(self.journal) > 25)
+    @rule()
+    def driver_gives_up(self) -> None:
+        self.broken = self.broken or self.machine.phase is not Phase.FINISHED
+        self.feed(ev.RunBroken(at_s=self.now_s, code="NO_MODEL", reason="broken"))
+
+    def deadline_passes(self) -> None:
+        self.feed(ev.DeadlinePassed(at_s=self.now_s, workers=tuple(sorted(self.fleet))))
+
+    # What always holds
+
+    @invariant()
+    def replay_of_the_journal_from_any_round_gives_the_same_machine(self) -> None:
+        if self.broken:  # not durable: the store's run record says it
+            return
+        for first_round, at_s in self.begun_at_s.items():
+            again = self.replayed(first_round, at_s)
+            found = [(m.phase, m.round, m.attempt, m.draws, m.slots) for m in (again, self.machine)]
+            assert found[0] == found[1]
+            if self.machine.phase in (Phase.SELECTING, Phase.TRAINING, Phase.EVALUATING):
+                assert again.deadline_s == self.machine.deadline_s
+
+    def replayed(self, first_round: int, at_s: float) -> RoundMachine:
+        again = RoundMachine("r-1", self.rounds, self.evaluation, first_round=first_round)
+        again.handle(ev.RunStarted(at_s=at_s))
+        for round, kind, event_at_s, fields in self.journal:
+            event = ev.from_fields(kind, event_at_s, json.loads(fields))
+            assert event is not None
+            if round >= first_round:
+                again.handle(event)
+                again.validate()
+        return again
+
+    def teardown(self) -> None:
+        """However it stands: when time keeps passing, the run ends, once, for a stated reason."""
+        if not hasattr(self, "machine"):
+            return
+        patience = 4 * self.rounds.rounds * (self.rounds.attempts + 2)
+        for _ in range(patience):
+            if self.machine.phase is Phase.FINISHED:
+                break
+            if self.to_select is not None:
+                self.cohort_is_drawn(0)
+            elif self.to_commit is not None:
+                self.round_is_committed(self.fleet)
+            else:
+                self.now_s = max(self.now_s, self.wake_at_s)
+                self.deadline_passes()
+        assert self.finished == [self.machine.finish]
+        outcome = self.finished[0].outcome
+        assert outcome in ("completed", "failed", "stopped")
+        assert (outcome == "failed") == bool(self.finished[0].code)
+        assert (outcome == "completed") == (len(self.closed) == self.rounds.rounds)
+
+
+AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+TestAnyHistory = AnyHistory.TestCase
