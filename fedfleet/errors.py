@@ -34,6 +34,7 @@
     |- LimitExceeded                 LIMIT_EXCEEDED
     |- Unavailable                   UNAVAILABLE
     |- TimedOut                      TIMED_OUT
+    |- ProcessDied                   PROCESS_DIED
     `- NotServed                     NOT_SERVED
 
 The text given to the constructor is public: it is sent to the caller, so it names what is wrong
@@ -300,6 +301,13 @@ class TimedOut(FedFleetError):
     status = "DEADLINE_EXCEEDED"
     http = 504
     retryable = True
+
+
+class ProcessDied(FedFleetError):
+    """A process that was started here ended before it was asked to."""
+
+    code = "PROCESS_DIED"
+    status = "ABORTED"
 
 
 class NotServed(FedFleetError):

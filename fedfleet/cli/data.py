@@ -114,7 +114,7 @@ def _print(out: Console, recipe: Recipe, rows: list[ShardRow], classes: tuple[st
     are_few = len(classes) <= MOST_COLUMNS
     names = classes if are_few else ()
     right = ("worker", "examples", "classes", "skew")
-    setting = recipe.data.partition
+    setting: str = recipe.data.partition
     if recipe.data.alpha is not None:
         setting += f" {recipe.data.alpha:g}"
     table = make_table(

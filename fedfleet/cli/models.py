@@ -127,7 +127,7 @@ def promote(
         write_json({"model": model, **alias_document(moved)})
         return
     console().print(
-        f"{plain(model)}: {plain(moved.name)} is version {moved.version} (revision {moved.revision})"
+        f"{plain(model)}: {plain(moved.name)} is version {moved.version}, revision {moved.revision}"
     )
 
 

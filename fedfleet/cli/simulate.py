@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -10,8 +12,9 @@ from fedfleet.cli.recipes import load_recipe
 from fedfleet.cli.report import RoundResult, print_result
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
 from fedfleet.errors import FedFleetError, error_for_code
-from fedfleet.sim.inprocess import SimulatedRound, Simulation
-from fedfleet.sim.inprocess import simulate as run_simulation
+
+if TYPE_CHECKING:
+    from fedfleet.sim.inprocess import SimulatedRound, Simulation
 
 
 def simulate(
@@ -22,6 +25,9 @@ def simulate(
 ) -> None:
     """Run a recipe in this process, without a network."""
     parsed = load_recipe(recipe)
+    # Here and not above: it imports torch, which --help and a wrong recipe need not wait for.
+    from fedfleet.sim.inprocess import simulate as run_simulation
+
     folder = data_dir or config_of(context).data_dir
     out = console()
     bar = Progress(

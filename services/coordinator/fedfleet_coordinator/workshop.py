@@ -68,7 +68,8 @@ class Workshop:
         self._recipe = recipe
         self._algorithm = make_algorithm(recipe.algorithm)
         self.card = card_of(recipe)
-        self._trainer = LocalTrainer(self.card, recipe.training, recipe.evaluation)
+        # The recipe's device is the workers'; evaluation runs on whatever is here.
+        self._trainer = LocalTrainer(self.card, recipe.training, recipe.evaluation, device="auto")
         self._examples: Examples | None = None
         if recipe.evaluation.coordinator:
             self._examples = load_examples(

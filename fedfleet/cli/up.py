@@ -1,0 +1,239 @@
+"""``fedfleet up``: a whole fleet on this machine, from an empty folder to a served prediction."""
+
+from __future__ import annotations
+
+import queue
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, Optional, Union
+
+import typer
+from rich.console import Console
+
+from fedfleet.cli.children import Children
+from fedfleet.cli.documents import is_over
+from fedfleet.cli.fleet import Fleet, FleetPlan, free_or_any, start_fleet, worker_count
+from fedfleet.cli.inference import InferenceClient
+from fedfleet.cli.live import RunView
+from fedfleet.cli.output import console
+from fedfleet.cli.predict import print_answer
+from fedfleet.cli.recipes import load_recipe
+from fedfleet.cli.report import print_result, round_result
+from fedfleet.cli.runs import raise_if_failed
+from fedfleet.cli.sample import Sample, held_out_image
+from fedfleet.cli.settings import DataDir, config_of, environment
+from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut
+from fedfleet.rpc.control import ControlClient
+from fedfleet.v1 import control_service_pb2 as pb
+
+PORT = 7070
+INFERENCE_PORT = 8080
+WORKERS_EVERY_S = 0.5
+LOOK_S = 0.1
+SERVED_S = 60.0
+
+# What the thread that watches the run says: an event, the end, or an error.
+_News = Union[pb.RunEvent, FedFleetError, None]
+# Optional[...]: Typer evaluates it, on Python 3.10 too.
+_Port = Optional[int]  # noqa: UP045
+
+
+def up(
+    context: typer.Context,
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="A recipe's file, or a shipped one's name.")
+    ] = "digits",
+    workers: Annotated[
+        _Port,
+        typer.Option(min=1, help="How many workers. Else one per shard, else the cohort."),
+    ] = None,
+    data_dir: DataDir = None,
+    state_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="FOLDER",
+            help="Where everything is kept. Else ./state, with --once a new temporary folder.",
+        ),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop everything when the run has been shown.")
+    ] = False,
+    port: Annotated[
+        _Port,
+        typer.Option(min=0, max=65535, help="The coordinator's port. Else 7070 or a free one."),
+    ] = None,
+    inference_port: Annotated[
+        _Port,
+        typer.Option(min=0, max=65535, help="The web page's port. Else 8080 or a free one."),
+    ] = None,
+) -> None:
+    """Train a recipe on a fleet on this machine, and serve it."""
+    parsed = load_recipe(recipe)
+    folder = data_dir or config_of(context).data_dir
+    sample = held_out_image(parsed, folder)  # before anything starts: it says what is missing
+    plan = FleetPlan(
+        recipe=parsed,
+        workers=worker_count(parsed, workers),
+        state_dir=_state_folder(state_dir, once),
+        data_dir=folder.absolute() if folder else None,
+        port=_port(port, 0 if once else PORT),
+        inference_port=_port(inference_port, 0 if once else INFERENCE_PORT),
+        environ=environment(context),
+    )
+    out = console()
+    try:
+        with _ending_on_signals(), Children(plan.state_dir / "logs") as children:
+            _run(out, children, plan, sample)
+            if not once:
+                _stay(out, children)
+    except FedFleetError as error:
+        if error.detail:
+            sys.stderr.write(f"{error.detail}\n")
+        raise
+
+
+def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | None) -> None:
+    """From the start of the processes to the answer to one image."""
+    out.print(f"state and logs: {plan.state_dir}")
+    fleet = start_fleet(children, plan)
+    out.print(f"coordinator: {fleet.coordinator}   inference: {fleet.inference}")
+    with ControlClient(fleet.coordinator) as client:
+        run_id = _submit(client, plan)
+        out.print(f"run {run_id}: {plan.recipe.name} on {plan.workers} workers")
+        with RunView(out, plan.recipe.rounds.rounds, plan.workers) as view:
+            _follow(client, run_id, children, view)
+        response = client.get_run(run_id)
+    raise_if_failed(response.run)
+    rounds = [round_result(summary) for summary in response.rounds]
+    print_result(out, rounds, response.classes)
+    if sample is not None:
+        _ask(out, children, fleet, plan, sample, response.rounds[-1].version)
+    out.print(f"web page: {fleet.inference}/")
+
+
+def _submit(client: ControlClient, plan: FleetPlan) -> str:
+    """Submit the recipe, or find the run of it that an earlier ``up`` left unfinished."""
+    for run in client.list_runs():
+        if run.recipe == plan.recipe.source and not is_over(run.state):
+            return run.run_id
+    return client.submit_run(plan.recipe.source).run_id
+
+
+def _follow(client: ControlClient, run_id: str, children: Children, view: RunView) -> None:
+    """Show the run until it ends; raises when a process dies or the coordinator is lost."""
+    news: queue.Queue[_News] = queue.Queue()
+    watcher = threading.Thread(
+        target=_watch, args=(client, run_id, news), name="watch", daemon=True
+    )
+    watcher.start()
+    asked_s = 0.0
+    while True:
+        children.check()
+        if time.monotonic() - asked_s > WORKERS_EVERY_S:
+            view.workers(client.list_workers())
+            asked_s = time.monotonic()
+        try:
+            item = news.get(timeout=LOOK_S)
+        except queue.Empty:
+            continue
+        if item is None:
+            return
+        if isinstance(item, FedFleetError):
+            children.check()
+            raise item
+        view.event(item)
+
+
+def _watch(client: ControlClient, run_id: str, news: queue.Queue[_News]) -> None:
+    """Pass a run's events on; ends when the run or the client does."""
+    try:
+        for event in client.watch_run(run_id):
+            news.put(event)
+        news.put(None)
+    except FedFleetError as error:
+        news.put(error)
+
+
+def _ask(
+    out: Console,
+    children: Children,
+    fleet: Fleet,
+    plan: FleetPlan,
+    sample: Sample,
+    version: int,
+) -> None:
+    """Send the image to the service once it serves the run's last version."""
+    path = plan.state_dir / "held-out.png"
+    path.write_bytes(sample.png)
+    client = InferenceClient(fleet.inference)
+    _wait_served(client, children, version)
+    answer = client.predict(sample.png)
+    print_answer(out, answer)
+    is_right = answer["predictions"][0]["label"] == sample.label
+    out.print(f"true label: {sample.label} ({'right' if is_right else 'wrong'})")
+    out.print(f"ask again: curl -F file=@{shlex.quote(str(path))} {fleet.inference}/predict")
+
+
+def _wait_served(client: InferenceClient, children: Children, version: int) -> None:
+    give_up_s = time.monotonic() + SERVED_S
+    while True:
+        children.check()
+        served: dict[str, Any] = client.served()
+        if (served.get("model") or {}).get("version") == version:
+            return
+        if time.monotonic() > give_up_s:
+            raise TimedOut(
+                f"version {version} is not served after {SERVED_S:g} s: {served.get('detail')}"
+            )
+        time.sleep(LOOK_S)
+
+
+def _stay(out: Console, children: Children) -> None:
+    """Keep everything running until Ctrl-C, which is the ordinary end."""
+    out.print("Ctrl-C stops everything.")
+    try:
+        while True:
+            children.check()
+            time.sleep(WORKERS_EVERY_S)
+    except KeyboardInterrupt:
+        out.print("stopping")
+
+
+def _state_folder(wanted: Path | None, once: bool) -> Path:
+    """Make the folder and return its absolute path; raises SettingInvalid."""
+    try:
+        if wanted is None and once:
+            return Path(tempfile.mkdtemp(prefix="fedfleet-"))
+        folder = (wanted or Path("state")).expanduser().absolute()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+    except OSError as error:
+        raise SettingInvalid(f"--state-dir {wanted or 'state'}: {error.strerror}") from error
+
+
+def _port(wanted: int | None, usual: int) -> int:
+    return free_or_any(usual) if wanted is None else wanted
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack, so that the children are stopped in order."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
