@@ -110,8 +110,8 @@ class RoundMachine:
     def handle(self, event: ev.Event) -> list[Action]:
         """Take one event and say what is to be done now.
 
-        Events that come too late (a result for a closed assignment, a stale alarm) change nothing
-        and ask for nothing.
+        Events that come too late (a result for a closed assignment, an alarm of an earlier wait)
+        change nothing.
         """
         if self.phase is Phase.FINISHED:
             return []
@@ -243,7 +243,8 @@ class RoundMachine:
     def _deadline_passed(self, event: ev.DeadlinePassed) -> list[Action]:
         at_s = event.at_s
         if at_s < self.deadline_s:
-            return []
+            # Of an earlier wait; or the clock was set back, and nothing else would wake this.
+            return [act.WakeAt(at_s=self.deadline_s)]
         self._available = frozenset(event.workers)
         if self.phase is Phase.SELECTING:
             # Decided by what the event carries alone: whether a cohort was asked for already is

@@ -22,6 +22,15 @@ from fedfleet.errors import (
 logger = logging.getLogger(__name__)
 
 CODE_KEY = "fedfleet-code"
+# Statuses that grpc itself gives to a call whose connection or server went away: what our servers
+# answer on purpose carries a code.
+_CONNECTION_LOST = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+)
 # grpc drops a status whose metadata pass 8 KiB, and escaping makes three bytes of one.
 MAX_MESSAGE_UTF8_BYTES = 2048
 
@@ -40,7 +49,7 @@ def error_of(error: grpc.RpcError) -> FedFleetError:
         if key == CODE_KEY:
             return error_for_code(str(value), details)
     status = getattr(error, "code", lambda: None)()
-    if status is grpc.StatusCode.UNAVAILABLE:
+    if status in _CONNECTION_LOST:
         return Unavailable("the coordinator cannot be reached; is it running?", detail=details)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut("the coordinator did not answer in time", detail=details)

@@ -70,7 +70,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidInput("the first message of a stream must be a hello")
         session = self._session(first.hello)
-        yield self._welcome(session)
+        yield await self._welcome(session)
         self._fleet.join(session)
         reader = asyncio.create_task(self._read(session, requests, patience_s))
         try:
@@ -92,18 +92,25 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         now_s = time.time()
         return Session(hello=hello, connected_at_s=now_s, last_seen_s=now_s)
 
-    def _welcome(self, session: Session) -> pb.ConnectResponse:
-        driver = self._runs.active
+    async def _welcome(self, session: Session) -> pb.ConnectResponse:
         held = session.hello.held_assignment_ids
-        wanted = [key for key in held if driver is not None and driver.wants(key)]
         return pb.ConnectResponse(
             welcome=pb.Welcome(
                 session_id=session.session_id,
                 heartbeat_interval_s=self._heartbeat_s,
                 software_version=SOFTWARE_VERSION,
-                wanted_assignment_ids=wanted,
+                wanted_assignment_ids=[key for key in held if await self._is_wanted(key)],
             )
         )
+
+    async def _is_wanted(self, assignment_id: str) -> bool:
+        """Open, or journalled: then the worker missed the receipt and is to get it again."""
+        driver = self._runs.active
+        if driver is not None and driver.wants(assignment_id):
+            return True
+        run_id, _, rest = assignment_id.partition("/")
+        round = rest.partition("/")[0]
+        return round.isdecimal() and await self._journalled(run_id, int(round), assignment_id)
 
     async def _read(
         self, session: Session, requests: AsyncIterator[pb.ConnectRequest], patience_s: float
@@ -184,7 +191,9 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         header = first.header
         await self._supersede(header.assignment_id)
         try:
-            if await self._journalled(header):
+            if await self._journalled(
+                header.run_id, header.round, header.assignment_id, header.payload_digest
+            ):
                 self._metrics.updates.labels("duplicate").inc()
                 yield _receipt(header, duplicate=True)
                 return
@@ -269,11 +278,14 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             older.cancel()
             await asyncio.wait([older])
 
-    async def _journalled(self, header: pb.UpdateHeader) -> bool:
+    async def _journalled(
+        self, run_id: str, round: int, assignment_id: str, digest: str | None = None
+    ) -> bool:
+        """Whether an update of this assignment (with this payload) has been accepted."""
         journal = self._store.journal
-        records = await self._executors.io(lambda: journal.updates(header.run_id, header.round))
+        records = await self._executors.io(lambda: journal.updates(run_id, round))
         return any(
-            (record.assignment_id, record.digest) == (header.assignment_id, header.payload_digest)
+            record.assignment_id == assignment_id and digest in (None, record.digest)
             for record in records
         )
 

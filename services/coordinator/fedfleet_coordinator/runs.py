@@ -27,6 +27,8 @@ class RunQueue:
         self._data_dir = data_dir
         self._submitted = asyncio.Event()
         self.active: RunDriver | None = None
+        # The active driver stopped at a fault of the store; the journal has where it was.
+        self._interrupted = False
 
     async def recover(self) -> None:
         """Make the run that was active ready before any worker can ask for it."""
@@ -35,18 +37,45 @@ class RunQueue:
             self.active = await self._prepare(run)
 
     async def serve(self) -> None:
-        """Drive one run after the other, for ever."""
+        """Drive one run after the other, for ever; a fault of the store only delays."""
+        waits = backoff_s(1.0, 10.0)
         while True:
-            if self.active is None:
-                run = await self._next()
-                if run is None:
-                    self._submitted.clear()
-                    await self._submitted.wait()
-                    continue
-                self.active = await self._prepare(run)
-            if self.active is not None:
-                with log_context(run_id=self.active.run_id):
-                    await self._drive(self.active)
+            try:
+                await self._serve_one()
+                waits = backoff_s(1.0, 10.0)
+            except FedFleetError as error:
+                if not error.retryable:
+                    raise
+                # The driver stays active: what workers hold for it is still wanted.
+                self._interrupted = True
+                logger.error("run_interrupted", extra={"code": error.code, "reason": error.message})
+                await asyncio.sleep(next(waits))
+
+    async def _serve_one(self) -> None:
+        """Drive the next run to its end, or wait until one is submitted."""
+        if self.active is None or self._interrupted:
+            self._submitted.clear()
+            run = await self._next()
+            self.active = await self._prepare(run) if run is not None else None
+            self._interrupted = False
+            if run is None:
+                await self._submitted.wait()
+        driver = self.active
+        if driver is None:
+            return
+        with log_context(run_id=driver.run_id):
+            try:
+                await driver.drive()
+            except FedFleetError:
+                raise
+            except Exception:
+                logger.exception("run_crashed")
+                run = await self._around.executors.io(
+                    lambda: self._around.store.journal.run(driver.run_id)
+                )
+                reason = "internal error; the coordinator's log says more"
+                await self._end(run, RunState.FAILED, FedFleetError.code, reason)
+        self.active = None
 
     async def submit(self, text: str) -> RunRecord:
         """Validate a recipe and queue its run; raises RecipeInvalid and its kin."""
@@ -102,34 +131,6 @@ class RunQueue:
             await self._end(run, RunState.FAILED, error.code, error.message)
             return None
         return driver
-
-    async def _drive(self, driver: RunDriver) -> None:
-        """Drive to the end; after a fault of the store take the run up again from the journal."""
-        waits = backoff_s(1.0, 10.0)
-        while True:
-            try:
-                await driver.drive()
-                break
-            except FedFleetError as error:
-                if not error.retryable:
-                    raise
-                logger.error("run_interrupted", extra={"code": error.code, "reason": error.message})
-            await asyncio.sleep(next(waits))
-            resumed = await self._reopen(driver)
-            if resumed is None:
-                break
-            driver = self.active = resumed
-        self.active = None
-
-    async def _reopen(self, driver: RunDriver) -> RunDriver | None:
-        try:
-            journal = self._around.store.journal
-            run = await self._around.executors.io(lambda: journal.run(driver.run_id))
-            return None if run.state.final else await self._prepare(run)
-        except FedFleetError as error:
-            if not error.retryable:
-                raise
-            return driver
 
     async def _end(self, run: RunRecord, state: RunState, code: str, reason: str) -> RunRecord:
         entry = Entry(

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console
+
+from fedfleet.cli.report import (
+    MOST_CLASSES,
+    RoundResult,
+    last_evaluation,
+    print_result,
+    print_rounds,
+    round_result,
+)
+from fedfleet.types import Evaluation
+from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.wire.evaluations import evaluation_to_message
+
+
+def evaluation(correct: int, classes: int = 2) -> Evaluation:
+    many = 10
+    return Evaluation(
+        samples=many * classes,
+        loss_sum=5.0,
+        correct=correct + many * (classes - 1),
+        top5=many * classes,
+        class_samples=(many,) * classes,
+        class_correct=(correct, *(many,) * (classes - 1)),
+        class_predicted=(many,) * classes,
+    )
+
+
+def result(round: int, evaluated: Evaluation | None, workers: bool = True) -> RoundResult:
+    return RoundResult(
+        round=round,
+        version=round,
+        duration_s=0.5,
+        updates=2,
+        weight=20,
+        metrics={"train_loss": 0.25},
+        evaluation=evaluated,
+        worker_evaluations={"worker-0": evaluation(9), "worker-1": evaluation(1)}
+        if workers
+        else {},
+    )
+
+
+def console() -> Console:
+    return Console(file=StringIO(), width=120, markup=False)
+
+
+def text(out: Console) -> str:
+    assert isinstance(out.file, StringIO)
+    return out.file.getvalue()
+
+
+def test_round_result_keeps_what_the_message_says() -> None:
+    message = pb.RoundSummary(round=3, version=4, duration_s=1.5, updates=2, weight=20)
+    message.metrics["train_loss"] = 0.25
+    message.worker_evaluations["worker-0"].CopyFrom(evaluation_to_message(evaluation(9)))
+
+    before = round_result(message)
+    message.evaluation.CopyFrom(evaluation_to_message(evaluation(7)))
+    after = round_result(message)
+
+    assert before.evaluation is None
+    assert after.evaluation == evaluation(7)
+    assert after.worker_evaluations == {"worker-0": evaluation(9)}
+    assert after.to_json()["evaluation"]["accuracy"] == 0.85
+
+
+def test_last_evaluation_is_the_newest_there_is() -> None:
+    rounds = [result(1, evaluation(1)), result(2, evaluation(2)), result(3, None)]
+
+    assert last_evaluation(rounds) == (2, evaluation(2))
+    assert last_evaluation([result(1, None)]) is None
+
+
+def test_print_result_shows_all_three_tables() -> None:
+    out = console()
+
+    print_result(out, [result(2, evaluation(5))], ["cat", "[bold]dog"])
+
+    lines = text(out).splitlines()
+    assert any("75.0 %" in line and "0.25" in line for line in lines)
+    assert any("cat" in line and "50.0 %" in line for line in lines)
+    assert any("[bold]dog" in line and "100.0 %" in line for line in lines)
+    assert any("worker-0" in line and "95.0 %" in line for line in lines)
+    assert any("worker-1" in line and "55.0 %" in line for line in lines)
+
+
+def test_print_result_says_what_was_not_evaluated() -> None:
+    out = console()
+
+    print_result(out, [result(1, None, workers=False)], ["cat", "dog"])
+
+    assert "No version was evaluated by the coordinator." in text(out)
+    assert "No worker evaluated a version" in text(out)
+
+
+def test_print_result_of_many_classes_shows_the_worst() -> None:
+    out = console()
+    classes = [f"class{number:03d}" for number in range(100)]
+
+    print_result(out, [result(1, evaluation(0, classes=100), workers=False)], classes)
+
+    shown = [name for name in classes if name in text(out)]
+    assert len(shown) == MOST_CLASSES
+    assert "class000" in shown
+
+
+def test_print_rounds_has_a_line_for_each() -> None:
+    out = console()
+
+    print_rounds(out, [result(1, evaluation(5)), result(2, None)])
+
+    assert "75.0 %" in text(out)
+    assert text(out).count("0.50 s") == 2
