@@ -22,8 +22,10 @@ from harness import (
     update_for,
 )
 
+from fedfleet.store.open import open_store
 from fedfleet.types import Schema
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.v1.control_service_pb2 import StopRunRequest
 from fedfleet.wire.chunks import chunks
 from fedfleet.wire.limits import CHUNK_BYTES
 
@@ -112,6 +114,22 @@ async def test_refused_update_leaves_no_bytes_behind(tmp_path: Path) -> None:
         await worker.upload(update_for(assignment, "worker-0", initial, 1.0))
         await running.finished(run_id)
         assert running.store.blobs.size(bad.header.payload_digest) is None
+
+
+async def test_stopped_run_leaves_no_updates_behind(tmp_path: Path) -> None:
+    async with running_coordinator(tmp_path) as running:
+        recipe = tiny_recipe()
+        run_id = await running.submit(recipe)
+        workers = [ScriptedWorker(running, f"worker-{i}") for i in range(2)]
+        for worker in workers:
+            await worker.connect()
+        update = update_for(await workers[0].assignment(), "worker-0", initial_of(recipe), 1.0)
+        await workers[0].upload(update)
+        assert running.store.blobs.size(update.header.payload_digest)
+        await running.control.StopRun(StopRunRequest(run_id=run_id), timeout=10)
+        await running.finished(run_id)
+    with open_store(f"sqlite:{tmp_path}") as store:
+        assert store.blobs.size(update.header.payload_digest) is None
 
 
 async def test_update_of_another_schema_is_refused(tmp_path: Path) -> None:
@@ -241,6 +259,7 @@ async def test_update_for_a_round_that_has_closed_is_refused(tmp_path: Path) -> 
         await running.finished(run_id)
         late = update_for(assignments[1], "worker-1", initial, 9.0)
         await raises_code("ASSIGNMENT_CLOSED", workers[1].upload(late))
+        assert running.store.blobs.size(late.header.payload_digest) is None
         state = state_of_version(running.store, "tiny")
 
     np.testing.assert_allclose(state.trainable - initial.trainable, 1.0, rtol=1e-6)

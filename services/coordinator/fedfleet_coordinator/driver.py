@@ -207,9 +207,11 @@ class RunDriver:
                 )
             )
 
-    def discard(self, digest: str) -> None:
-        """Delete a refused update's payload when the round closes."""
+    async def discard(self, digest: str) -> None:
+        """Delete a refused update's payload: when the round closes, or now if all have."""
         self._refused.add(digest)
+        if self._machine.finish is not None:
+            await self._forget_updates(self._machine.round)
 
     # Events
 
@@ -283,10 +285,7 @@ class RunDriver:
         elif isinstance(action, act.Aggregate):
             await self._aggregate(action)
         elif isinstance(action, act.CloseRound):
-            await self._around.executors.io(
-                lambda: self._workshop.forget_updates(action.round, tuple(self._refused))
-            )
-            self._refused.clear()
+            await self._forget_updates(action.round)
         else:
             await self._finish(action)
 
@@ -386,6 +385,11 @@ class RunDriver:
             },
         )
 
+    async def _forget_updates(self, round: int) -> None:
+        refused = tuple(self._refused)
+        self._refused.clear()
+        await self._around.executors.io(lambda: self._workshop.forget_updates(round, refused))
+
     async def _finish(self, action: act.FinishRun) -> None:
         entry = Entry(
             run_id=self.run_id,
@@ -401,6 +405,8 @@ class RunDriver:
                 self.run_id, state, entry, code=action.code, reason=action.reason
             )
         )
+        # A run that failed or was stopped leaves the updates of its last round.
+        await self._forget_updates(self._machine.round)
         self._around.metrics.runs.labels(action.outcome).inc()
         logger.info(
             "run_finished",

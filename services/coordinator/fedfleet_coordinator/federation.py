@@ -224,7 +224,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             finally:
                 await self._executors.io(writer.close)
             duplicate = await driver.accept(header, lambda: blobs.read(header.payload_digest))
-        except InvalidInput as error:
+        except (InvalidInput, AssignmentClosed) as error:
             await self._refuse(header, driver, error)
             raise
         self._metrics.updates.labels("duplicate" if duplicate else "accepted").inc()
@@ -253,7 +253,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     async def _refuse(
         self, header: pb.UpdateHeader, driver: RunDriver, error: FedFleetError
     ) -> None:
-        """Count a refused update; one that can never be right fails its assignment now."""
+        """Count a refused update; one that can never be right fails its assignment at once."""
         self._metrics.updates.labels("refused").inc()
         logger.warning(
             "update_refused",
@@ -264,8 +264,10 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
                 "reason": error.message,
             },
         )
-        if not error.retryable and not isinstance(error, TransferInvalid):
-            driver.discard(header.payload_digest)
+        if error.retryable or isinstance(error, TransferInvalid):
+            return  # the worker may send the same bytes better
+        await driver.discard(header.payload_digest)
+        if not isinstance(error, AssignmentClosed):
             await driver.fail_assignment(header.assignment_id, error.code, error.message)
 
     async def _supersede(self, assignment_id: str) -> None:

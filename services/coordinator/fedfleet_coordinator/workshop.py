@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fedfleet.algorithms.base import Memory
 from fedfleet.algorithms.catalog import make_algorithm
 from fedfleet.data.catalog import describe
 from fedfleet.data.shard import Examples, load_examples
+from fedfleet.errors import Conflict
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
@@ -138,7 +140,8 @@ class Workshop:
         """Delete the payloads of a closed round, those of refused updates included."""
         records = self._store.journal.updates(self._run_id, round)
         for digest in {*(record.digest for record in records), *refused}:
-            self._store.blobs.delete(digest)
+            with suppress(Conflict):  # the same bytes are still needed by another record
+                self._store.blobs.delete(digest)
 
     # State from the store
 
