@@ -74,7 +74,7 @@ docs: setup ## Write the tables of docs/configuration.md from the code.
 
 .PHONY: bench
 bench: setup ## Print every benchmark's figures, one JSON line each.
-	@for file in bench/*.py; do $(BIN)/python "$$file"; done
+	@for file in $$(grep -l '^record(\|__main__' bench/*.py); do $(BIN)/python "$$file"; done
 
 .PHONY: wheel-check
 wheel-check: ## Build the wheel, install it for each role in a clean environment, start its commands.

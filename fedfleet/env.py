@@ -58,7 +58,7 @@ def parse_bool(text: str) -> bool:
 
 def parse_port(text: str) -> int:
     """Parse a port number."""
-    port = int(text)
+    port = _whole_number(text)
     if not 0 <= port <= 65535:
         raise ValueError("must be a port number from 0 (any free one) to 65535")
     return port
@@ -66,7 +66,10 @@ def parse_port(text: str) -> int:
 
 def parse_positive_float(text: str) -> float:
     """Parse a number above 0."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise ValueError("must be a number above 0")
     return value
@@ -74,7 +77,7 @@ def parse_positive_float(text: str) -> float:
 
 def parse_positive_int(text: str) -> int:
     """Parse a whole number above 0."""
-    value = int(text)
+    value = _whole_number(text)
     if value <= 0:
         raise ValueError("must be a whole number above 0")
     return value
@@ -82,7 +85,7 @@ def parse_positive_int(text: str) -> int:
 
 def parse_index(text: str) -> int:
     """Parse a whole number, 0 or more."""
-    value = int(text)
+    value = _whole_number(text)
     if value < 0:
         raise ValueError("must be a whole number, 0 or more")
     return value
@@ -91,6 +94,13 @@ def parse_index(text: str) -> int:
 def parse_path(text: str) -> Path:
     """Parse a path; ~ is the home folder."""
     return Path(text).expanduser()
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
 
 
 def parse_list(text: str) -> tuple[str, ...]:

@@ -149,7 +149,7 @@ class ModelState:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One flat vector of an update, in schema order (design, section 5). Not to be mutated.
+    """One flat vector of an update, in schema order. Not to be mutated.
 
     The names of the built-in sections are the kinds' values: ``trainable`` is a delta (trained
     minus received), ``statistic`` and ``counter`` are values. An algorithm may add sections.

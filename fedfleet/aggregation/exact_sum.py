@@ -3,7 +3,7 @@
 Floating-point addition is not associative; integer addition is. Each term ``weight * value`` is
 rounded once to a fixed-point int64 whose scale is chosen from stated bounds on weight and value, so
 that no sum within the bounds can overflow. The integers form a ring, so masked terms (secure
-aggregation) can be added to the same accumulator. Design, section 4.
+aggregation) can be added to the same accumulator.
 
 Legend: P = elements of the vector.
 """

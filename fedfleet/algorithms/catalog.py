@@ -20,9 +20,10 @@ class AlgorithmConfig:
     """A federated algorithm and its options.
 
     Args:
-        name: a name of ``CATALOG``.
+        name: the algorithm.
         options: an instance of the algorithm's options class.
-        statistics: what becomes of running means and variances (design, section 4).
+        statistics: what becomes of running means and variances: the weighted ``average`` of each,
+            or the ``pooled`` variance, which adds how far the workers' means lie apart.
     """
 
     name: str

@@ -83,12 +83,11 @@ class Children:
     Start from the main thread only (see ``launch``).
 
     Args:
-        logs: folder for the logs, made where there is none.
+        logs: folder for the logs; must exist.
         grace_s: seconds that each stage gets between SIGTERM and SIGKILL.
     """
 
     def __init__(self, logs: Path, *, grace_s: float = 10.0) -> None:
-        logs.mkdir(parents=True, exist_ok=True)
         self._logs = logs
         self._grace_s = grace_s
         self.all: list[Child] = []

@@ -5,7 +5,6 @@ Legend: W = shards (one per worker), C = classes.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -22,7 +21,7 @@ from fedfleet.data.catalog import open_dataset
 from fedfleet.data.images import Index, Labels
 from fedfleet.data.partition import partition as split
 from fedfleet.data.summary import ShardRow, describe_partition
-from fedfleet.errors import InvalidInput, SettingInvalid, StoreFull
+from fedfleet.errors import InvalidInput, SettingInvalid
 from fedfleet.rounds.recipe import Recipe
 
 # More classes than these are drawn as bars only.
@@ -104,8 +103,6 @@ def _write(folder: Path, recipe: Recipe, number: int, shards: list[Index]) -> Pa
         partial.write_text(json.dumps(document) + "\n", encoding="ascii")
         os.replace(partial, path)  # noqa: PTH105 - the name says what it does
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StoreFull(f"{path}: no room on the disk") from error
         raise SettingInvalid(f"--out {folder}: {error.strerror}") from error
     return path
 

@@ -71,7 +71,9 @@ class FleetPlan:
         if self.environ.get("FEDFLEET_LOG_LEVEL", "").lower() != "debug":
             shared["FEDFLEET_LOG_LEVEL"] = "info"
         if not self.environ.get("FEDFLEET_THREADS"):
-            shared["FEDFLEET_THREADS"] = str(threads_each(_cores(), self.workers))
+            rounds = self.recipe.rounds
+            busy = min(self.workers, rounds.cohort + rounds.over_select)
+            shared["FEDFLEET_THREADS"] = str(threads_each(_cores(), busy))
         if self.data_dir is not None:
             shared["FEDFLEET_DATA_DIR"] = str(self.data_dir)
         return {**self.environ, **shared, **settings}
@@ -126,9 +128,9 @@ def worker_count(recipe: Recipe, wanted: int | None) -> int:
     return count
 
 
-def threads_each(cores: int, workers: int) -> int:
-    """Threads for each process, so that all together do not fight over the cores."""
-    return max(1, cores // max(1, workers))
+def threads_each(cores: int, busy: int) -> int:
+    """Threads for each process, so that those that are busy at once do not fight over cores."""
+    return max(1, cores // busy)
 
 
 def _cores() -> int:

@@ -3,9 +3,9 @@
 Started as ``python -m fedfleet.cli.launch PARENT_PID MODULE``. On Linux the kernel is told to send
 SIGKILL when the thread that started this process ends (prctl PR_SET_PDEATHSIG), which holds even
 when the parent itself is killed by SIGKILL; so the parent must start its children from a thread
-that lives as long as it does, its main thread. The services lose nothing by a SIGKILL (design,
-section 4). It is done here and not in a ``preexec_fn``, which is unsafe once threads run. Elsewhere
-a thread looks twice a second whether the parent is still there.
+that lives as long as it does, its main thread. The services lose nothing by a SIGKILL. It is done
+here and not in a ``preexec_fn``, which is unsafe once threads run. Elsewhere a thread looks twice a
+second whether the parent is still there.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from typer.main import get_command
 
 from fedfleet.cli.commands import COMMANDS
 from fedfleet.cli.lazy import group_class
-from fedfleet.errors import FedFleetError
+from fedfleet.errors import FedFleetError, StoreFull, StoreUnavailable
 
 app = typer.Typer(cls=group_class(COMMANDS), no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -59,6 +60,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         return _flushed(end.code if isinstance(end.code, int) else int(end.code is not None))
     except FedFleetError as error:
         _report(error.code, error.message)
+        return 1
+    except OSError as error:  # a file that cannot be written; sockets' errors are told above
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cls = StoreFull if is_full else StoreUnavailable
+        _report(cls.code, f"{error.filename or 'output'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
         return 130

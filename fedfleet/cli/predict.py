@@ -41,8 +41,9 @@ def print_answer(out: Console, answer: dict[str, Any]) -> None:
     """
     try:
         model = answer["model"]
+        version = f"version {model['version']}, round {model['round']}"
         table = make_table(
-            f"{plain(model['name'])} version {model['version']}, round {model['round']}",
+            f"Prediction of {plain(model['name'])}, {version}",
             ("", "label", "probability", ""),
             right=("probability",),
         )

@@ -161,7 +161,7 @@ def _print_workers(out: Console, rounds: Sequence[RoundResult]) -> None:
         out.print('No worker evaluated a version (the recipe\'s evaluation.workers is "none").')
         return
     table = make_table(
-        "Accuracy per worker, on its own data",
+        "Accuracy per worker",
         ("worker", "accuracy", "", "loss", "examples"),
         right=("accuracy", "loss", "examples"),
     )

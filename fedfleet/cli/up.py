@@ -29,7 +29,7 @@ from fedfleet.cli.recipes import load_recipe
 from fedfleet.cli.report import print_result, round_result
 from fedfleet.cli.runs import raise_if_failed
 from fedfleet.cli.sample import Sample, held_out_image
-from fedfleet.cli.settings import DataDir, config_of, environment
+from fedfleet.cli.settings import CliConfig, DataDir, config_of, environment
 from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut
 from fedfleet.rpc.control import ControlClient
 from fedfleet.v1 import control_service_pb2 as pb
@@ -91,16 +91,18 @@ def up(
     out = console()
     try:
         with _ending_on_signals(), Children(plan.state_dir / "logs") as children:
-            _run(out, children, plan, sample)
-            if not once:
-                _stay(out, children)
+            fleet = _run(out, children, plan, sample)
+            if once:
+                out.print("Without --once they keep running.")
+            else:
+                _stay(out, children, fleet)
     except FedFleetError as error:
         if error.detail:
             sys.stderr.write(f"{error.detail}\n")
         raise
 
 
-def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | None) -> None:
+def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | None) -> Fleet:
     """From the start of the processes to the answer to one image."""
     out.print(f"state and logs: {plan.state_dir}")
     fleet = start_fleet(children, plan)
@@ -117,6 +119,7 @@ def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | Non
     if sample is not None:
         _ask(out, children, fleet, plan, sample, response.rounds[-1].version)
     out.print(f"web page: {fleet.inference}/")
+    return fleet
 
 
 def _submit(client: ControlClient, plan: FleetPlan) -> str:
@@ -145,6 +148,7 @@ def _follow(client: ControlClient, run_id: str, children: Children, view: RunVie
         except queue.Empty:
             continue
         if item is None:
+            view.workers(client.list_workers())
             return
         if isinstance(item, FedFleetError):
             children.check()
@@ -196,8 +200,14 @@ def _wait_served(client: InferenceClient, children: Children, version: int) -> N
         time.sleep(LOOK_S)
 
 
-def _stay(out: Console, children: Children) -> None:
+def _stay(out: Console, children: Children, fleet: Fleet) -> None:
     """Keep everything running until Ctrl-C, which is the ordinary end."""
+    defaults = CliConfig()
+    if (fleet.coordinator, fleet.inference) != (defaults.coordinator, defaults.inference):
+        out.print(
+            f"for other commands: export FEDFLEET_COORDINATOR={fleet.coordinator} "
+            f"FEDFLEET_INFERENCE={fleet.inference}"
+        )
     out.print("Ctrl-C stops everything.")
     try:
         while True:
@@ -211,9 +221,11 @@ def _state_folder(wanted: Path | None, once: bool) -> Path:
     """Make the folder and return its absolute path; raises SettingInvalid."""
     try:
         if wanted is None and once:
-            return Path(tempfile.mkdtemp(prefix="fedfleet-"))
-        folder = (wanted or Path("state")).expanduser().absolute()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix="fedfleet-"))
+        else:
+            folder = (wanted or Path("state")).expanduser().absolute()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "logs").mkdir(exist_ok=True)
         return folder
     except OSError as error:
         raise SettingInvalid(f"--state-dir {wanted or 'state'}: {error.strerror}") from error

@@ -65,8 +65,9 @@ class SyntheticOptions:
     classes: int = 2
 
     def __post_init__(self) -> None:
-        if self.samples < 4 or self.features < 1 or self.classes < 2:
-            raise ValueError("needs samples >= 4, features >= 1 and classes >= 2")
+        for name, least in (("samples", 4), ("features", 1), ("classes", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be {least} or more")
 
 
 BUILT_IN: Mapping[str, type] = {
@@ -87,7 +88,7 @@ class DataConfig:
     """A data set and its partition.
 
     Args:
-        dataset: a name of ``BUILT_IN``, or of an entry point in the group ``fedfleet.datasets``.
+        dataset: a built-in one, or an entry point in the group ``fedfleet.datasets``.
         options: an instance of the data set's options class; for a plug-in a mapping. Any, because
             a plug-in chooses its own types.
         partition: ``iid`` (balanced per class), ``dirichlet`` (label skew of strength alpha),

@@ -55,12 +55,12 @@ def fit_pixels(image: Image.Image, *, channels: int, height: int, width: int) ->
     """Scale an image to cover the size, cut the middle out, and return uint8 (C, H, W).
 
     Args:
-        channels: 1 (grey) or 3 (colour).
+        channels: 1 (grey) or 3 (colour). What is transparent shows black behind it.
 
     Raises:
         ImageInvalid: the image's pixels are floating-point numbers.
     """
-    converted = _eight_bit(image).convert("L" if channels == 1 else "RGB")
+    converted = _on_black(_eight_bit(image)).convert("L" if channels == 1 else "RGB")
     if converted.size != (width, height):
         converted = ImageOps.fit(converted, (width, height), method=Image.Resampling.BILINEAR)
     pixels = np.asarray(converted, dtype=np.uint8).reshape(height, width, channels)
@@ -83,3 +83,11 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ImageInvalid("the image's pixels are floating-point numbers; send 8 or 16 bits")
     return image
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """Drop transparency, which would else uncover whatever colour the file holds below it."""
+    if not image.has_transparency_data:
+        return image
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)

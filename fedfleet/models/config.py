@@ -79,7 +79,7 @@ class ModelConfig:
     """An architecture and its options.
 
     Args:
-        architecture: a name of ``BUILT_IN``, or of an entry point in the group ``fedfleet.models``.
+        architecture: a built-in one, or an entry point in the group ``fedfleet.models``.
         options: an instance of the architecture's options class; for a plug-in the remaining keys
             of the recipe's table, as a mapping. Any, because a plug-in chooses its own types.
     """

@@ -31,7 +31,7 @@ class RoundsConfig:
         attempts: deadlines that one round may pass before the run fails.
         selection: how the cohort is drawn from the connected workers.
         max_weight: largest weight (training samples) of one update. The exact sum's resolution is
-            chosen from max_weight times the cohort (design, section 4).
+            chosen from max_weight times the cohort.
     """
 
     rounds: int

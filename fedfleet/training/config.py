@@ -14,14 +14,17 @@ class TrainingConfig:
         epochs: passes over the local training split.
         batch_size: examples per step. The last batch of an epoch may be smaller; a last batch of
             one example joins the batch before it (batch normalisation needs two).
+        optimizer: its own state (momentum, moments) starts empty in each round.
         lr: learning rate at the first round.
         momentum, nesterov: of SGD only.
         weight_decay: L2 for SGD and Adam, decoupled for AdamW; of every trainable parameter.
         scheduler: ``cosine`` anneals over the steps of all rounds to ``min_lr`` (a function of
-            the round, so nothing is kept); ``plateau`` multiplies lr by ``plateau_factor`` (0.1)
-            after more than ``plateau_patience`` (10) epochs without a lower local validation loss,
-            down to ``min_lr`` (kept by the worker from round to round). The optimizer's own state
-            (momentum, moments) starts empty in each round.
+            the round, so nothing is kept); ``plateau`` multiplies lr by ``plateau_factor``
+            after more than ``plateau_patience`` epochs without a lower local validation loss,
+            down to ``min_lr`` (kept by the worker from round to round).
+        min_lr: of both schedules, from 0 to below lr; absent means 0.
+        plateau_factor: in (0, 1); absent means 0.1.
+        plateau_patience: epochs, 0 or more; absent means 10.
         label_smoothing: of the cross-entropy, in [0, 1).
         clip_norm: largest norm of the gradient over all parameters; absent means no clipping.
         batchnorm_momentum: weight of the newest batch in running statistics, in (0, 1]; absent

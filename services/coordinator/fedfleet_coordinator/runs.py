@@ -29,6 +29,8 @@ class RunQueue:
         self.active: RunDriver | None = None
         # The active driver stopped at a fault of the store; the journal has where it was.
         self._interrupted = False
+        # Held while a run leaves the queue: a stop finds it either waiting or active.
+        self._leaving = asyncio.Lock()
 
     async def recover(self) -> None:
         """Make the run that was active ready before any worker can ask for it."""
@@ -55,8 +57,9 @@ class RunQueue:
         """Drive the next run to its end, or wait until one is submitted."""
         if self.active is None or self._interrupted:
             self._submitted.clear()
-            run = await self._next()
-            self.active = await self._prepare(run) if run is not None else None
+            async with self._leaving:
+                run = await self._next()
+                self.active = await self._prepare(run) if run is not None else None
             self._interrupted = False
             if run is None:
                 await self._submitted.wait()
@@ -100,13 +103,14 @@ class RunQueue:
     async def stop(self, run_id: str) -> RunRecord:
         """End a run; raises NotFound, or Conflict when it is over already."""
         journal = self._around.store.journal
-        run = await self._around.executors.io(lambda: journal.run(run_id))
-        if run.state.final:
-            raise Conflict(f"run {run_id} is {run.state.value} already")
-        if self.active is not None and self.active.run_id == run_id:
-            await self.active.stop()
-            return run
-        return await self._end(run, RunState.STOPPED, "", "stopped by an operator")
+        async with self._leaving:
+            run = await self._around.executors.io(lambda: journal.run(run_id))
+            if run.state.final:
+                raise Conflict(f"run {run_id} is {run.state.value} already")
+            if self.active is not None and self.active.run_id == run_id:
+                await self.active.stop()
+                return run
+            return await self._end(run, RunState.STOPPED, "", "stopped by an operator")
 
     # Inside
 

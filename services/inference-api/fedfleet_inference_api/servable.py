@@ -13,7 +13,7 @@ from fedfleet.errors import ChecksumMismatch, VersionInvalid
 from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
 from fedfleet.store.protocols import Blobs, VersionRecord
-from fedfleet.training.state import load_state
+from fedfleet.training.state import load_state, to_tensor
 from fedfleet.types import InputSpec
 from fedfleet.wire.weights import decode_state
 
@@ -75,7 +75,7 @@ def normalise(images: Pixels, inputs: InputSpec) -> torch.Tensor:
     )
     scale_C11 = (1 / (255 * std_C11)).float()
     shift_C11 = (-mean_C11 / std_C11).float()
-    return torch.from_numpy(images).float().mul_(scale_C11).add_(shift_C11)
+    return to_tensor(images).float().mul_(scale_C11).add_(shift_C11)
 
 
 def load_servable(blobs: Blobs, record: VersionRecord, alias: str) -> Servable:

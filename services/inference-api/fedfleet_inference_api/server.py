@@ -51,13 +51,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve(service: InferenceService, listener: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT, then let those in flight finish.
-
-    While they finish, /readyz says 503 on connections that are still accepted, so that whoever
-    balances load looks elsewhere. A second signal stops without waiting.
-    """
-    server = _Server(
+def http_server(service: InferenceService) -> uvicorn.Server:
+    """The server of a service's application, not started."""
+    return _Server(
         uvicorn.Config(
             create_app(service),
             lifespan="on",
@@ -68,6 +64,15 @@ async def serve(service: InferenceService, listener: socket.socket) -> None:
             timeout_graceful_shutdown=math.ceil(service.config.grace_s),
         )
     )
+
+
+async def serve(service: InferenceService, listener: socket.socket) -> None:
+    """Answer requests until SIGTERM or SIGINT, then let those in flight finish.
+
+    While they finish, /readyz says 503 on connections that are still accepted, so that whoever
+    balances load looks elsewhere. A second signal stops without waiting.
+    """
+    server = http_server(service)
     stopping = asyncio.Event()
 
     def stop() -> None:

@@ -40,7 +40,7 @@ class WorkerConfig:
         "folder for what must survive a restart", default=Path("worker-state"), parse=parse_path
     )
     tags: tuple[str, ...] = setting(
-        "names separated by commas, by which recipes can choose workers",
+        "names separated by commas, shown with the worker",
         default=(),
         parse=parse_list,
     )

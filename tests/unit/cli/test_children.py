@@ -39,7 +39,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def children(tmp_path: Path) -> Iterator[Children]:
-    with Children(tmp_path / "logs", grace_s=0.3) as made:
+    with Children(tmp_path, grace_s=0.3) as made:
         yield made
 
 
@@ -58,7 +58,7 @@ def test_wait_for_returns_the_events_fields(children: Children, environ: dict[st
 def test_wait_for_reads_what_this_process_wrote_only(
     children: Children, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "logs" / "mute.log").write_text('{"event": "ready", "port": 1}\n')
+    (tmp_path / "mute.log").write_text('{"event": "ready", "port": 1}\n')
     child = children.start("mute", "mute", environ, stage=0)
 
     with pytest.raises(TimedOut, match=r"mute did not start in 0\.1 s"):
@@ -148,7 +148,7 @@ def test_a_child_does_not_outlive_a_parent_that_is_killed(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path / "logs")],
+        [sys.executable, "-c", PARENT, str(tmp_path)],
         env=environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -76,12 +76,12 @@ def test_plan_leaves_a_chosen_number_of_threads(tiny: Path) -> None:
     assert made.worker(0, "127.0.0.1:5")["FEDFLEET_THREADS"] == "7"
 
 
-@given(cores=st.integers(1, 256), workers=st.integers(1, 256))
-def test_threads_fit_the_cores(cores: int, workers: int) -> None:
-    each = threads_each(cores, workers)
+@given(cores=st.integers(1, 256), busy=st.integers(1, 256))
+def test_threads_fit_the_cores(cores: int, busy: int) -> None:
+    each = threads_each(cores, busy)
 
     assert each >= 1
-    assert each == 1 or each * workers <= cores
+    assert each == 1 or each * busy <= cores
 
 
 def test_free_or_any_gives_way_to_who_listens() -> None:

@@ -137,3 +137,16 @@ def test_fit_scales_sixteen_bit_grey_down():
 def test_fit_refuses_floating_point_pixels():
     with pytest.raises(ImageInvalid):
         fit_pixels(Image.new("F", (5, 5)), channels=1, height=4, width=4)
+
+
+def test_fit_pixels_shows_black_behind_what_is_transparent():
+    image = Image.new("RGBA", (2, 2), (255, 255, 255, 0))
+    image.putpixel((0, 0), (255, 255, 255, 128))
+    paletted = Image.new("P", (2, 2), 1)
+    paletted.putpalette([0, 0, 0, 255, 255, 255])
+    paletted.info["transparency"] = 1
+
+    pixels = fit_pixels(image, channels=1, height=2, width=2)
+
+    assert pixels[0].tolist() == [[128, 0], [0, 0]]
+    assert fit_pixels(paletted, channels=3, height=2, width=2).max() == 0

@@ -64,6 +64,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.sent = ["nobody/knows/this"]
         self.folded: list[str] = []
         self.counted: list[str] = []
+        self.commits = 0
         self.closed: list[int] = []
         self.finished: list[act.FinishRun] = []
         self.broken = False
@@ -110,7 +111,7 @@ class AnyHistory(RuleBasedStateMachine):
             assert self.rounds.needed <= len(action.assignment_ids) <= self.rounds.cohort
             self.to_commit = action
         elif isinstance(action, act.CloseRound):
-            assert action.round == len(self.closed) + 1
+            assert action.round == len(self.closed) + 1 == self.commits, "closed uncommitted"
             self.closed.append(action.round)
             self.folded.clear()
         else:
@@ -194,6 +195,7 @@ class AnyHistory(RuleBasedStateMachine):
             assert asked is not None
             assert not set(asked.assignment_ids) & set(self.counted), "an update counts twice"
             self.counted += asked.assignment_ids
+            self.commits += 1
         version = len(self.closed) + 1
         workers = tuple(sorted(fleet))
         self.feed(ev.RoundCommitted(at_s=self.now_s, version=version, digest="d", workers=workers))

@@ -50,11 +50,13 @@ async function drawPreview(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    canvas.hidden = true;
-    $("invite").hidden = false;
-    return;
+    bitmap = null; // the service will say what is wrong with it
   }
   if (file !== shown) return;
+  $("drop").classList.toggle("filled", bitmap !== null);
+  canvas.hidden = bitmap === null;
+  $("invite").hidden = bitmap !== null;
+  if (bitmap === null) return;
   const scale = Math.min(1, LARGEST_PREVIEW / Math.max(bitmap.width, bitmap.height));
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
@@ -62,8 +64,6 @@ async function drawPreview(file) {
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   canvas.setAttribute("aria-label", `the image ${file.name}`);
   bitmap.close();
-  canvas.hidden = false;
-  $("invite").hidden = true;
 }
 
 function barFor(prediction) {
@@ -91,15 +91,16 @@ async function predict() {
   const file = shown;
   $("bars").classList.add("busy");
   try {
-    const type = file.type || "application/octet-stream";
-    const answer = await ask("predict", { method: "POST", body: file, headers: { "content-type": type } });
+    // The content decides what the file is, not the type that the browser guessed from its name.
+    const headers = { "content-type": "application/octet-stream" };
+    const answer = await ask("predict", { method: "POST", body: file, headers });
     if (number !== asked) return;
     showError("");
     $("empty").hidden = true;
     $("bars").replaceChildren(...answer.predictions.map(barFor));
     const { name, version, round, digest } = answer.model;
     show($("provenance"), `Answered by ${name} version ${version}, round ${round} ` +
-      `(${digest.slice(0, 12)}) in ${answer.latency_ms.total.toFixed(1)} ms.`);
+      `(${digest.slice(0, 12)}) in ${answer.latency_ms.total.toFixed(1)}\u00a0ms.`);
   } catch (error) {
     if (number === asked) showError(error.message);
   } finally {
@@ -113,7 +114,6 @@ function take(files) {
     return;
   }
   shown = files[0];
-  $("drop").classList.add("filled");
   drawPreview(shown);
   predict();
 }

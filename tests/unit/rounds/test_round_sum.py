@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from samples import BASE_DIGEST, SCHEMA, state, update
+
+from fedfleet.algorithms.catalog import make_algorithm
+from fedfleet.errors import FedFleetError
+from fedfleet.rounds.recipe import Recipe, parse_recipe
+from fedfleet.rounds.round_sum import RoundSum
+from fedfleet.types import Update
+
+BASE = state(seed=9)
+
+
+def recipe(tail: str = "") -> Recipe:
+    return parse_recipe(
+        f"""
+        name = "m"
+        model = {{architecture = "mlp"}}
+        data = {{dataset = "digits"}}
+        rounds = {{rounds = 1, cohort = 3, max_weight = 100}}
+        {tail}
+        """
+    )
+
+
+def new(tail: str = "") -> RoundSum:
+    one = recipe(tail)
+    return RoundSum(one, make_algorithm(one.algorithm), BASE, BASE_DIGEST, {})
+
+
+def three() -> list[Update]:
+    return [
+        update(
+            trainable=np.full(9, 0.1 * i),
+            statistics=np.full(6, i),
+            counters=[i],
+            worker_id=f"w{i}",
+            weight=float(i),
+        )
+        for i in (1, 2, 3)
+    ]
+
+
+def test_round_sum_gives_the_next_state() -> None:
+    total = new()
+    for one in three():
+        total.check(one)
+        total.fold(one)
+
+    following, memory = total.next_state()
+
+    mean = (0.1 + 0.4 + 0.9) / 6
+    np.testing.assert_allclose(following.trainable, BASE.trainable + mean, rtol=1e-6)
+    np.testing.assert_allclose(following.statistics, np.full(6, 14 / 6), rtol=1e-6)
+    np.testing.assert_array_equal(following.counters, [3])
+    assert memory == {}
+
+
+def test_round_sum_is_bit_identical_in_every_order() -> None:
+    results = set()
+    for order in itertools.permutations(three()):
+        total = new('algorithm = {name = "fedavg", statistics = "pooled"}')
+        for one in order:
+            total.fold(one)
+        following, _ = total.next_state()
+        results.add((following.trainable.tobytes(), following.statistics.tobytes()))
+
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "code"),
+    [
+        (update(base_digest="cd" * 32), "SCHEMA_MISMATCH"),
+        (update(schema_digest="cd" * 32), "SCHEMA_MISMATCH"),
+        (update(weight=100.5), "UPDATE_INVALID"),
+        (update(weight=0.0), "UPDATE_INVALID"),
+        (update(weight=-1.0), "UPDATE_INVALID"),
+        (update(weight=float("nan")), "UPDATE_INVALID"),
+        (update(trainable=np.full(9, np.nan)), "UPDATE_NOT_FINITE"),
+        (update(trainable=np.full(9, 1e6)), "UPDATE_OUT_OF_RANGE"),
+    ],
+)
+def test_round_sum_refuses_what_cannot_be_folded(one: Update, code: str) -> None:
+    with pytest.raises(FedFleetError) as caught:
+        new().check(one)
+    assert caught.value.code == code
+
+
+def test_refused_update_names_both_versions() -> None:
+    with pytest.raises(FedFleetError, match=f"cdcdcdcdcdcd.*{BASE_DIGEST[:12]}"):
+        new().check(update(base_digest="cd" * 32))
+
+
+def test_largest_weights_of_a_whole_cohort_fit() -> None:
+    total = new()
+    for i in range(3):
+        one = update(trainable=np.full(9, 1024.0), worker_id=f"w{i}", weight=100.0)
+        total.check(one)
+        total.fold(one)
+
+    following, _ = total.next_state()
+
+    np.testing.assert_allclose(following.trainable, BASE.trainable + 1024, rtol=1e-6)
+    assert following.schema is SCHEMA

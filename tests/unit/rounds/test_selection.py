@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfleet.rounds.selection import select_uniform
+
+names = st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=12).map(sorted)
+seeds = st.integers(0, 2**63 - 1)
+
+
+@given(names, st.integers(1, 12), seeds, st.randoms(use_true_random=False))
+def test_selection_is_a_sorted_subset_of_the_size_whatever_the_order(
+    candidates: list[str], size: int, seed: int, random: object
+) -> None:
+    shuffled = list(candidates)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis's Random
+
+    chosen = select_uniform(shuffled, size, seed)
+
+    assert chosen == select_uniform(candidates, size, seed)
+    assert list(chosen) == sorted(set(chosen))
+    assert set(chosen) <= set(candidates)
+    assert len(chosen) == min(size, len(candidates))
+
+
+def test_each_candidate_and_each_pair_is_drawn_equally_often() -> None:
+    draws, size, count = 6000, 2, 6
+    candidates = [f"w{i}" for i in range(count)]
+
+    chosen = [select_uniform(candidates, size, seed) for seed in range(draws)]
+
+    singles = Counter(name for pair in chosen for name in pair)
+    pairs = Counter(chosen)
+    assert len(singles) == count
+    assert len(pairs) == math.comb(count, size)
+    for found, share in ((singles, size / count), (pairs, 1 / math.comb(count, size))):
+        deviation = math.sqrt(draws * share * (1 - share))
+        assert all(abs(n - draws * share) < 4.5 * deviation for n in found.values())
+
+
+def test_draws_of_neighbouring_seeds_are_independent() -> None:
+    candidates = [f"w{i}" for i in range(4)]
+
+    first = [select_uniform(candidates, 1, seed)[0] for seed in range(4001)]
+
+    same = sum(a == b for a, b in zip(first, first[1:], strict=False))
+    assert abs(same - 1000) < 4.5 * math.sqrt(4000 * 0.25 * 0.75)
+
+
+def test_selection_is_the_same_in_another_process() -> None:
+    code = (
+        "from fedfleet.rounds.selection import select_uniform;"
+        "print(*select_uniform([f'w{i}' for i in range(50)], 5, 7))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert tuple(printed) == select_uniform([f"w{i}" for i in range(50)], 5, 7)
+    assert printed == ["w32", "w37", "w43", "w47", "w5"]  # found with sha256sum and sort

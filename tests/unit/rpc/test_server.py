@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from raising_server import SERVICE, Served, serving
+
+from fedfleet.errors import AddressInUse, SettingInvalid
+from fedfleet.rpc.channel import open_channel
+from fedfleet.rpc.server import RpcServer
+
+CALL_S = 10.0
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_health_answers_for_the_server_and_each_service(served: Served) -> None:
+    stub = health_pb2_grpc.HealthStub(served.channel)
+
+    for name in ("", SERVICE):
+        request = health_pb2.HealthCheckRequest(service=name)
+        assert (await stub.Check(request, timeout=CALL_S)).status == SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Check(health_pb2.HealthCheckRequest(service="other"), timeout=CALL_S)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_health_watch_tells_of_the_shutdown(served: Served) -> None:
+    stub = health_pb2_grpc.HealthStub(served.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=CALL_S)
+    assert (await watch.read()).status == SERVING
+
+    await served.server._health.enter_graceful_shutdown()
+
+    assert (await watch.read()).status == NOT_SERVING
+    watch.cancel()
+
+
+async def test_reflection_lists_the_services(served: Served) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+
+    async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
+
+    answers = [a async for a in stub.ServerReflectionInfo(requests(), timeout=CALL_S)]
+
+    assert [s.name for s in answers[0].list_services_response.service] == [
+        SERVICE,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ]
+    assert answers[1].file_descriptor_response.file_descriptor_proto
+
+
+async def test_port_zero_gives_a_free_port(served: Served) -> None:
+    assert 0 < served.port < 65536
+
+
+async def refused(host: str, port: int) -> Exception:
+    server = RpcServer()
+    with pytest.raises((AddressInUse, SettingInvalid)) as caught:
+        await server.start(host, port, ())
+    await server.stop(0)
+    return caught.value
+
+
+async def test_port_of_another_server_is_in_use(served: Served) -> None:
+    error = await refused("127.0.0.1", served.port)
+
+    assert isinstance(error, AddressInUse)
+    assert error.code == "ADDRESS_IN_USE"
+    assert error.message == (
+        f"127.0.0.1:{served.port} is taken by another process; stop it or choose a port"
+    )
+
+
+async def test_port_of_any_other_program_is_in_use() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        error = await refused("127.0.0.1", other.getsockname()[1])
+
+    assert isinstance(error, AddressInUse)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+async def test_host_that_is_not_of_this_machine_is_no_port_in_use(host: str) -> None:
+    error = await refused(host, 0)
+
+    assert isinstance(error, SettingInvalid)
+    assert error.message.startswith(f"cannot listen on {host}:0: ")
+
+
+async def test_port_can_be_taken_again_at_once() -> None:
+    async with serving() as first:
+        port = first.port
+    async with serving(port) as second:
+        assert second.port == port
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_server_listens_on_ipv6_with_or_without_brackets(host: str) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    server = RpcServer()
+    port = await server.start(host, 0, ())
+    channel = open_channel(f"[::1]:{port}")
+
+    answer = await health_pb2_grpc.HealthStub(channel).Check(
+        health_pb2.HealthCheckRequest(), timeout=CALL_S
+    )
+
+    assert answer.status == SERVING
+    await channel.close()
+    await server.stop(0)
