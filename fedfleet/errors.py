@@ -35,6 +35,7 @@
     |- Unavailable                   UNAVAILABLE
     |- TimedOut                      TIMED_OUT
     |- ProcessDied                   PROCESS_DIED
+    |- NotInstalled                  NOT_INSTALLED
     `- NotServed                     NOT_SERVED
 
 The text given to the constructor is public: it is sent to the caller, so it names what is wrong
@@ -308,6 +309,13 @@ class ProcessDied(FedFleetError):
 
     code = "PROCESS_DIED"
     status = "ABORTED"
+
+
+class NotInstalled(FedFleetError):
+    """A package that this needs is not installed here."""
+
+    code = "NOT_INSTALLED"
+    status = "FAILED_PRECONDITION"
 
 
 class NotServed(FedFleetError):

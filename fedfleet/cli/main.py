@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from fedfleet.cli.commands import COMMANDS
 from fedfleet.cli.lazy import group_class
-from fedfleet.errors import FedFleetError, StoreFull, StoreUnavailable
+from fedfleet.errors import FedFleetError, NotInstalled, StoreFull, StoreUnavailable
 
 app = typer.Typer(cls=group_class(COMMANDS), no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -60,6 +60,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         return _flushed(end.code if isinstance(end.code, int) else int(end.code is not None))
     except FedFleetError as error:
         _report(error.code, error.message)
+        return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fedfleet"):
+            raise
+        hint = "pip install 'fedfleet[all]' brings everything"
+        _report(NotInstalled.code, f"{error.name} is not installed here; {hint}")
         return 1
     except OSError as error:  # a file that cannot be written; sockets' errors are told above
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -20,7 +20,10 @@ MAX_IMAGE_BYTES = 256 << 20
 def predict(
     context: typer.Context,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WEBP, BMP or GIF.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many classes to name.")] = 5,
+    k: Annotated[
+        Optional[int],  # noqa: UP045  # Typer evaluates it, on Python 3.10 too
+        typer.Option("-k", min=1, help="How many classes to name. Else five, or all there are."),
+    ] = None,
     inference: Inference = None,
     as_json: Json = False,
 ) -> None:

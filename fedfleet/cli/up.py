@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import queue
 import shlex
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, Optional, Union
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 from rich.console import Console
 
 from fedfleet.cli.children import Children
-from fedfleet.cli.documents import is_over
 from fedfleet.cli.fleet import Fleet, FleetPlan, free_or_any, start_fleet, worker_count
+from fedfleet.cli.follow import follow, submit_or_resume
 from fedfleet.cli.inference import InferenceClient
 from fedfleet.cli.live import RunView
 from fedfleet.cli.output import console
@@ -32,16 +30,12 @@ from fedfleet.cli.sample import Sample, held_out_image
 from fedfleet.cli.settings import CliConfig, DataDir, config_of, environment
 from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut
 from fedfleet.rpc.control import ControlClient
-from fedfleet.v1 import control_service_pb2 as pb
 
 PORT = 7070
 INFERENCE_PORT = 8080
-WORKERS_EVERY_S = 0.5
 LOOK_S = 0.1
 SERVED_S = 60.0
 
-# What the thread that watches the run says: an event, the end, or an error.
-_News = Union[pb.RunEvent, FedFleetError, None]
 # Optional[...]: Typer evaluates it, on Python 3.10 too.
 _Port = Optional[int]  # noqa: UP045
 
@@ -108,10 +102,10 @@ def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | Non
     fleet = start_fleet(children, plan)
     out.print(f"coordinator: {fleet.coordinator}   inference: {fleet.inference}")
     with ControlClient(fleet.coordinator) as client:
-        run_id = _submit(client, plan)
+        run_id = submit_or_resume(client, plan.recipe.source)
         out.print(f"run {run_id}: {plan.recipe.name} on {plan.workers} workers")
         with RunView(out, plan.recipe.rounds.rounds, plan.workers) as view:
-            _follow(client, run_id, children, view)
+            follow(client, run_id, children, view)
         response = client.get_run(run_id)
     raise_if_failed(response.run)
     rounds = [round_result(summary) for summary in response.rounds]
@@ -120,50 +114,6 @@ def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | Non
         _ask(out, children, fleet, plan, sample, response.rounds[-1].version)
     out.print(f"web page: {fleet.inference}/")
     return fleet
-
-
-def _submit(client: ControlClient, plan: FleetPlan) -> str:
-    """Submit the recipe, or find the run of it that an earlier ``up`` left unfinished."""
-    for run in client.list_runs():
-        if run.recipe == plan.recipe.source and not is_over(run.state):
-            return run.run_id
-    return client.submit_run(plan.recipe.source).run_id
-
-
-def _follow(client: ControlClient, run_id: str, children: Children, view: RunView) -> None:
-    """Show the run until it ends; raises when a process dies or the coordinator is lost."""
-    news: queue.Queue[_News] = queue.Queue()
-    watcher = threading.Thread(
-        target=_watch, args=(client, run_id, news), name="watch", daemon=True
-    )
-    watcher.start()
-    asked_s = 0.0
-    while True:
-        children.check()
-        if time.monotonic() - asked_s > WORKERS_EVERY_S:
-            view.workers(client.list_workers())
-            asked_s = time.monotonic()
-        try:
-            item = news.get(timeout=LOOK_S)
-        except queue.Empty:
-            continue
-        if item is None:
-            view.workers(client.list_workers())
-            return
-        if isinstance(item, FedFleetError):
-            children.check()
-            raise item
-        view.event(item)
-
-
-def _watch(client: ControlClient, run_id: str, news: queue.Queue[_News]) -> None:
-    """Pass a run's events on; ends when the run or the client does."""
-    try:
-        for event in client.watch_run(run_id):
-            news.put(event)
-        news.put(None)
-    except FedFleetError as error:
-        news.put(error)
 
 
 def _ask(
@@ -212,7 +162,7 @@ def _stay(out: Console, children: Children, fleet: Fleet) -> None:
     try:
         while True:
             children.check()
-            time.sleep(WORKERS_EVERY_S)
+            time.sleep(LOOK_S)
     except KeyboardInterrupt:
         out.print("stopping")
 

@@ -86,7 +86,7 @@ def test_state_refuses_vectors_of_another_length_or_dtype() -> None:
 def test_state_refuses_missing_unknown_and_misshapen_tensors() -> None:
     tensors = state().tensors()
 
-    with pytest.raises(SchemaMismatch, match="dense.bias"):
+    with pytest.raises(SchemaMismatch, match=r"dense\.bias"):
         ModelState.from_tensors(SCHEMA, {k: v for k, v in tensors.items() if k != "dense.bias"})
     with pytest.raises(SchemaMismatch, match="surplus"):
         ModelState.from_tensors(SCHEMA, {**tensors, "surplus": np.zeros(1)})

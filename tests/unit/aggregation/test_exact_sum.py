@@ -196,5 +196,5 @@ def test_exact_sum_rounds_weights_to_a_step_and_never_to_nothing() -> None:
 def test_check_values_takes_the_bound_itself() -> None:
     check_values(np.array([-2.0, 2.0]), 2.0)
     check_values(np.zeros(0), 2.0)
-    with pytest.raises(UpdateOutOfRange, match="2.5"):
+    with pytest.raises(UpdateOutOfRange, match=r"2\.5"):
         check_values(np.array([-2.5, 2.0]), 2.0)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import time
@@ -146,6 +148,44 @@ def test_closed_pipe_leaves_no_trace(argv: tuple[str, ...]) -> None:
 
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1]] = None  # as if it were not installed
+from fedfleet.cli.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "argv"),
+    [
+        ("torch", ("simulate", "digits")),
+        ("sklearn", ("data", "describe", "--recipe", "digits")),
+        ("PIL", ("up", "--once")),
+    ],
+)
+def test_package_that_is_missing_is_named(package: str, argv: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, package, *argv], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    line = rf"fedfleet: NOT_INSTALLED: {package}\S* is not installed here; .*\n"
+    assert re.fullmatch(line, done.stderr)
+
+
+def test_full_disk_is_one_line(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "held-out.png")
+
+    monkeypatch.setattr("fedfleet.cli.data.load_recipe", full)
+
+    result = cli("data", "describe", "--recipe", "digits")
+
+    assert result.status == 1
+    assert result.err == "fedfleet: STORE_FULL: held-out.png: No space left on device\n"
 
 
 def test_ctrl_c_exits_with_130_and_no_trace(cli, monkeypatch: pytest.MonkeyPatch) -> None:

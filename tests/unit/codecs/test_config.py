@@ -12,5 +12,5 @@ def test_wire_config_takes_every_codec_and_chains_of_them() -> None:
 
 @pytest.mark.parametrize("text", ["", "gzip", "identity|", "identity,identity", " identity"])
 def test_wire_config_names_field_value_and_choices(text: str) -> None:
-    with pytest.raises(ValueError, match="downlink = .*allowed: identity"):
+    with pytest.raises(ValueError, match=r"downlink = .*allowed: identity"):
         WireConfig(downlink=text)

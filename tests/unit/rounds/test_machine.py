@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import pytest
@@ -462,7 +463,7 @@ def test_nobody_left_to_evaluate_closes_the_round() -> None:
 
 @pytest.mark.parametrize("phase", ["queued", "selecting", "training", "committing", "evaluating"])
 def test_run_can_be_stopped_in_every_phase(phase: str) -> None:
-    made = {
+    made: dict[str, Callable[[], Run]] = {
         "queued": Run,
         "selecting": Run,
         "training": training,

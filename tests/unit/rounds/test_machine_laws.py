@@ -275,5 +275,5 @@ class AnyHistory(RuleBasedStateMachine):
         assert (outcome == "completed") == (len(self.closed) == self.rounds.rounds)
 
 
-AnyHistory.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestAnyHistory = AnyHistory.TestCase

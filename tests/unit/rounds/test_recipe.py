@@ -172,7 +172,7 @@ REFUSED = [
     (
         with_(algorithm={"name": "fedprax"}),
         "RECIPE_INVALID",
-        'algorithm.name = "fedprax": unknown; did you mean \'fedavg\'? allowed: fedavg',
+        "algorithm.name = \"fedprax\": unknown; did you mean 'fedavg'? allowed: fedavg",
     ),
     (with_(wire={"uplink": "zip"}), "RECIPE_INVALID", "wire.uplink = \"zip\": no codec 'zip'; all"),
     # Of another type
@@ -304,9 +304,9 @@ def test_junk_never_raises_anything_but_our_errors(
         merged[name] = {**base, **fields} if isinstance(base, dict) else base
     try:
         recipe = parse_recipe(text_of(merged))
-    except FedFleetError as error:
-        assert "\n" not in error.message
-        assert error.code in ("RECIPE_INVALID", "UNKNOWN_MODEL", "UNKNOWN_DATASET")
+    except FedFleetError:
+        code = refused(text_of(merged)).code
+        assert code in ("RECIPE_INVALID", "UNKNOWN_MODEL", "UNKNOWN_DATASET")
     else:
         assert recipe.rounds.cohort >= recipe.rounds.needed >= 1
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_draws_of_neighbouring_seeds_are_independent() -> None:
 
     first = [select_uniform(candidates, 1, seed)[0] for seed in range(4001)]
 
-    same = sum(a == b for a, b in zip(first, first[1:], strict=False))
+    same = sum(a == b for a, b in itertools.pairwise(first))
     assert abs(same - 1000) < 4.5 * math.sqrt(4000 * 0.25 * 0.75)
 
 

@@ -34,10 +34,9 @@ metrics = st.dictionaries(st.text(min_size=1, max_size=20), st.floats(allow_nan=
 def updates(draw: st.DrawFn) -> Update:
     shapes = st.lists(st.integers(0, 3), max_size=2).map(tuple)
     # At least one element, as every model has; some kinds stay empty.
-    params = [ParamSpec("w", (2,), Kind.TRAINABLE)]
-    for i in range(draw(st.integers(0, 3))):
-        params.append(ParamSpec(f"p{i}", draw(shapes), draw(st.sampled_from(list(Kind)))))
-    schema = Schema(tuple(params))
+    more = draw(st.lists(st.tuples(shapes, st.sampled_from(list(Kind))), max_size=3))
+    params = (ParamSpec(f"p{i}", shape, kind) for i, (shape, kind) in enumerate(more))
+    schema = Schema((ParamSpec("w", (2,), Kind.TRAINABLE), *params))
     values = state(schema, seed=draw(st.integers(0, 100)))
     made = sections(schema, {kind: values.vector(kind) for kind in Kind})
     return Update(
