@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CODECS = ("identity",)
+from fedfleet.codecs.chain import CODECS, Chain, parse_chain
+
+__all__ = ["CODECS", "WireConfig"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +23,16 @@ class WireConfig:
 
     def __post_init__(self) -> None:
         for name in ("uplink", "downlink"):
-            for step in getattr(self, name).split("|"):
-                if step not in CODECS:
-                    raise ValueError(
-                        f'{name} = "{getattr(self, name)}": no codec {step!r}; '
-                        f"allowed: {', '.join(CODECS)}"
-                    )
+            text = getattr(self, name)
+            try:
+                parse_chain(text)
+            except ValueError as error:
+                raise ValueError(f'{name} = "{text}": {error}') from error
+
+    @property
+    def uplink_chain(self) -> Chain:
+        return parse_chain(self.uplink)
+
+    @property
+    def downlink_chain(self) -> Chain:
+        return parse_chain(self.downlink)

@@ -137,6 +137,10 @@ class EvaluationConfig:
         for name in ("every", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        if self.workers == "none" and self.workers_on != "validation":
+            raise ValueError(
+                f'workers_on = "{self.workers_on}": has no meaning with workers = "none"'
+            )
 
     def due(self, round: int, rounds: int) -> bool:
         """Whether the version of this round (counted from 1) is evaluated."""

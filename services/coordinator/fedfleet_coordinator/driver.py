@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedfleet.errors import AssignmentClosed, FedFleetError
+from fedfleet.errors import AssignmentClosed, FedFleetError, UpdateInvalid
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.machine import RoundMachine
@@ -91,7 +91,7 @@ class RunDriver:
             return
         entries = await self._around.executors.io(lambda: journal.entries(run.run_id))
         first_round = self._machine.round
-        self._machine.handle(ev.RunStarted(at_s=run.updated_at_s))
+        self._machine.handle(ev.RunStarted(at_s=_round_began_s(entries, first_round)))
         for entry in entries:
             event = ev.from_fields(entry.kind, entry.at_s, entry.fields)
             if event is not None and entry.round >= first_round:
@@ -138,13 +138,18 @@ class RunDriver:
 
     def check_header(self, header: pb.UpdateHeader) -> None:
         """Check what can be checked before the payload comes; raises what is wrong."""
-        if not self.wants(header.assignment_id):
+        if not self._machine.is_open(header.assignment_id, act.Work.TRAIN):
             raise AssignmentClosed(
-                f"assignment {header.assignment_id} is closed or unknown; drop the update"
+                f"assignment {header.assignment_id[:200]} is closed or unknown; drop the update"
             )
         if not header.assignment_id.endswith("/" + header.worker_id):
             raise AssignmentClosed(
-                f"assignment {header.assignment_id} was not given to worker {header.worker_id}"
+                f"assignment {header.assignment_id} was not given to worker "
+                f"{header.worker_id[:80]!r}"
+            )
+        if header.round != self._machine.round:
+            raise UpdateInvalid(
+                f"round {header.round}: the assignment is of round {self._machine.round}"
             )
         check_header(header, self._workshop.schema)
 
@@ -230,6 +235,8 @@ class RunDriver:
             entry = self._entry(event)
             await self._around.executors.io(lambda: self._around.store.journal.append(entry))
             self._push(self._machine.handle(event))
+        # Some events carry the fleet as it was before the journal's write.
+        self._fleet_changed()
         self._around.changed()
 
     def _push(self, actions: list[act.Action]) -> None:
@@ -364,6 +371,7 @@ class RunDriver:
             committed = await executors.io(lambda: store.commit_round(commit))
             self._workshop.advance(made, committed)
             self._push(self._machine.handle(event))
+        self._fleet_changed()
         self._observe(made.evaluation, duration_s, action.round)
         self._around.changed()
 
@@ -418,6 +426,15 @@ class RunDriver:
             },
         )
         self._around.changed()
+
+
+def _round_began_s(entries: Sequence[Entry], round: int) -> float:
+    """When a round began: with the last entry of the round before, or with the run."""
+    return max(
+        entry.at_s
+        for entry in entries
+        if 1 <= entry.round < round or entry.kind == ev.kind_of(ev.RunStarted(at_s=0.0))
+    )
 
 
 def round_s(seconds: float) -> float:
