@@ -102,6 +102,7 @@ def test_plugins_train_to_tell_stripes_apart(recipe, data_dir):
             round=1,
             rounds=recipe.rounds.rounds,
             memory={},
+            split_seed=1,
         )
     )
     trained = type(received)(
