@@ -44,7 +44,8 @@ say "build"
 started=$SECONDS
 compose build >"$scratch/build.log" 2>&1 || { tail -n 30 "$scratch/build.log"; exit 1; }
 say "built in $((SECONDS - started)) s"
-docker image ls --format '{{.Repository}} {{.Size}}' | awk '/^fedfleet\/(coordinator|worker|inference-api) / { print "smoke:   " $0 }'
+docker image ls --format '{{.Repository}}:{{.Tag}} {{.Size}}' |
+  sed -nE 's/^(fedfleet\/(coordinator|worker|inference-api)):latest /smoke:   \1 /p'
 
 say "up"
 started=$SECONDS

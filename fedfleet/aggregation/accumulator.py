@@ -13,13 +13,15 @@ from typing import Literal
 import numpy as np
 
 from fedfleet.aggregation.exact_sum import ExactSum, SumBounds, check_values
-from fedfleet.errors import SchemaMismatch, UpdateInvalid
+from fedfleet.errors import SchemaMismatch, UpdateInvalid, UpdateOutOfRange
 from fedfleet.types import Array, Kind, Schema, Update
 
 # A delta of one weight by more than this in one round is divergence, not training.
 MAX_ABS_TRAINABLE = 2.0**10
 # Running means and variances of inputs that were not normalised can be large.
 MAX_ABS_STATISTIC = 2.0**40
+# A worker adds its steps to what it receives; far from here int64 would wrap.
+MAX_COUNTER = 2**53
 
 StatisticsPolicy = Literal["average", "pooled"]
 
@@ -103,6 +105,12 @@ class UpdateAccumulator:
             elif section.kind is Kind.STATISTIC:
                 check_values(section.values, MAX_ABS_STATISTIC)
                 check_values(self._moments(section.values), MAX_ABS_STATISTIC)
+            elif section.values.size and not 0 <= section.values.min() <= section.values.max() <= (
+                MAX_COUNTER
+            ):
+                raise UpdateOutOfRange(
+                    f"a counter is negative or above {MAX_COUNTER}; it counts no training"
+                )
 
     def _check_sections(self, update: Update) -> None:
         """Take exactly the sections that were asked for: one more would count twice, or alone."""

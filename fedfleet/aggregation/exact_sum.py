@@ -11,6 +11,7 @@ Legend: P = elements of the vector.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,10 @@ BLOCK = 1 << 15
 # the mean could show.
 WEIGHT_STEP = 2.0**-20
 _SUM_BITS = 62
+# 1.5 * 2^52: floats near it are 1 apart, so adding it to a smaller number rounds to an integer.
+_MAGIC = 1.5 * 2.0**52
+_MAGIC_BITS = np.float64(_MAGIC).view(np.int64)
+_SMALL = 2.0**50
 # So many half steps of the coarse integer fit into the fine one.
 MAX_TERMS = 1 << 20
 
@@ -83,34 +88,108 @@ class ExactSum:
             UpdateNotFinite: a value is NaN or infinite.
             UpdateOutOfRange: a value's magnitude passes the stated bound.
         """
-        steps = self._check_term(values_P, weight)
-        scale = math.ldexp(steps * WEIGHT_STEP, self._bits)
-        product = np.empty(BLOCK)
-        rounded = np.empty(BLOCK)
-        integers = np.empty(BLOCK, np.int64)
-        for start in range(0, values_P.size, BLOCK):
-            part = values_P[start : start + BLOCK]
-            n = part.size
-            # dtype: numpy would multiply float32 by a Python float in float32.
-            np.multiply(part, scale, out=product[:n], dtype=np.float64)
-            np.rint(product[:n], out=rounded[:n])
-            np.copyto(integers[:n], rounded[:n], casting="unsafe")
-            self._coarse_P[start : start + n] += integers[:n]
-            if self.bounds.fine:
-                self._add_fine(start, product[:n], rounded[:n])
-        self._weight_steps += steps
-        self.terms += 1
-
-    def _add_fine(self, start: int, product: Array, rounded: Array) -> None:
-        # The difference is exact: both are float64 and close to each other.
-        remainder = np.rint((product - rounded) * math.ldexp(1.0, self._fine_bits - self._bits))
-        self._fine_P[start : start + product.size] += remainder.astype(np.int64)
-
-    def _check_term(self, values_P: Array, weight: float) -> int:
         if values_P.shape != self._coarse_P.shape:
             raise UpdateInvalid(
                 f"a vector of {values_P.shape} values, expected {self._coarse_P.shape}"
             )
+        self.add_blocks(lambda: iter([(0, values_P)]), weight)
+
+    def add_blocks(self, blocks: Callable[[], Iterator[tuple[int, Array]]], weight: float) -> None:
+        """Add a vector that is made block by block, as ``add`` would; all of it or nothing.
+
+        Args:
+            blocks: starts the vector anew at each call: pairs of start and values, in order,
+                without gaps. It is asked twice where a fault shows after some blocks: what was
+                added is then taken out again, exactly, for the integers are a ring.
+            weight: as for ``add``.
+
+        Raises:
+            As ``add``, and whatever ``blocks`` raises.
+        """
+        steps = self._check_weight(weight)
+        scratch = _Scratch(math.ldexp(steps * WEIGHT_STEP, self._bits))
+        done = 0
+        try:
+            for start, values in _short(blocks()):
+                if start != done or start + values.size > self._coarse_P.size:
+                    raise UpdateInvalid(f"a block at {start}, expected one at {done}")
+                largest = check_values(values, self.bounds.max_abs)
+                self._fold(slice(start, start + values.size), values, largest, scratch)
+                done += values.size
+            if done != self._coarse_P.size:
+                raise UpdateInvalid(f"{done} values, expected {self._coarse_P.size}")
+        except BaseException:
+            if done:
+                self._take_out(blocks(), done, scratch)
+            raise
+        self._weight_steps += steps
+        self.terms += 1
+
+    def add_sparse(self, positions_K: Array, values_K: Array, weight: float) -> None:
+        """Add a vector that is zero but at some positions; all of it or nothing.
+
+        The result is that of ``add`` for the same vector, bit for bit.
+
+        Args:
+            positions_K: int64, strictly increasing within ``range(P)``, shape (K,).
+            values_K: float32 or float64, shape (K,).
+            weight: as for ``add``.
+
+        Raises:
+            As ``add``; UpdateInvalid also for positions that are none.
+        """
+        steps = self._check_weight(weight)
+        if positions_K.shape != values_K.shape or positions_K.ndim != 1:
+            raise UpdateInvalid(f"{values_K.shape} values at {positions_K.shape} positions")
+        if positions_K.size and not (
+            positions_K[0] >= 0
+            and positions_K[-1] < self._coarse_P.size
+            and bool((positions_K[1:] > positions_K[:-1]).all())
+        ):
+            raise UpdateInvalid("positions that do not increase within the vector")
+        largest = check_values(values_K, self.bounds.max_abs)
+        scratch = _Scratch(math.ldexp(steps * WEIGHT_STEP, self._bits))
+        for start in range(0, values_K.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            self._fold(positions_K[part], values_K[part], largest, scratch)
+        self._weight_steps += steps
+        self.terms += 1
+
+    def _take_out(
+        self, blocks: Iterator[tuple[int, Array]], elements: int, scratch: _Scratch
+    ) -> None:
+        """Subtract the first elements of a vector that was added."""
+        for start, values in _short(blocks):
+            if start >= elements:
+                return
+            largest = check_values(values, self.bounds.max_abs)
+            place = slice(start, start + values.size)
+            self._fold(place, values, largest, scratch, subtract=True)
+
+    def _fold(
+        self,
+        place: slice | Array,
+        values: Array,
+        largest: float,
+        scratch: _Scratch,
+        *,
+        subtract: bool = False,
+    ) -> None:
+        """Add (or subtract) the integers of at most ``BLOCK`` values; ``place`` has no repeats."""
+        product, rounded, integers = scratch.rounded(values, largest)
+        fine = None
+        if self.bounds.fine:
+            # The difference is exact: both are float64 and close to each other.
+            remainder = (product - rounded) * math.ldexp(1.0, self._fine_bits - self._bits)
+            fine = np.rint(remainder).astype(np.int64)
+        if subtract:
+            self._coarse_P[place] -= integers
+        else:
+            self._coarse_P[place] += integers
+        if fine is not None:
+            self._fine_P[place] += -fine if subtract else fine
+
+    def _check_weight(self, weight: float) -> int:
         if not (math.isfinite(weight) and weight > 0):
             raise UpdateInvalid(f"weight {weight}: must be a finite number above 0")
         steps = max(1, round(weight / WEIGHT_STEP))
@@ -121,7 +200,6 @@ class ExactSum:
             )
         if self.terms >= MAX_TERMS:
             raise UpdateInvalid(f"a sum of more than {MAX_TERMS} updates; choose a smaller cohort")
-        check_values(values_P, self.bounds.max_abs)
         return steps
 
     def mean(self) -> Array:
@@ -139,15 +217,50 @@ class ExactSum:
         return mean_P
 
 
-def check_values(values: Array, max_abs: float) -> None:
-    """Check that every value is finite and within a bound.
+class _Scratch:
+    """Turns a block of values into integers, in memory that is used again."""
+
+    def __init__(self, scale: float) -> None:
+        self._scale = scale
+        self._product = np.empty(BLOCK)
+        self._rounded = np.empty(BLOCK)
+        self._integers = np.empty(BLOCK, np.int64)
+
+    def rounded(self, values: Array, largest: float) -> tuple[Array, Array, Array]:
+        """Return ``scale * values``, that rounded to nearest (ties to even), and as int64."""
+        n = values.size
+        product, rounded, integers = self._product[:n], self._rounded[:n], self._integers[:n]
+        # Not in one step: numpy would multiply float32 by a Python float in float32.
+        np.copyto(product, values)
+        product *= self._scale
+        if largest * self._scale < _SMALL:
+            # The addition rounds, and leaves the integer in the low bits of the float: twice as
+            # fast as rounding and converting, with the same result.
+            np.add(product, _MAGIC, out=rounded)
+            np.subtract(rounded.view(np.int64), _MAGIC_BITS, out=integers)
+            rounded -= _MAGIC
+        else:
+            np.rint(product, out=rounded)
+            np.copyto(integers, rounded, casting="unsafe")
+        return product, rounded, integers
+
+
+def _short(blocks: Iterator[tuple[int, Array]]) -> Iterator[tuple[int, Array]]:
+    """Cut blocks into ones that stay in the cache."""
+    for start, values in blocks:
+        for cut in range(0, values.size, BLOCK):
+            yield start + cut, values[cut : cut + BLOCK]
+
+
+def check_values(values: Array, max_abs: float) -> float:
+    """Check that every value is finite and within a bound; return the largest magnitude.
 
     Raises:
         UpdateNotFinite: a value is NaN or infinite.
         UpdateOutOfRange: a value's magnitude passes the bound.
     """
     if not values.size:
-        return
+        return 0.0
     # NaN goes through min and max, so one comparison sees all three faults.
     largest = max(-float(values.min()), float(values.max()))
     if not math.isfinite(largest):
@@ -157,3 +270,4 @@ def check_values(values: Array, max_abs: float) -> None:
             f"the update holds the value {largest:g}, more than {max_abs:g} in magnitude; "
             "normalise the inputs or lower the learning rate"
         )
+    return largest

@@ -49,7 +49,7 @@ class Chain:
 
     @property
     def is_unbiased(self) -> bool:
-        """Whether the mean of ``decode(encode(x, seed))`` over seeds is x; else feed errors back."""
+        """Whether ``decode(encode(x, seed))`` is x in the mean over seeds; if not, feed back."""
         return self.sparse is None and self._dense.is_unbiased
 
     @property
@@ -108,13 +108,13 @@ class Chain:
             names = "|".join(step.name for step in encoded.steps)[:80]
             raise UpdateInvalid(f"encoded with {names}, the recipe asks for {self.text}")
         most = self.max_bytes(encoded.elements)
-        if len(encoded.data) > most:
+        if not self.sparse:
+            check_size(self._dense, memoryview(encoded.data), encoded.elements)
+        elif len(encoded.data) > most:
             raise UpdateInvalid(
                 f"{len(encoded.data)} bytes for {encoded.elements} elements of {self.text}, "
                 f"at most {most}"
             )
-        if not self.sparse:
-            check_size(self._dense, memoryview(encoded.data), encoded.elements)
 
     def decode(self, encoded: Encoded) -> FloatVector:
         """Decode into a float32 vector, shape (P,).

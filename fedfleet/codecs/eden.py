@@ -6,6 +6,7 @@ Vargaftik 2022, arXiv 2108.08842, algorithm 1; with one bit it is DRIVE (Vargaft
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,8 +53,9 @@ _MAX_SCALE = MAX_ABS * 2.0**8
 
 @dataclass(frozen=True, slots=True)
 class Eden:
-    """``bits`` per value. With x a piece, R the rotation, q the levels of ``sqrt(d) R x / |x|``:
+    """``bits`` per value.
 
+    With x a piece, R the rotation and q the levels nearest to ``sqrt(d) R x / |x|``:
     ``decoded = R^-1 (S q)`` with ``S = |x|^2 / <q, R x>``: unbiased (Vargaftik 2022, theorem 2.1,
     for a uniformly random R; the Hadamard passes come close to it), expected squared error
     ``D / (1 - D) |x|^2`` for large d (lemma 2.2): .5708, .1331, .0358, .0096 for 1 to 4 bits. The
@@ -101,8 +103,8 @@ class Eden:
         rotated = rotate(np.ldexp(piece, -exponent), signs)
         squares = square_norm(rotated)
         codes = self._codes(rotated * np.float32(math.sqrt(piece.size / squares)))
-        levels = self._table()[codes].astype(np.float64)
-        agreement = float(levels @ rotated)
+        levels = self._table().take(codes)
+        agreement = float((levels * rotated).sum(dtype=np.float64))
         scale = agreement / square_norm(levels) if self.biased else squares / agreement
         return math.ldexp(scale, exponent), codes
 
@@ -111,7 +113,7 @@ class Eden:
         positive = CENTROIDS[self.bits]
         magnitudes = np.abs(normal)
         codes = (normal < 0).view(np.uint8) << (self.bits - 1)
-        for low, high in zip(positive, positive[1:], strict=False):
+        for low, high in itertools.pairwise(positive):
             codes += (magnitudes > np.float32((low + high) / 2)).view(np.uint8)
         return codes
 
@@ -129,7 +131,7 @@ class Eden:
             scale = received[place : place + 4].view("<f4").astype(np.float32)
             check_scales(scale, _MAX_SCALE)
             codes = unpack(received[place + 4 : end], padded, self.bits)
-            levels = table[codes]
+            levels = table.take(codes)
             levels *= scale[0]
             yield start, rotate_back(levels, random_signs(random, padded))[:n]
             place = end

@@ -95,7 +95,8 @@ def _plus(delta_P: FloatVector, kept_P: FloatVector, factor: float) -> FloatVect
     # A sum past float32's range is refused by the codec, with its stable code.
     with np.errstate(over="ignore", invalid="ignore"):
         if factor == 1.0:
-            return np.add(delta_P, kept_P, dtype=np.float32)
-        sum_P = np.multiply(kept_P, np.float32(factor))
-        sum_P += delta_P
+            sum_P: FloatVector = np.add(delta_P, kept_P, dtype=np.float32)
+        else:
+            sum_P = np.multiply(kept_P, np.float32(factor))
+            sum_P += delta_P
     return sum_P

@@ -22,7 +22,8 @@ def random_signs(random: np.random.SFC64, n: int) -> Array:
     words = -(-ROUNDS * n // 64)
     drawn = np.asarray(random.random_raw(words), "<u8").view(np.uint8)
     bits = np.unpackbits(drawn, count=ROUNDS * n).reshape(ROUNDS, n)
-    return bits.astype(np.uint32) << np.uint32(31)
+    signs: Array = bits.astype(np.uint32) << np.uint32(31)
+    return signs
 
 
 def rotate(values: FloatVector, signs: Array) -> FloatVector:

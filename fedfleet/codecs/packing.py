@@ -39,8 +39,9 @@ def unpack(packed: Array, count: int, bits: int) -> Array:
         return packed
     if bits == 3:
         low = packed_bytes(count, 2)
-        return unpack(packed[:low], count, 2) | unpack(packed[low:], count, 1) << 2
-    codes = np.empty(count, np.uint8)
+        high: Array = unpack(packed[low:], count, 1) << 2
+        return unpack(packed[:low], count, 2) | high
+    codes: Array = np.empty(count, np.uint8)
     m = packed.size
     mask = (1 << bits) - 1
     for lane in range(8 // bits):

@@ -49,8 +49,9 @@ def decode(data: memoryview, count: int, elements: int) -> Array:
     if len(data) > max_bytes(count, elements):
         raise UpdateInvalid(f"{len(data)} bytes of positions for {count} of {elements} elements")
     if 2 * count > elements:
+        absent = _decode_few(data, elements - count, elements)
         present = np.ones(elements, bool)
-        present[_decode_few(data, elements - count, elements)] = False
+        present[absent] = False
         return np.flatnonzero(present)
     return _decode_few(data, count, elements)
 
@@ -87,10 +88,8 @@ def _parameters(gaps: Array) -> tuple[bytes, Array]:
 
 def _planes(gaps: Array, parameters: Array) -> list[tuple[int, Array]]:
     """For each bit of the remainders, the gaps that have it."""
-    planes = []
-    for plane in range(int(parameters.max())):
-        planes.append((plane, gaps if parameters.size == 1 else gaps[parameters > plane]))
-    return planes
+    one = parameters.size == 1
+    return [(i, gaps if one else gaps[parameters > i]) for i in range(int(parameters.max()))]
 
 
 def _decode_few(data: memoryview, count: int, elements: int) -> Array:
@@ -98,6 +97,8 @@ def _decode_few(data: memoryview, count: int, elements: int) -> Array:
         if data:
             raise UpdateInvalid(f"{len(data)} bytes of positions where none are needed")
         return np.zeros(0, np.int64)
+    if 8 * len(data) < count:  # each takes a bit at least; checked before anything is allocated
+        raise UpdateInvalid(f"{len(data)} bytes for {count} positions")
     received = np.frombuffer(data, np.uint8)
     parameters, place = _read_parameters(received, count)
     gaps = np.zeros(count, np.int64)
@@ -114,7 +115,7 @@ def _decode_few(data: memoryview, count: int, elements: int) -> Array:
 
 def _read_parameters(received: Array, count: int) -> tuple[Array, int]:
     groups = -(-count // GROUP)
-    by_group = received[:1] == _BY_GROUP
+    by_group = received[:1].tobytes() == bytes([_BY_GROUP])
     found = received[1 : 1 + groups] if by_group else received[:1]
     if found.size != (groups if by_group else 1) or found.max() > MAX_PARAMETER:
         raise UpdateInvalid("positions without a valid parameter")

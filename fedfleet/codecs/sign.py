@@ -18,7 +18,7 @@ from fedfleet.codecs.encoded import (
 )
 from fedfleet.codecs.packing import pack, packed_bytes, unpack
 from fedfleet.codecs.values import spans, uint8
-from fedfleet.types import FloatVector
+from fedfleet.types import Array, FloatVector
 
 GROUP = 1024
 
@@ -82,8 +82,8 @@ def _segment(n: int) -> int:
     return 4 * -(-n // GROUP) + packed_bytes(n, 1)
 
 
-def _means(magnitudes: FloatVector) -> FloatVector:
+def _means(magnitudes: FloatVector) -> Array:
     """Mean of each group, float64: a float32 sum would lose small values beside large ones."""
     starts = np.arange(0, magnitudes.size, GROUP)
-    sums: FloatVector = np.add.reduceat(magnitudes, starts, dtype=np.float64)
+    sums = np.add.reduceat(magnitudes, starts, dtype=np.float64)
     return sums / np.minimum(GROUP, magnitudes.size - starts)

@@ -127,7 +127,8 @@ class Uniform:
             if self.bits == 8:
                 np.copyto(flat[:n], codes.view(np.int8))
             else:
-                np.subtract(codes, np.float32(self.levels), out=flat[:n])
+                np.subtract(codes, np.float32(self.levels), out=flat[:n], dtype=np.float32)
+            flat[n : rows * GROUP] = 0
             values[:rows] *= scales[:, None]
             yield start, flat[:n]
             place = end

@@ -176,13 +176,17 @@ class RoundMachine:
         if self.awaiting_cohort or not candidates:
             return []
         self.awaiting_cohort = True
-        trained = self._with(Work.TRAIN, Status.DONE)
-        missing = self._rounds.cohort + self._rounds.over_select - len(trained)
+        missing = self._rounds.cohort - len(self._with(Work.TRAIN, Status.DONE))
+        # Whoever failed or was late in this round is asked again only when others do not suffice.
+        tried = {s.worker_id for s in self.slots.values() if s.status is not Status.DONE}
+        fresh = tuple(worker for worker in candidates if worker not in tried)
+        if len(fresh) >= missing:
+            candidates = fresh
         return [
             act.SelectCohort(
                 round=self.round,
                 candidates=candidates,
-                size=min(missing, len(candidates)),
+                size=min(missing + self._rounds.over_select, len(candidates)),
                 draw=self.draws + 1,
             )
         ]

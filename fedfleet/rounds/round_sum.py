@@ -5,9 +5,11 @@ Lives from the first update of a round to its commit; holds one model's worth of
 
 from __future__ import annotations
 
+import numpy as np
+
 from fedfleet.aggregation.accumulator import UpdateAccumulator
 from fedfleet.algorithms.base import Algorithm, Memory
-from fedfleet.errors import SchemaMismatch, UpdateInvalid
+from fedfleet.errors import SchemaMismatch, UpdateInvalid, UpdateNotFinite
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.types import ModelState, Update
 
@@ -66,5 +68,17 @@ class RoundSum:
         self._accumulator.add(update, self._algorithm.weight(update.header))
 
     def next_state(self) -> tuple[ModelState, Memory]:
-        """Return the next version's state and the memory to keep."""
-        return self._algorithm.step(self._base, self._accumulator.result(), self._memory)
+        """Return the next version's state and the memory to keep.
+
+        Raises:
+            UpdateNotFinite: the step left the finite numbers; there is no such version.
+        """
+        aggregate = self._accumulator.result()
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+            state, memory = self._algorithm.step(self._base, aggregate, self._memory)
+        if not (np.isfinite(state.trainable).all() and np.isfinite(state.statistics).all()):
+            raise UpdateNotFinite(
+                "the aggregate leads to a version with NaN or infinity; lower the algorithm's "
+                "learning rate"
+            )
+        return state, memory

@@ -116,10 +116,11 @@ def _unary(behavior: Any) -> Any:
 def _stream(behavior: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
-            # Closed here, not by the garbage collector: a handler's finally runs in its call.
+            # Written and closed here: grpc would leave a generator that was cancelled between two
+            # responses to the garbage collector, and its finally would run some time later.
             async with aclosing(behavior(request, context)) as responses:
                 async for response in responses:
-                    yield response
+                    await context.write(response)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:

@@ -15,12 +15,11 @@ from typing import Any
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.algorithms.catalog import make_algorithm
-from fedfleet.data.catalog import describe
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import FedFleetError
-from fedfleet.models.card import ModelCard
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
+from fedfleet.rounds.card import card_of
 from fedfleet.rounds.machine import RoundMachine
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
@@ -90,8 +89,7 @@ class _Driver:
         self._recipe = recipe
         self._data_dir = data_dir
         self._on_round = on_round
-        spec = describe(recipe.data)
-        self._card = ModelCard(model=recipe.model, inputs=spec.inputs, classes=spec.classes)
+        self._card = card_of(recipe)
         self._trainer = LocalTrainer(self._card, recipe.training, recipe.evaluation)
         self._algorithm = make_algorithm(recipe.algorithm)
         self._machine = RoundMachine("sim", recipe.rounds, recipe.evaluation)

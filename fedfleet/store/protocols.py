@@ -257,6 +257,9 @@ class Journal(Protocol):
     def updates(self, run_id: str, round: int) -> list[UpdateRecord]:
         """In order of assignment ids; empty for an unknown run."""
 
+    def update(self, run_id: str, round: int, assignment_id: str) -> UpdateRecord | None:
+        """The accepted update of an assignment, or None."""
+
     def memory_digest(self, run_id: str) -> str:
         """Blob of the algorithm's coordinator memory after the last committed round, or empty.
 
@@ -273,6 +276,9 @@ class Registry(Protocol):
 
     def versions(self, model: str) -> list[VersionRecord]:
         """Newest first; empty for an unknown model."""
+
+    def newest_number(self, model: str) -> int:
+        """Number of the newest version; 0 for an unknown model."""
 
     def version(self, model: str, number: int) -> VersionRecord:
         """Raises NotFound."""

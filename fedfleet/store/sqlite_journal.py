@@ -17,6 +17,12 @@ _RUN = (
 )
 
 
+_UPDATE = (
+    "SELECT run_id, round, assignment_id, worker_id, header, digest, size_bytes, accepted_at_s"
+    " FROM updates WHERE run_id = ? AND round = ?"
+)
+
+
 class SqliteJournal:
     """Keeps the promises of ``Journal``.
 
@@ -107,13 +113,12 @@ class SqliteJournal:
             return True
 
     def updates(self, run_id: str, round: int) -> list[UpdateRecord]:
-        rows = self._database.rows(
-            "SELECT run_id, round, assignment_id, worker_id, header, digest, size_bytes,"
-            " accepted_at_s FROM updates WHERE run_id = ? AND round = ? ORDER BY assignment_id",
-            run_id,
-            round,
-        )
-        return [UpdateRecord(**{**dict(row), "header": from_text(row["header"])}) for row in rows]
+        rows = self._database.rows(f"{_UPDATE} ORDER BY assignment_id", run_id, round)
+        return [_update(row) for row in rows]
+
+    def update(self, run_id: str, round: int, assignment_id: str) -> UpdateRecord | None:
+        rows = self._database.rows(f"{_UPDATE} AND assignment_id = ?", run_id, round, assignment_id)
+        return _update(rows[0]) if rows else None
 
     def memory_digest(self, run_id: str) -> str:
         rows = self._database.rows("SELECT memory_digest FROM runs WHERE run_id = ?", run_id)
@@ -183,3 +188,7 @@ def _entry(row: sqlite3.Row) -> Entry:
         kind=row["kind"],
         fields=from_text(row["fields"]),
     )
+
+
+def _update(row: sqlite3.Row) -> UpdateRecord:
+    return UpdateRecord(**{**dict(row), "header": from_text(row["header"])})

@@ -30,6 +30,11 @@ class SqliteRegistry:
         rows = self._database.rows(f"{_VERSION} ORDER BY number DESC", model)
         return [_version(row) for row in rows]
 
+    def newest_number(self, model: str) -> int:
+        sql = "SELECT COALESCE(MAX(number), 0) AS number FROM versions WHERE model = ?"
+        number: int = self._database.rows(sql, model)[0]["number"]
+        return number
+
     def version(self, model: str, number: int) -> VersionRecord:
         rows = self._database.rows(f"{_VERSION} AND number = ?", model, number)
         if not rows:

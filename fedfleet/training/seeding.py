@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,14 +26,18 @@ def torch_generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
+# torch's generators are global to the process: a second thread would draw from the first's seed.
+_generators = threading.RLock()
+
+
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators (dropout and initialisation draw from them), restore after.
 
-    Only the CPU's generator and that of ``device`` are touched.
+    Only the CPU's generator and that of ``device`` are touched. One thread at a time; others wait.
     """
     is_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+    with _generators, torch.random.fork_rng(devices=[device] if is_cuda else []):
         # Not torch.manual_seed, which would also reseed accelerators that are not restored.
         torch.default_generator.manual_seed(seed)
         if is_cuda:

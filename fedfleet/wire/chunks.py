@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 
-from fedfleet.errors import ChecksumMismatch, TransferInvalid
+from fedfleet.errors import ChecksumMismatch, StoreUnavailable, TransferInvalid
 from fedfleet.v1 import types_pb2 as pb
 from fedfleet.wire.limits import CHUNK_BYTES
 
@@ -18,9 +18,16 @@ def chunks(
     Args:
         read: gives ``length`` bytes from ``offset``; called as the consumer asks, so that no more
             than one chunk is in memory.
+
+    Raises:
+        StoreUnavailable: the blob ends before ``total_bytes``.
     """
     while offset_bytes < total_bytes:
         data = read(offset_bytes, min(CHUNK_BYTES, total_bytes - offset_bytes))
+        if not data:
+            raise StoreUnavailable(
+                f"the stored blob ends at byte {offset_bytes} of {total_bytes}: it is damaged"
+            )
         yield pb.Chunk(offset_bytes=offset_bytes, data=data, crc32=zlib.crc32(data))
         offset_bytes += len(data)
 

@@ -18,6 +18,8 @@ MAX_REASON = 1024
 MAX_TAGS = 32
 MAX_HELD = 64
 MAX_CLASSES = 100_000
+# A transfer fails when bytes stop moving for this long, however long it takes in all.
+STALL_S = 60.0
 
 _WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

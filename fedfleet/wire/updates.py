@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from fedfleet.codecs import identity
 from fedfleet.errors import SchemaMismatch, UpdateInvalid
@@ -167,5 +167,12 @@ def header_to_json(message: pb.UpdateHeader) -> dict[str, Any]:
 
 
 def header_from_json(value: Mapping[str, Any]) -> pb.UpdateHeader:
-    """Read what ``header_to_json`` wrote."""
-    return ParseDict(dict(value), pb.UpdateHeader())
+    """Read what ``header_to_json`` wrote.
+
+    Raises:
+        UpdateInvalid: somebody else wrote it, or it is damaged.
+    """
+    try:
+        return ParseDict(dict(value), pb.UpdateHeader())
+    except (ParseError, TypeError, ValueError) as error:
+        raise UpdateInvalid("a stored update's header is damaged", detail=str(error)) from error

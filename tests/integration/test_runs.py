@@ -205,6 +205,9 @@ async def test_newer_stream_of_a_worker_replaces_the_older(tmp_path: Path) -> No
         older, newer = ScriptedWorker(running, "w"), ScriptedWorker(running, "w")
         await older.connect()
         await newer.connect()
+        farewell = await older.read()
+        assert farewell is not None
+        assert farewell.goodbye.reason == "another worker with this id connected"
         assert await older.read() is None
         response = await running.control.ListWorkers(pb.ListWorkersRequest(), timeout=10)
         assert [(w.worker_id, w.connected) for w in response.workers] == [("w", True)]

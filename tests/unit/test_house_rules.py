@@ -24,10 +24,11 @@ CLIENT_BOXES = {"cli", "rpc", "obs", "fedfleet_inference_api"}
 EXCEPT_EXCEPTION = {
     "fedfleet/rpc/status.py": 2,  # the interceptor: into INTERNAL, for both shapes of call
     "services/coordinator/fedfleet_coordinator/__main__.py": 1,
-    "services/coordinator/fedfleet_coordinator/runs.py": 1,  # supervisor of a run: it fails alone
+    "services/coordinator/fedfleet_coordinator/runs.py": 2,  # supervisor of a run: it fails alone
     "services/inference-api/fedfleet_inference_api/access.py": 1,  # the interceptor of HTTP
     "services/inference-api/fedfleet_inference_api/follower.py": 1,  # supervisor of its thread
     "services/worker/fedfleet_worker/__main__.py": 1,
+    "services/worker/fedfleet_worker/workbench.py": 1,  # supervisor of plug-ins: a job fails alone
 }
 
 # The processes' own entries, where the environment is read once and passed down.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from fedfleet.errors import InvalidInput, LimitExceeded, NotServed
+from fedfleet.errors import InvalidInput, LimitExceeded, NotServed, Unavailable
+from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.server import Context
-from fedfleet.store.protocols import Store, resolve
+from fedfleet.store.protocols import RunRecord, Store, resolve
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
 from fedfleet.wire import limits
@@ -24,7 +25,6 @@ from fedfleet_coordinator.messages import (
     worker_message,
 )
 from fedfleet_coordinator.runs import RunQueue
-from fedfleet_coordinator.workshop import card_of
 
 MAX_WATCHERS = 64
 _NO_TLS = "this needs mutual TLS, which this release does not serve"
@@ -35,6 +35,12 @@ class Bell:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.closed = False
+
+    def close(self) -> None:
+        """Wake everybody for the last time."""
+        self.closed = True
+        self.ring()
 
     def ring(self) -> None:
         self._event.set()
@@ -68,7 +74,10 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         journal = self._store.journal
         run = await self._executors.io(lambda: journal.run(request.run_id))
-        entries = await self._executors.io(lambda: journal.entries(request.run_id))
+        return await self._executors.io(lambda: self._get_run(run))
+
+    def _get_run(self, run: RunRecord) -> pb.GetRunResponse:
+        entries = self._store.journal.entries(run.run_id)
         card = card_of(parse_recipe(run.recipe))
         return pb.GetRunResponse(
             run=run_message(run), rounds=round_messages(entries), classes=card.classes
@@ -106,6 +115,8 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
                 yield pb.WatchRunResponse(event=event_message(entry))
             if run.state.final:
                 return
+            if self._bell.closed:
+                raise Unavailable("the coordinator is stopping; watch again when it is back")
             await changed.wait()
 
     # Workers

@@ -1,9 +1,4 @@
-"""Drives one run: events into the journal and the machine, the machine's actions out.
-
-Order is what makes a replay exact: an event is journalled and handed to the machine under one
-lock, so the machine always sees events in the order of their journal ids. The actions that come
-out are carried out one after the other by one task.
-"""
+"""Drives one run: events into the log, the machine's actions out, one after the other."""
 
 from __future__ import annotations
 
@@ -11,45 +6,48 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from fedfleet.errors import AssignmentClosed, FedFleetError, UpdateInvalid
+from fedfleet.errors import (
+    AssignmentClosed,
+    FedFleetError,
+    InvalidInput,
+    StoreFull,
+    StoreUnavailable,
+    UpdateInvalid,
+)
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.machine import RoundMachine
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import select_uniform
-from fedfleet.store.protocols import Entry, RoundCommit, RunRecord, RunState, Store, UpdateRecord
+from fedfleet.store.protocols import (
+    Entry,
+    RoundCommit,
+    RunRecord,
+    RunState,
+    UpdateRecord,
+    VersionRecord,
+)
 from fedfleet.training.seeding import derive
 from fedfleet.types import Evaluation, Update
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.updates import check_header, header_to_json
-from fedfleet_coordinator.executors import Executors
-from fedfleet_coordinator.fleet import Fleet
-from fedfleet_coordinator.metrics import CoordinatorMetrics
-from fedfleet_coordinator.workshop import Workshop, round_metrics
+from fedfleet_coordinator.event_log import EventLog
+from fedfleet_coordinator.surroundings import Surroundings
+from fedfleet_coordinator.workshop import Workshop
 
 logger = logging.getLogger(__name__)
+
+# Faults that pass: the run waits for them and goes on from where the journal has it.
+STORE_FAULTS = (StoreFull, StoreUnavailable)
+# Full width; levels are chosen per worker once sub-models are trained.
+LEVEL = "a"
 
 _KINDS = {
     act.Work.TRAIN: pb.ASSIGNMENT_KIND_TRAIN,
     act.Work.EVALUATE: pb.ASSIGNMENT_KIND_EVALUATE,
 }
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What every driver of this process shares.
-
-    Args:
-        changed: called after each journal entry, for those who watch runs.
-    """
-
-    store: Store
-    fleet: Fleet
-    executors: Executors
-    metrics: CoordinatorMetrics
-    changed: Callable[[], None]
 
 
 class RunDriver:
@@ -65,7 +63,7 @@ class RunDriver:
         self._machine = RoundMachine(
             run.run_id, recipe.rounds, recipe.evaluation, first_round=max(1, run.round)
         )
-        self._order = asyncio.Lock()
+        self._log = EventLog(run.run_id, self._machine, around, self._push)
         self._accepting = asyncio.Lock()
         self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed] = asyncio.Queue()
         # Checked updates that wait for their fold, so that they are not read back from disk; a
@@ -83,12 +81,13 @@ class RunDriver:
         """Bring the machine to where the journal says it was; call once, before serving."""
         journal = self._around.store.journal
         if run.state is RunState.QUEUED:
-            entry = self._entry(ev.RunStarted(at_s=time.time()))
-            await self._around.executors.io(
-                lambda: journal.set_run_state(run.run_id, RunState.RUNNING, entry)
+            await self._log.write(
+                lambda: ev.RunStarted(at_s=time.time()),
+                lambda entry: journal.set_run_state(run.run_id, RunState.RUNNING, entry),
             )
-            self._push(self._machine.handle(ev.RunStarted(at_s=entry.at_s)))
             return
+        # The last commit's updates: the process may have ended before they were forgotten.
+        await self._forget_updates(run.round)
         entries = await self._around.executors.io(lambda: journal.entries(run.run_id))
         first_round = self._machine.round
         self._machine.handle(ev.RunStarted(at_s=_round_began_s(entries, first_round)))
@@ -107,7 +106,7 @@ class RunDriver:
         if self._machine.finish is not None:
             self._push([self._machine.finish])
         else:
-            await self._apply(ev.RunResumed(at_s=time.time()))
+            await self._log.append(ev.RunResumed(at_s=time.time()))
 
     async def drive(self) -> None:
         """Carry out actions until the run is over."""
@@ -117,7 +116,7 @@ class RunDriver:
             while True:
                 action = await self._todo.get()
                 if isinstance(action, ev.DeadlinePassed):
-                    await self._apply(action)
+                    await self._log.append(action)
                     continue
                 await self._carry_out(action)
                 if isinstance(action, act.FinishRun):
@@ -128,7 +127,11 @@ class RunDriver:
 
     async def stop(self) -> None:
         """End the run on an operator's request."""
-        await self._apply(ev.StopRequested(at_s=time.time()))
+        await self._log.append(ev.StopRequested(at_s=time.time()))
+
+    async def retire(self) -> None:
+        """Let nothing into the journal any more: another driver takes the run up from there."""
+        await self._log.retire()
 
     # What workers send
 
@@ -151,6 +154,8 @@ class RunDriver:
             raise UpdateInvalid(
                 f"round {header.round}: the assignment is of round {self._machine.round}"
             )
+        if header.level != LEVEL:
+            raise UpdateInvalid(f"level {header.level[:16]!r}: the assignment is of level {LEVEL}")
         check_header(header, self._workshop.schema)
 
     async def accept(self, header: pb.UpdateHeader, read: Callable[[], bytes]) -> bool:
@@ -169,44 +174,52 @@ class RunDriver:
             return await self._journal_update(header, update)
 
     async def _journal_update(self, header: pb.UpdateHeader, update: Update) -> bool:
-        event = ev.UpdateAccepted(
-            at_s=time.time(), assignment_id=header.assignment_id, weight=header.weight
-        )
-        record = UpdateRecord(
-            run_id=self.run_id,
-            round=header.round,
-            assignment_id=header.assignment_id,
-            worker_id=header.worker_id,
-            header=header_to_json(header),
-            digest=header.payload_digest,
-            size_bytes=header.payload_bytes,
-            accepted_at_s=event.at_s,
-        )
-        journal = self._around.store.journal
-        async with self._order:
-            if not self.wants(header.assignment_id):
+        def event() -> ev.UpdateAccepted:
+            # The round may have closed while the update was checked.
+            if not self._machine.is_open(header.assignment_id, act.Work.TRAIN):
                 raise AssignmentClosed(f"assignment {header.assignment_id} has closed")
-            entry = self._entry(event)
-            is_new = await self._around.executors.io(lambda: journal.accept_update(record, entry))
+            return ev.UpdateAccepted(
+                at_s=time.time(), assignment_id=header.assignment_id, weight=header.weight
+            )
+
+        def store(entry: Entry) -> bool:
+            record = UpdateRecord(
+                run_id=self.run_id,
+                round=header.round,
+                assignment_id=header.assignment_id,
+                worker_id=header.worker_id,
+                header=header_to_json(header),
+                digest=header.payload_digest,
+                size_bytes=header.payload_bytes,
+                accepted_at_s=entry.at_s,
+            )
+            return self._around.store.journal.accept_update(record, entry)
+
+        def keep(_: bool) -> None:
             if not self._checked:
                 self._checked[header.assignment_id] = update
-            self._push(self._machine.handle(event))
-        self._around.changed()
-        return not is_new
+
+        return not await self._log.write(event, store, keep)
 
     async def report(self, assignment_id: str, evaluation: Evaluation) -> None:
         """Take a worker's evaluation."""
-        if self.wants(assignment_id):
-            await self._apply(
-                ev.EvaluationReported(
-                    at_s=time.time(), assignment_id=assignment_id, evaluation=evaluation.to_json()
-                )
+        if not self._machine.is_open(assignment_id, act.Work.EVALUATE):
+            return
+        classes = len(self._workshop.card.classes)
+        if len(evaluation.class_samples) != classes:
+            reason = f"an evaluation over {len(evaluation.class_samples)} classes, not {classes}"
+            await self.fail_assignment(assignment_id, InvalidInput.code, reason)
+            return
+        await self._log.append(
+            ev.EvaluationReported(
+                at_s=time.time(), assignment_id=assignment_id, evaluation=evaluation.to_json()
             )
+        )
 
     async def fail_assignment(self, assignment_id: str, code: str, reason: str) -> None:
         """Take note that an assignment will not be carried out."""
         if self.wants(assignment_id):
-            await self._apply(
+            await self._log.append(
                 ev.AssignmentFailed(
                     at_s=time.time(), assignment_id=assignment_id, code=code, reason=reason
                 )
@@ -220,32 +233,12 @@ class RunDriver:
 
     # Events
 
-    def _entry(self, event: ev.Event) -> Entry:
-        return Entry(
-            run_id=self.run_id,
-            round=self._machine.round,
-            at_s=event.at_s,
-            kind=ev.kind_of(event),
-            fields=ev.to_fields(event),
-        )
-
-    async def _apply(self, event: ev.Event) -> None:
-        """Journal an event, then hand it to the machine."""
-        async with self._order:
-            entry = self._entry(event)
-            await self._around.executors.io(lambda: self._around.store.journal.append(entry))
-            self._push(self._machine.handle(event))
-        # Some events carry the fleet as it was before the journal's write.
-        self._fleet_changed()
-        self._around.changed()
-
     def _push(self, actions: list[act.Action]) -> None:
         for action in actions:
             self._todo.put_nowait(action)
 
     def _fleet_changed(self) -> None:
-        event = ev.FleetChanged(at_s=time.time(), workers=self._around.fleet.connected)
-        self._push(self._machine.handle(event))
+        self._log.tell_fleet(time.time())
 
     def _deadline(self) -> None:
         event = ev.DeadlinePassed(
@@ -267,13 +260,13 @@ class RunDriver:
     async def _carry_out(self, action: act.Action) -> None:
         """Do what the machine asks; what can never succeed ends the run with its reason.
 
-        A retryable error (the store is full or away) goes up: the run is taken up again later
-        from where the journal has it.
+        A fault of the store (it is full or away) goes up: the run is taken up again later from
+        where the journal has it.
         """
         try:
             await self._dispatch(action)
         except FedFleetError as error:
-            if error.retryable or isinstance(action, act.FinishRun):
+            if isinstance(error, STORE_FAULTS) or isinstance(action, act.FinishRun):
                 raise
             broken = ev.RunBroken(at_s=time.time(), code=error.code, reason=error.message)
             self._push(self._machine.handle(broken))
@@ -300,7 +293,7 @@ class RunDriver:
         seed = derive(self._recipe.seed, "cohort", action.round, action.draw)
         chosen = select_uniform(action.candidates, action.size, seed)
         self._cohort_at_s = time.time()
-        await self._apply(ev.CohortSelected(at_s=self._cohort_at_s, workers=chosen))
+        await self._log.append(ev.CohortSelected(at_s=self._cohort_at_s, workers=chosen))
 
     def _send(self, action: act.SendAssignment) -> None:
         base = self._workshop.base
@@ -312,7 +305,7 @@ class RunDriver:
             base_digest=base.digest,
             base_bytes=base.size_bytes,
             schema_digest=self._workshop.schema.digest,
-            level="a",
+            level=LEVEL,
             recipe=self._recipe.source,
             deadline_s=max(0.0, action.deadline_s - time.time()),
             seed=derive(self._recipe.seed, action.work.value, action.round, action.worker_id),
@@ -332,48 +325,44 @@ class RunDriver:
         if update is not None:
             await self._around.executors.compute(lambda: self._workshop.fold(update))
             return
-        journal = self._around.store.journal
-        records = await self._around.executors.io(
-            lambda: journal.updates(self.run_id, self._machine.round)
+        journal, round = self._around.store.journal, self._machine.round
+        record = await self._around.executors.io(
+            lambda: journal.update(self.run_id, round, action.assignment_id)
         )
-        record = next(r for r in records if r.assignment_id == action.assignment_id)
+        assert record is not None, "what was accepted is in the journal"
         await self._around.executors.compute(lambda: self._workshop.fold_stored(record))
 
     async def _aggregate(self, action: act.Aggregate) -> None:
         executors, store = self._around.executors, self._around.store
         made = await executors.compute(lambda: self._workshop.make_next(action.evaluate))
-        records = await executors.io(lambda: store.journal.updates(self.run_id, action.round))
         duration_s = time.time() - self._cohort_at_s
-        metrics = round_metrics(records, made.evaluation, duration_s)
-        version = await executors.io(lambda: self._workshop.version_of(made, action.round, metrics))
-        async with self._order:
-            event = ev.RoundCommitted(
+        version = await executors.io(
+            lambda: self._workshop.version_of(made, action.round, duration_s)
+        )
+
+        def event() -> ev.RoundCommitted:
+            return ev.RoundCommitted(
                 at_s=time.time(),
                 version=version.number,
                 digest=version.digest,
                 workers=tuple(sorted(self._around.fleet.connected)),
             )
-            entry = self._entry(event)
-            commit = RoundCommit(
-                run_id=self.run_id,
-                round=action.round,
-                version=version,
-                memory_digest=made.memory_digest,
-                aliases=("latest",),
-                entry=Entry(
-                    run_id=entry.run_id,
-                    round=entry.round,
-                    at_s=entry.at_s,
-                    kind=entry.kind,
-                    fields={**entry.fields, "metrics": metrics},
-                ),
+
+        def commit(entry: Entry) -> VersionRecord:
+            fields = {**entry.fields, "metrics": version.metrics}
+            return store.commit_round(
+                RoundCommit(
+                    run_id=self.run_id,
+                    round=action.round,
+                    version=version,
+                    memory_digest=made.memory_digest,
+                    aliases=("latest",),
+                    entry=replace(entry, fields=fields),
+                )
             )
-            committed = await executors.io(lambda: store.commit_round(commit))
-            self._workshop.advance(made, committed)
-            self._push(self._machine.handle(event))
-        self._fleet_changed()
+
+        await self._log.write(event, commit, lambda done: self._workshop.advance(made, done))
         self._observe(made.evaluation, duration_s, action.round)
-        self._around.changed()
 
     def _observe(self, evaluation: Evaluation | None, duration_s: float, round: int) -> None:
         metrics = self._around.metrics
@@ -392,6 +381,10 @@ class RunDriver:
                 "accuracy": evaluation.accuracy if evaluation else None,
             },
         )
+
+    async def forget(self) -> None:
+        """Delete the updates of the last round of a run that was ended without this driver."""
+        await self._forget_updates(self._machine.round)
 
     async def _forget_updates(self, round: int) -> None:
         refused = tuple(self._refused)
@@ -413,8 +406,6 @@ class RunDriver:
                 self.run_id, state, entry, code=action.code, reason=action.reason
             )
         )
-        # A run that failed or was stopped leaves the updates of its last round.
-        await self._forget_updates(self._machine.round)
         self._around.metrics.runs.labels(action.outcome).inc()
         logger.info(
             "run_finished",
@@ -426,6 +417,8 @@ class RunDriver:
             },
         )
         self._around.changed()
+        # A run that failed or was stopped leaves the updates of its last round.
+        await self._forget_updates(self._machine.round)
 
 
 def _round_began_s(entries: Sequence[Entry], round: int) -> float:

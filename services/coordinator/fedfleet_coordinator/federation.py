@@ -70,10 +70,11 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidInput("the first message of a stream must be a hello")
         session = self._session(first.hello)
-        yield await self._welcome(session)
+        # Joined first: what is cancelled while the welcome is made must find the session.
         self._fleet.join(session)
         reader = asyncio.create_task(self._read(session, requests, patience_s))
         try:
+            yield await self._welcome(session)
             while (message := await session.outbox.get()) is not None:
                 yield message
             if reader.done() and not reader.cancelled():
@@ -223,6 +224,8 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
                 await self._take_chunks(header, writer, requests)
             finally:
                 await self._executors.io(writer.close)
+            # The run may have been taken up by another driver while the payload came.
+            driver = self._driver(header)
             duplicate = await driver.accept(header, lambda: blobs.read(header.payload_digest))
         except (InvalidInput, AssignmentClosed) as error:
             await self._refuse(header, driver, error)
@@ -285,11 +288,8 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     ) -> bool:
         """Whether an update of this assignment (with this payload) has been accepted."""
         journal = self._store.journal
-        records = await self._executors.io(lambda: journal.updates(run_id, round))
-        return any(
-            record.assignment_id == assignment_id and digest in (None, record.digest)
-            for record in records
-        )
+        record = await self._executors.io(lambda: journal.update(run_id, round, assignment_id))
+        return record is not None and digest in (None, record.digest)
 
     def _driver(self, header: pb.UpdateHeader) -> RunDriver:
         driver = self._runs.active

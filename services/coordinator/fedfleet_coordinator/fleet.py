@@ -67,6 +67,9 @@ class Fleet:
         former = self.known.get(session.worker_id)
         if former is not None and former.connected:
             # Told as a leave and a join, so that its assignments are sent again.
+            reason = "another worker with this id connected"
+            goodbye = pb.Goodbye(reason=reason, reconnect=True)
+            self.send(session.worker_id, pb.ConnectResponse(goodbye=goodbye))
             self._end(former.session)
             former.connected = False
             self._changed()

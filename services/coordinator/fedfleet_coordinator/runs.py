@@ -10,11 +10,13 @@ from uuid import uuid4
 
 from fedfleet.errors import Conflict, FedFleetError
 from fedfleet.obs.logs import log_context
+from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.retry import backoff_s
 from fedfleet.store.protocols import Entry, RunRecord, RunState
-from fedfleet_coordinator.driver import RunDriver, Surroundings
-from fedfleet_coordinator.workshop import Workshop, card_of
+from fedfleet_coordinator.driver import STORE_FAULTS, RunDriver
+from fedfleet_coordinator.surroundings import Surroundings
+from fedfleet_coordinator.workshop import Workshop
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +47,12 @@ class RunQueue:
             try:
                 await self._serve_one()
                 waits = backoff_s(1.0, 10.0)
-            except FedFleetError as error:
-                if not error.retryable:
-                    raise
-                # The driver stays active: what workers hold for it is still wanted.
+            except STORE_FAULTS as error:
+                # The driver stays active: what workers hold for it is still wanted. But nothing
+                # more may be journalled past the machine that will replay the journal.
                 self._interrupted = True
+                if self.active is not None:
+                    await self.active.retire()
                 logger.error("run_interrupted", extra={"code": error.code, "reason": error.message})
                 await asyncio.sleep(next(waits))
 
@@ -69,16 +72,25 @@ class RunQueue:
         with log_context(run_id=driver.run_id):
             try:
                 await driver.drive()
-            except FedFleetError:
+            except STORE_FAULTS:
                 raise
-            except Exception:
-                logger.exception("run_crashed")
-                run = await self._around.executors.io(
-                    lambda: self._around.store.journal.run(driver.run_id)
-                )
-                reason = "internal error; the coordinator's log says more"
-                await self._end(run, RunState.FAILED, FedFleetError.code, reason)
+            except Exception as error:
+                await driver.retire()
+                await self._end_crashed(driver.run_id, error)
+                await driver.forget()
         self.active = None
+
+    async def _end_crashed(self, run_id: str, error: Exception) -> None:
+        """End a run by a fault that nobody foresaw; the next one goes on."""
+        logger.error("run_crashed", exc_info=error, extra={"run_id": run_id})
+        known = (
+            error
+            if isinstance(error, FedFleetError)
+            else FedFleetError("internal error; the coordinator's log says more")
+        )
+        journal = self._around.store.journal
+        run = await self._around.executors.io(lambda: journal.run(run_id))
+        await self._end(run, RunState.FAILED, known.code, known.message)
 
     async def submit(self, text: str) -> RunRecord:
         """Validate a recipe and queue its run; raises RecipeInvalid and its kin."""
@@ -95,13 +107,19 @@ class RunQueue:
             updated_at_s=now_s,
         )
         entry = Entry(run_id=run.run_id, round=0, at_s=now_s, kind="run_submitted", fields={})
+        await self._around.supervisor.finish("submit", self._create(run, entry))
+        return run
+
+    async def _create(self, run: RunRecord, entry: Entry) -> None:
         await self._around.executors.io(lambda: self._around.store.journal.create_run(run, entry))
         self._submitted.set()
         self._around.changed()
-        return run
 
     async def stop(self, run_id: str) -> RunRecord:
         """End a run; raises NotFound, or Conflict when it is over already."""
+        return await self._around.supervisor.finish("stop", self._stop(run_id))
+
+    async def _stop(self, run_id: str) -> RunRecord:
         journal = self._around.store.journal
         async with self._leaving:
             run = await self._around.executors.io(lambda: journal.run(run_id))
@@ -129,10 +147,13 @@ class RunQueue:
             )
             driver = RunDriver(run, recipe, workshop, self._around)
             await driver.prepare(run)
+        except STORE_FAULTS:
+            raise
         except FedFleetError as error:
-            if error.retryable:
-                raise
             await self._end(run, RunState.FAILED, error.code, error.message)
+            return None
+        except Exception as error:
+            await self._end_crashed(run.run_id, error)
             return None
         return driver
 

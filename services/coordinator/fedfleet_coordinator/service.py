@@ -15,13 +15,13 @@ from fedfleet.v1 import enrollment_service_pb2_grpc as enrollment_grpc
 from fedfleet.v1 import federation_service_pb2_grpc as federation_grpc
 from fedfleet_coordinator.config import CoordinatorConfig
 from fedfleet_coordinator.control import Bell, ControlServicer
-from fedfleet_coordinator.driver import Surroundings
 from fedfleet_coordinator.enrollment import EnrollmentServicer
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.federation import FederationServicer
 from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.metrics import CoordinatorMetrics
 from fedfleet_coordinator.runs import RunQueue
+from fedfleet_coordinator.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,13 @@ class Coordinator:
         self._supervisor = Supervisor()
         self._server = RpcServer()
         self._ready = False
-        bell = Bell()
+        self._bell = bell = Bell()
         around = Surroundings(
             store=store,
             fleet=self._fleet,
             executors=self._executors,
             metrics=self._metrics,
+            supervisor=self._supervisor,
             changed=bell.ring,
         )
         self._runs = RunQueue(around, config.data_dir)
@@ -92,6 +93,7 @@ class Coordinator:
         """Unready, goodbye to the workers, drain the calls, end the run's task, stop."""
         self._ready = False
         self._fleet.close("the coordinator is stopping")
+        self._bell.close()
         await self._server.stop(self._config.grace_s)
         await self._supervisor.close()
         await asyncio.get_running_loop().run_in_executor(None, self._executors.close)

@@ -6,7 +6,6 @@ Everything here blocks; the driver calls it in executors.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.algorithms.catalog import make_algorithm
-from fedfleet.data.catalog import describe
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import Conflict
-from fedfleet.models.card import ModelCard
+from fedfleet.rounds.card import card_of
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
@@ -29,12 +27,6 @@ from fedfleet.types import Evaluation, ModelState, Schema, Update
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.updates import decode_update, header_from_json, header_of
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
-
-
-def card_of(recipe: Recipe) -> ModelCard:
-    """All that is needed to build and serve the recipe's model."""
-    spec = describe(recipe.data)
-    return ModelCard(model=recipe.model, inputs=spec.inputs, classes=spec.classes)
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,7 @@ class Workshop:
         self._memory = self._load_memory()
         self.base = self._load_base(run)
         self._sum = self._new_sum()
+        self._initial_digest = ""  # to be deleted with the first round
 
     @property
     def schema(self) -> Schema:
@@ -113,12 +106,12 @@ class Workshop:
             evaluation = self._trainer.evaluate(state, self._examples)
         return Made(Base(state, digest, len(blob), None), memory, memory_digest, evaluation)
 
-    def version_of(self, made: Made, round: int, metrics: Mapping[str, Any]) -> VersionRecord:
+    def version_of(self, made: Made, round: int, duration_s: float) -> VersionRecord:
         """The record under which a next version is committed."""
-        versions = self._store.registry.versions(self._recipe.name)
+        records = self._store.journal.updates(self._run_id, round)
         return VersionRecord(
             model=self._recipe.name,
-            number=versions[0].number + 1 if versions else 1,
+            number=1 + self._store.registry.newest_number(self._recipe.name),
             digest=made.base.digest,
             size_bytes=made.base.size_bytes,
             schema=self.schema,
@@ -127,11 +120,13 @@ class Workshop:
             parent=self.base.number,
             created_at_s=time.time(),
             card=self.card.to_json(),
-            metrics=metrics,
+            metrics=round_metrics(records, made.evaluation, duration_s),
         )
 
     def advance(self, made: Made, version: VersionRecord) -> None:
         """Take the committed version as the next round's base."""
+        if self.base.number is None:
+            self._initial_digest = self.base.digest
         self.base = Base(made.base.state, made.base.digest, made.base.size_bytes, version.number)
         self._memory = made.memory
         self._sum = self._new_sum()
@@ -139,7 +134,8 @@ class Workshop:
     def forget_updates(self, round: int, refused: tuple[str, ...]) -> None:
         """Delete the payloads of a closed round, those of refused updates included."""
         records = self._store.journal.updates(self._run_id, round)
-        for digest in {*(record.digest for record in records), *refused}:
+        digests = {*(record.digest for record in records), *refused, self._initial_digest} - {""}
+        for digest in digests:
             with suppress(Conflict):  # the same bytes are still needed by another record
                 self._store.blobs.delete(digest)
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import grpc
 
-from fedfleet.errors import FedFleetError, Unavailable
+from fedfleet.errors import (
+    FedFleetError,
+    InvalidInput,
+    LimitExceeded,
+    NotAllowed,
+    NotServed,
+    Unavailable,
+)
 from fedfleet.rpc.retry import backoff_s
 from fedfleet.rpc.status import error_of
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.device import heartbeat, profile
 from fedfleet_worker.metrics import WorkerMetrics
@@ -23,8 +33,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SOFTWARE_VERSION = "0.1.0"
 WELCOME_S = 20.0
+# Answers to a hello that the same hello will get again. After anything else, a fault of the
+# coordinator's own included, the worker stays and dials again.
+REFUSALS = (InvalidInput, LimitExceeded, NotAllowed, NotServed)
+# A stream that ends sooner than this was not worth its dialling: the next waits longer.
+SHORT_S = 30.0
 # Reports that wait for the stream to come back. A lost one costs a second evaluation: the
 # coordinator gives an open assignment again to a worker that comes back.
 OUTBOX = 64
@@ -49,8 +63,18 @@ class Outbox:
         return self._messages.popleft()
 
 
+def dial_backoff_s() -> Iterator[float]:
+    """Waits before the stream is opened again."""
+    return backoff_s(0.2, 20.0)
+
+
 class Agent:
-    """One worker's stream."""
+    """One worker's stream.
+
+    Args:
+        backoff: makes the waits before dialling again.
+        clock: seconds, for how long a stream lasted.
+    """
 
     def __init__(
         self,
@@ -59,58 +83,102 @@ class Agent:
         workbench: Workbench,
         outbox: Outbox,
         metrics: WorkerMetrics,
+        *,
+        backoff: Callable[[], Iterator[float]] = dial_backoff_s,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._stub = stub
         self._workbench = workbench
         self._outbox = outbox
         self._metrics = metrics
+        self._backoff = backoff
+        self._clock = clock
+        self._goodbye = ""
         self.connected = False
 
     async def run(self) -> None:
         """Keep a stream open, for ever; raises only what dialling again cannot mend."""
-        waits = backoff_s(0.2, 20.0)
+        dials, short = self._backoff(), self._backoff()
         while True:
             try:
-                await self._session()
-                waits = backoff_s(0.2, 20.0)
+                lasted_s = await self._session()
             except FedFleetError as error:
-                if not error.retryable:
+                if isinstance(error, REFUSALS) and not error.retryable:
                     raise
                 logger.warning(
                     "coordinator_unreachable",
                     extra={
                         "coordinator": self._config.coordinator,
                         "code": error.code,
-                        "detail": error.detail,
+                        "detail": error.detail or error.message,
                     },
                 )
-            await asyncio.sleep(next(waits))
+                wait_s = next(dials)
+            else:
+                dials = self._backoff()
+                if lasted_s >= SHORT_S:
+                    short = self._backoff()
+                else:
+                    self._warn_short(lasted_s)
+                wait_s = next(short)
+            await asyncio.sleep(wait_s)
 
-    async def _session(self) -> None:
-        """One stream from hello to its end; returns when it had been welcomed."""
+    def _warn_short(self, lasted_s: float) -> None:
+        logger.warning(
+            "stream_was_short",
+            extra={
+                "lasted_s": round(lasted_s, 3),
+                "goodbye": self._goodbye,
+                "hint": "two workers with one id end each other's streams; give every worker "
+                "a FEDFLEET_WORKER_ID of its own",
+            },
+        )
+
+    async def _session(self) -> float:
+        """One stream from hello to its end; returns how many seconds it lasted, once welcomed."""
         call = self._stub.Connect()
-        beat = asyncio.create_task(asyncio.sleep(0))
+        began_s, self._goodbye = self._clock(), ""
         try:
             held = self._workbench.held
             await call.write(pb.ConnectRequest(hello=self._hello(held)))
             welcome = await self._welcome(call)
             self._workbench.keep_only(welcome.wanted_assignment_ids, held)
             self._set_connected(True)
-            beat = asyncio.create_task(self._write(call, welcome.heartbeat_interval_s))
-            await self._read(call)
+            await self._talk(call, welcome.heartbeat_interval_s)
         except grpc.aio.AioRpcError as error:
             known = error_of(error)
-            if not self.connected or not known.retryable:
+            if not self.connected:
                 raise known from error
-            logger.warning("stream_ended", extra={"code": known.code, "detail": known.detail})
+            logger.warning(
+                "stream_ended", extra={"code": known.code, "detail": known.detail or known.message}
+            )
         except asyncio.InvalidStateError as error:
             raise Unavailable("the stream ended before the hello was sent") from error
         finally:
             self._set_connected(False)
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
             call.cancel()
+        return self._clock() - began_s
+
+    async def _talk(
+        self,
+        call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse],
+        interval_s: float,
+    ) -> None:
+        """Read and write until the coordinator ends the stream, or either side of it fails."""
+        reader = asyncio.create_task(self._read(call))
+        writer = asyncio.create_task(self._write(call, interval_s))
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                writer.result()
+            await reader
+        finally:
+            # First the call: a writer that was just about to write must find it ended.
+            call.cancel()
+            writer.cancel()
+            reader.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
 
     def _set_connected(self, connected: bool) -> None:
         self.connected = connected
@@ -153,7 +221,10 @@ class Agent:
             except asyncio.TimeoutError:
                 message = pb.ConnectRequest(heartbeat=heartbeat())
                 due = loop.time() + interval_s
-            await call.write(message)
+            try:
+                await call.write(message)
+            except asyncio.InvalidStateError:
+                return  # the stream is over; what is read from it says how it ended
 
     async def _read(
         self, call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
@@ -169,5 +240,6 @@ class Agent:
             elif kind == "cancel":
                 self._workbench.cancel(response.cancel.assignment_id)
             elif kind == "goodbye":
-                logger.info("goodbye", extra={"reason": response.goodbye.reason})
+                self._goodbye = response.goodbye.reason
+                logger.info("goodbye", extra={"reason": self._goodbye})
                 return

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from fedfleet.algorithms.base import Memory
+from fedfleet.errors import UpdateInvalid
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.store.durable import sync_folder
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.updates import EncodedUpdate, header_from_json, header_to_json
 from fedfleet.wire.weights import decode_arrays, encode_arrays
+
+logger = logging.getLogger(__name__)
+
+# Runs that may take turns on a worker without one losing what its algorithm remembers.
+MEMORIES = 16
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,28 @@ class Disk:
     # Finished updates
 
     def finished(self) -> list[Finished]:
-        """Every update that waits for its receipt."""
+        """Every update that waits for its receipt; what is damaged is removed and logged."""
         with disk_errors():
-            folders = sorted(self._updates.iterdir())
-            headers = [json.loads((path / "header.json").read_text()) for path in folders]
-        return [
-            Finished(path, header_from_json(header))
-            for path, header in zip(folders, headers, strict=True)
-        ]
+            folders = sorted(path for path in self._updates.iterdir() if path.is_dir())
+            found = [self._read(folder) for folder in folders]
+        return [update for update in found if update is not None]
+
+    def _read(self, folder: Path) -> Finished | None:
+        try:
+            update = Finished(
+                folder, header_from_json(json.loads((folder / "header.json").read_bytes()))
+            )
+            if (folder / "payload").stat().st_size != update.header.payload_bytes:
+                raise UpdateInvalid("the payload has another size than its header says")
+        except (UpdateInvalid, ValueError, FileNotFoundError) as error:
+            logger.warning("damaged_update_removed", extra={"reason": repr(error)})
+            self._remove(folder)
+        except OSError as error:
+            # Perhaps it can be read at the next start.
+            logger.warning("update_unreadable", extra={"reason": repr(error)})
+        else:
+            return update
+        return None
 
     def keep(self, update: EncodedUpdate, memory: Memory) -> Finished:
         """Write an update and the memory that goes with it, durably, all or nothing.
@@ -86,6 +108,8 @@ class Disk:
                 for file_name, data in files.items():
                     _write(fresh / file_name, data)
                 sync_folder(fresh)
+                if folder.exists():  # one that could not be read at the start
+                    self._remove(folder)
                 fresh.rename(folder)
                 sync_folder(self._updates)
             except BaseException:
@@ -98,14 +122,25 @@ class Disk:
         memory = update.folder / "memory"
         with disk_errors():
             if memory.exists() and memory.stat().st_size:
-                memory.replace(self._memory_path(update.header.run_id))
+                path = self._memory_path(update.header.run_id)
+                memory.replace(path)
+                _touch(path)
+                self._forget_memories(path)
                 sync_folder(self._memories)
         self.drop(update)
 
     def drop(self, update: Finished) -> None:
         """The update is not wanted any more."""
         with disk_errors():
-            shutil.rmtree(update.folder, ignore_errors=True)
+            if update.folder.exists():
+                self._remove(update.folder)
+
+    def _remove(self, folder: Path) -> None:
+        """Take an update away whole: what a crash leaves of it is swept at the next start."""
+        doomed = self._updates / f"{folder.name}.{uuid4().hex}.new"
+        folder.rename(doomed)
+        sync_folder(self._updates)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     # Memories
 
@@ -113,7 +148,18 @@ class Disk:
         """What the algorithm kept on this device for a run; empty at first."""
         path = self._memory_path(run_id)
         with disk_errors():
-            return decode_arrays(path.read_bytes()) if path.exists() else {}
+            if not path.exists():
+                return {}
+            _touch(path)
+            return decode_arrays(path.read_bytes())
+
+    def _forget_memories(self, newest: Path) -> None:
+        """Keep those of the runs that were worked on last: nobody says that a run is over."""
+        # The newest is named: a device that boots without a clock stamps it before all others.
+        others = [path for path in self._memories.iterdir() if path != newest]
+        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in others[MEMORIES - 1 :]:
+            path.unlink()
 
     def _memory_path(self, run_id: str) -> Path:
         return self._memories / hashlib.sha256(run_id.encode()).hexdigest()[:32]
@@ -136,6 +182,12 @@ class Disk:
                 path.unlink()
             # Not synced: a torn file fails its digest and is downloaded again.
             (self._versions / digest).write_bytes(data)
+
+
+def _touch(path: Path) -> None:
+    """Mark a file as used now, finer than the clock that the kernel stamps files with."""
+    now_ns = time.time_ns()
+    os.utime(path, ns=(now_ns, now_ns))
 
 
 def _write(path: Path, data: bytes) -> None:

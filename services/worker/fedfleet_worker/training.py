@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Callable
 
 from fedfleet.algorithms.base import Memory
-from fedfleet.data.catalog import describe
 from fedfleet.errors import SchemaMismatch
-from fedfleet.models.card import ModelCard
+from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.worker import LocalRun, LocalWorker
@@ -75,10 +74,8 @@ class Bench:
         key = hashlib.sha256(assignment.recipe.encode()).hexdigest()
         if key != self._key:
             recipe = parse_recipe(assignment.recipe)
-            spec = describe(recipe.data)
-            card = ModelCard(model=recipe.model, inputs=spec.inputs, classes=spec.classes)
             self._key = ""
-            self._trainer = LocalTrainer(card, recipe.training, recipe.evaluation)
+            self._trainer = LocalTrainer(card_of(recipe), recipe.training, recipe.evaluation)
             self._worker = LocalWorker(self._local_run(recipe), self._trainer)
             self._key = key
         if self._trainer.schema.digest != assignment.schema_digest:

@@ -5,22 +5,33 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
-from fedfleet.errors import ChecksumMismatch, TimedOut, TransferInvalid
+from fedfleet.errors import ChecksumMismatch, FedFleetError, TimedOut, TransferInvalid
 from fedfleet.rpc.status import error_of
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.chunks import check_chunk, chunks
+from fedfleet.wire.limits import STALL_S
 from fedfleet_worker.disk import Finished
 from fedfleet_worker.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
     from fedfleet.v1.federation_service_pb2_grpc import FederationServiceAsyncStub
 
-# A transfer fails when bytes stop moving for this long, however long it takes in all.
-STALL_S = 60.0
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Transfer(Protocol[T_co]):
+    """Bytes that move, in as many attempts as that takes."""
+
+    @property
+    def offset_bytes(self) -> int:
+        """How far the transfer had come when it was last known."""
+
+    async def run(self, stub: FederationServiceAsyncStub) -> T_co:
+        """Make one attempt."""
 
 
 class Download:
@@ -31,6 +42,11 @@ class Download:
         self._size_bytes = size_bytes
         self._metrics = metrics
         self._data = bytearray()
+
+    @property
+    def offset_bytes(self) -> int:
+        """Bytes that came and are kept."""
+        return len(self._data)
 
     async def run(self, stub: FederationServiceAsyncStub) -> bytes:
         """Receive the rest, check it, return all of it.
@@ -65,20 +81,25 @@ class Download:
 
 
 class Upload:
-    """One attempt to deliver a finished update."""
+    """One finished update being delivered; the coordinator keeps what came over attempts."""
 
     def __init__(self, update: Finished, metrics: WorkerMetrics) -> None:
         self._update = update
         self._metrics = metrics
-        self._start: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._start: asyncio.Future[int]
         self._moved = 0
+        self._unreadable: FedFleetError | None = None
+        self.offset_bytes = 0
 
     async def run(self, stub: FederationServiceAsyncStub) -> pb.Receipt:
         """Send from where the coordinator asks for, until the receipt.
 
         Raises:
+            TransferInvalid: the update cannot be read from the disk, or as the coordinator says.
             FedFleetError: as the coordinator says; retryable ones go on where this one stopped.
         """
+        self._start = asyncio.get_running_loop().create_future()
+        self._unreadable = None
         call = stub.Upload(self._requests())
         try:
             responses = call.__aiter__()
@@ -86,7 +107,10 @@ class Upload:
                 response = await self._next(responses)
                 if response.WhichOneof("message") == "receipt":
                     return response.receipt
-                self._start.set_result(response.ready.offset_bytes)
+                if self._start.done():
+                    raise TransferInvalid("the coordinator said twice where to begin")
+                self.offset_bytes = response.ready.offset_bytes
+                self._start.set_result(self.offset_bytes)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
         except StopAsyncIteration as error:
@@ -99,20 +123,32 @@ class Upload:
     async def _next(self, responses: AsyncIterator[pb.UploadResponse]) -> pb.UploadResponse:
         """The next response, as long as chunks move or the wait for an answer is short."""
         task = asyncio.ensure_future(responses.__anext__())
-        while True:
-            before = self._moved
-            done, _ = await asyncio.wait([task], timeout=STALL_S)
-            if done:
-                return task.result()
-            if self._moved == before:
-                task.cancel()
-                raise TimedOut(f"no byte moved for {STALL_S:g} s")
+        try:
+            while True:
+                before = self._moved
+                done, _ = await asyncio.wait([task], timeout=STALL_S)
+                if self._unreadable is not None:
+                    raise TransferInvalid(
+                        f"the update cannot be read from this device: {self._unreadable.message}",
+                        detail=self._unreadable.detail,
+                    ) from self._unreadable
+                if done:
+                    return task.result()
+                if self._moved == before:
+                    raise TimedOut(f"no byte moved for {STALL_S:g} s")
+        finally:
+            task.cancel()
 
     async def _requests(self) -> AsyncIterator[pb.UploadRequest]:
         header = self._update.header
         yield pb.UploadRequest(header=header)
         start = await self._start
-        for chunk in chunks(self._update.read, header.payload_bytes, start):
-            yield pb.UploadRequest(chunk=chunk)
-            self._moved += len(chunk.data)
-            self._metrics.bytes.labels("up").inc(len(chunk.data))
+        try:
+            for chunk in chunks(self._update.read, header.payload_bytes, start):
+                yield pb.UploadRequest(chunk=chunk)
+                self._moved += len(chunk.data)
+                self._metrics.bytes.labels("up").inc(len(chunk.data))
+        except FedFleetError as error:
+            # grpc drops it and cancels the call as if somebody had asked for that.
+            self._unreadable = error
+            raise

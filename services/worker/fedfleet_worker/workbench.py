@@ -7,14 +7,21 @@ stream may break and come back meanwhile, and the coordinator may be another pro
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, TypeVar
 
-from fedfleet.errors import FedFleetError, TrainingFailed
+from fedfleet.errors import (
+    AssignmentClosed,
+    ChecksumMismatch,
+    FedFleetError,
+    TrainingFailed,
+    TransferInvalid,
+)
 from fedfleet.obs.logs import log_context
 from fedfleet.rpc.retry import backoff_s
 from fedfleet.v1 import federation_service_pb2 as pb
@@ -23,7 +30,7 @@ from fedfleet.wire.limits import MAX_REASON
 from fedfleet_worker.disk import Disk, Finished
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.training import Bench
-from fedfleet_worker.transfer import Download, Upload
+from fedfleet_worker.transfer import Download, Transfer, Upload
 
 if TYPE_CHECKING:
     from fedfleet.v1.federation_service_pb2_grpc import FederationServiceAsyncStub
@@ -32,16 +39,27 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 PROGRESS_S = 0.5
+# Attempts of a transfer that are refused or spoiled at one place before that is final.
+STUCK = 5
+
+
+def transfer_backoff_s() -> Iterator[float]:
+    """Waits between the attempts of a transfer."""
+    return backoff_s(0.1, 10.0)
 
 
 class Job:
-    """An assignment that this worker holds. ``cancelled`` may be set from any thread."""
+    """An assignment that this worker holds.
+
+    ``cancelled`` may be set from any thread; ``transferring`` while the task may be cancelled.
+    """
 
     def __init__(self, assignment_id: str, assignment: pb.Assignment | None) -> None:
         self.assignment_id = assignment_id
         self.assignment = assignment
         self.finished: Finished | None = None
         self.cancelled = threading.Event()
+        self.transferring = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -51,6 +69,7 @@ class Workbench:
     Args:
         threads: where training runs; one thread, since torch's settings are global to a process.
         send: puts a message on the stream when there is one.
+        backoff: makes the waits between the attempts of one transfer.
     """
 
     def __init__(
@@ -61,12 +80,14 @@ class Workbench:
         metrics: WorkerMetrics,
         threads: Executor,
         send: Callable[[pb.ConnectRequest], None],
+        backoff: Callable[[], Iterator[float]] = transfer_backoff_s,
     ) -> None:
         self._bench = bench
         self._disk = disk
         self._stub = stub
         self._metrics = metrics
         self._send = send
+        self._backoff = backoff
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._jobs: dict[str, Job] = {}
         self._threads = threads
@@ -91,7 +112,8 @@ class Workbench:
         if job is None:
             return
         job.cancelled.set()
-        if job.task is not None and job.finished is not None:
+        # The training thread looks at the event itself; a task that left it would not stop it.
+        if job.task is not None and job.transferring:
             job.task.cancel()
 
     def keep_only(self, wanted: Iterable[str], held: Iterable[str]) -> None:
@@ -112,7 +134,7 @@ class Workbench:
                     job.task.cancel()
                 if not job.task.cancelled():
                     job.task.result()
-            self._let_go(job)
+            await self._let_go(job)
 
     async def close(self, grace_s: float) -> None:
         """Stop; an upload in progress gets a grace, finished updates stay on disk."""
@@ -128,12 +150,20 @@ class Workbench:
         self._jobs[job.assignment_id] = job
         self._queue.put_nowait(job)
 
-    def _let_go(self, job: Job) -> None:
-        """Forget a job; an update that is still on disk was given up."""
+    async def _let_go(self, job: Job) -> None:
+        """Forget a job; an update that is still on disk was given up or refused."""
         self._jobs.pop(job.assignment_id, None)
-        if job.finished is not None and job.finished.folder.exists():
-            self._disk.drop(job.finished)
+        if job.task is None or job.task.cancelled():
             self._metrics.assignments.labels("abandoned").inc()
+            logger.info("assignment_cancelled", extra={"assignment_id": job.assignment_id})
+        finished = job.finished
+        if finished is not None:
+            try:
+                await self._thread(lambda: self._disk.drop(finished))
+            except FedFleetError as error:
+                logger.warning(
+                    "update_not_dropped", extra={"code": error.code, "detail": error.detail}
+                )
 
     async def _run(self, job: Job) -> None:
         with log_context(assignment_id=job.assignment_id):
@@ -141,18 +171,19 @@ class Workbench:
                 if job.assignment is not None:
                     await self._carry_out(job, job.assignment)
                 if job.finished is not None:
-                    await self._deliver(job.finished)
+                    await self._deliver(job, job.finished)
             except FedFleetError as error:
                 self._failed(job, error)
 
     def _failed(self, job: Job, error: FedFleetError) -> None:
-        result = "abandoned" if job.cancelled.is_set() else "failed"
+        unwanted = job.cancelled.is_set() or isinstance(error, AssignmentClosed)
+        result = "abandoned" if unwanted else "failed"
         self._metrics.assignments.labels(result).inc()
         logger.warning(
             f"assignment_{result}",
             extra={"code": error.code, "reason": error.message, "detail": error.detail},
         )
-        if job.finished is None and not job.cancelled.is_set():
+        if not unwanted:
             failure = pb.AssignmentFailure(
                 assignment_id=job.assignment_id,
                 code=error.code,
@@ -161,7 +192,8 @@ class Workbench:
             self._send(pb.ConnectRequest(failure=failure))
 
     async def _carry_out(self, job: Job, assignment: pb.Assignment) -> None:
-        version = await self._version(assignment)
+        version = await self._version(job, assignment)
+        _check_wanted(job)
         if assignment.kind == pb.ASSIGNMENT_KIND_EVALUATE:
             evaluation = await self._thread(lambda: self._bench.evaluate(assignment, version))
             report = pb.EvaluationReport(
@@ -199,30 +231,43 @@ class Workbench:
         progress = pb.AssignmentProgress(assignment_id=assignment_id, done_ratio=done)
         self._send(pb.ConnectRequest(progress=progress))
 
-    async def _version(self, assignment: pb.Assignment) -> bytes:
+    async def _version(self, job: Job, assignment: pb.Assignment) -> bytes:
         """The version to start from: from disk, else downloaded, however long it takes."""
         digest = assignment.base_digest
         held = await self._thread(lambda: self._disk.version(digest))
         if held is not None:
             return held
         download = Download(digest, assignment.base_bytes, self._metrics)
-        version = await self._persist(lambda: download.run(self._stub))
+        version = await self._persist(job, download)
         await self._thread(lambda: self._disk.keep_version(digest, version))
         return version
 
-    async def _deliver(self, finished: Finished) -> None:
-        await self._persist(lambda: Upload(finished, self._metrics).run(self._stub))
+    async def _deliver(self, job: Job, finished: Finished) -> None:
+        await self._persist(job, Upload(finished, self._metrics))
         await self._thread(lambda: self._disk.delivered(finished))
         self._metrics.assignments.labels("delivered").inc()
         logger.info("update_delivered", extra={"size_bytes": finished.header.payload_bytes})
 
-    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until it succeeds or can never succeed; a cancelled job's task ends the tries."""
-        for wait_s in backoff_s(0.1, 10.0):
+    async def _persist(self, job: Job, transfer: Transfer[T]) -> T:
+        """Transfer, for as long as the job is wanted: a cancelled one's task is ended in here."""
+        _check_wanted(job)
+        job.transferring = True
+        try:
+            return await self._attempts(transfer)
+        finally:
+            job.transferring = False
+
+    async def _attempts(self, transfer: Transfer[T]) -> T:
+        """Try until it succeeds, can never succeed, or was refused too often at one place."""
+        furthest, stuck = -1, 0
+        for wait_s in self._backoff():
             try:
-                return await attempt()
+                return await transfer.run(self._stub)
             except FedFleetError as error:
-                if not error.retryable:
+                if _may_be_mended(error):
+                    stuck = 0 if transfer.offset_bytes > furthest else stuck + 1
+                    furthest = max(furthest, transfer.offset_bytes)
+                if stuck == STUCK or not (error.retryable or _may_be_mended(error)):
                     raise
                 logger.info(
                     "transfer_interrupted", extra={"code": error.code, "reason": error.message}
@@ -231,11 +276,36 @@ class Workbench:
         raise AssertionError("the backoff never ends")
 
     async def _thread(self, work: Callable[[], T]) -> T:
-        """Run blocking work; a fault that nobody foresaw fails the assignment, not the worker."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except (RuntimeError, MemoryError, OSError, ArithmeticError) as error:
-            logger.exception("training_crashed")
-            raise TrainingFailed(
-                f"training crashed on this device: {type(error).__name__}; its log says more"
-            ) from error
+        """Run blocking work; its log lines name the assignment."""
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, context.run, _supervised, work)
+
+
+def _supervised(work: Callable[[], T]) -> T:
+    """A fault that nobody foresaw, a plug-in's above all, fails the assignment, not the worker.
+
+    Caught in the thread, since asyncio hangs on a StopIteration that leaves it.
+    """
+    try:
+        return work()
+    except FedFleetError:
+        raise
+    except Exception as error:
+        logger.exception("training_crashed")
+        raise TrainingFailed(
+            f"training crashed on this device: {type(error).__name__}; its log says more"
+        ) from error
+
+
+def _check_wanted(job: Job) -> None:
+    if job.cancelled.is_set():
+        raise AssignmentClosed("the assignment was cancelled meanwhile")
+
+
+def _may_be_mended(error: FedFleetError) -> bool:
+    """Whether a transfer that ended so may go better from where it stopped, though not for ever.
+
+    The error of no kind is a fault that the coordinator did not foresee.
+    """
+    return isinstance(error, (TransferInvalid, ChecksumMismatch)) or type(error) is FedFleetError

@@ -166,6 +166,17 @@ def test_accept_update_wants_the_payload_stored_first(store: Store) -> None:
     assert kinds(store) == ["note"]
 
 
+def test_update_finds_the_one_of_an_assignment(store: Store) -> None:
+    store.journal.create_run(a_run(), an_entry())
+    store.blobs.put(b"payload")
+    update = an_update()
+    store.journal.accept_update(update, an_entry())
+
+    assert store.journal.update(update.run_id, update.round, update.assignment_id) == update
+    assert store.journal.update(update.run_id, update.round + 1, update.assignment_id) is None
+    assert store.journal.update(update.run_id, update.round, "another") is None
+
+
 def test_updates_are_keyed_by_run_round_and_assignment(store: Store) -> None:
     for run_id in ("run-1", "run-2"):
         store.journal.create_run(a_run(run_id), an_entry(run_id))

@@ -35,6 +35,8 @@ def test_versions_come_newest_first_by_model(store: Store) -> None:
     commit_versions(store, 1, "cifar", "run-2")
 
     assert store.registry.models() == ["cifar", "digits"]
+    assert store.registry.newest_number("digits") == 3
+    assert store.registry.newest_number("unknown") == 0
     assert store.registry.versions("digits") == [a_version(n) for n in (3, 2, 1)]
     assert store.registry.version("digits", 2) == a_version(2)
     assert store.registry.version("digits", 2).schema.digest == a_version().schema.digest

@@ -198,3 +198,132 @@ def test_check_values_takes_the_bound_itself() -> None:
     check_values(np.zeros(0), 2.0)
     with pytest.raises(UpdateOutOfRange, match=r"2\.5"):
         check_values(np.array([-2.5, 2.0]), 2.0)
+
+
+def pieces(vector: Array, size: int) -> list[tuple[int, Array]]:
+    return [(start, vector[start : start + size]) for start in range(0, vector.size, size)]
+
+
+@given(terms, fineness, st.integers(1, 4))
+def test_exact_sum_of_blocks_is_that_of_the_vector(
+    pairs: list[tuple[Array, float]], fine: bool, size: int
+) -> None:
+    total = new_sum(fine=fine)
+    for vector, weight in pairs:
+        total.add_blocks(lambda vector=vector: iter(pieces(vector, size)), weight)
+
+    assert total.mean().tobytes() == mean_of(pairs, fine=fine).tobytes()
+    assert total.terms == len(pairs)
+
+
+@given(terms, fineness)
+def test_exact_sum_of_sparse_vectors_is_that_of_dense_ones(
+    pairs: list[tuple[Array, float]], fine: bool
+) -> None:
+    total = new_sum(fine=fine)
+    for vector, weight in pairs:
+        positions = np.flatnonzero(vector)
+        total.add_sparse(positions, vector[positions], weight)
+
+    assert total.mean().tobytes() == mean_of(pairs, fine=fine).tobytes()
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_exact_sum_of_a_long_sparse_vector_is_that_of_the_dense_one(fine: bool) -> None:
+    random = np.random.default_rng(0)
+    vector = np.where(random.random(3 * BLOCK) < 0.6, random.normal(size=3 * BLOCK), 0)
+    positions = np.flatnonzero(vector)
+    total = new_sum(vector.size, fine=fine)
+    total.add_sparse(positions, vector[positions], 3.0)
+
+    assert total.mean().tobytes() == mean_of([(vector, 3.0)], fine=fine).tobytes()
+
+
+@pytest.mark.parametrize("exponent", range(-60, 11, 5))
+@pytest.mark.parametrize("total_weight", [1.0, 2.0**24, 2.0**40])
+def test_exact_sum_rounds_small_and_large_terms_alike(exponent: int, total_weight: float) -> None:
+    random = np.random.default_rng(exponent + 60)
+    vector = np.round(random.uniform(-1, 1, 2000) * 2.0**20) / 2 * 2.0 ** (exponent - 20)
+    bounds = SumBounds(total_weight=total_weight, max_abs=MAX_ABS)
+    total = ExactSum(vector.size, bounds)
+    total.add(vector, 1.0)
+
+    bits = 62 - math.ceil(math.log2(total_weight * MAX_ABS))
+    want = np.rint(vector * 2.0**bits).astype(np.int64) * 2.0**-bits
+    np.testing.assert_array_equal(total.mean(), want)
+
+
+BAD_BLOCKS = [
+    ([np.ones(BLOCK), np.full(2, np.nan)], UpdateNotFinite),
+    ([np.ones(BLOCK), np.full(2, 2 * MAX_ABS)], UpdateOutOfRange),
+    ([np.ones(BLOCK)], UpdateInvalid),
+    ([np.ones(BLOCK), np.ones(2), np.ones(1)], UpdateInvalid),
+    ([np.ones(BLOCK + 3)], UpdateInvalid),
+    ([], UpdateInvalid),
+]
+
+
+@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize(("blocks", "error"), BAD_BLOCKS)
+def test_exact_sum_takes_out_the_blocks_that_came_before_a_fault(
+    blocks: list[Array], error: type[FedFleetError], fine: bool
+) -> None:
+    total = new_sum(BLOCK + 2, fine=fine)
+    total.add(np.random.default_rng(0).normal(size=BLOCK + 2), 5.0)
+    before = (total.mean().tobytes(), total.terms, total.total_weight)
+    starts = np.cumsum([0, *(block.size for block in blocks)])
+
+    with pytest.raises(error):
+        total.add_blocks(lambda: iter(list(zip(starts.tolist(), blocks, strict=False))), 2.0)
+
+    assert (total.mean().tobytes(), total.terms, total.total_weight) == before
+
+
+def test_exact_sum_takes_out_the_blocks_of_a_decoder_that_fails_late() -> None:
+    total = new_sum(4)
+    total.add(np.ones(4), 1.0)
+
+    def failing() -> object:
+        yield 0, np.full(3, 0.1)
+        raise UpdateInvalid("a scale is NaN")
+
+    with pytest.raises(UpdateInvalid, match="scale"):
+        total.add_blocks(failing, 1.0)  # type: ignore[arg-type]
+
+    np.testing.assert_array_equal(total.mean(), np.ones(4))
+    assert total.terms == 1
+
+
+@pytest.mark.parametrize("starts", [(0, 1), (1, 2), (0, 3), (2, 0), (-1, 1)])
+def test_exact_sum_refuses_blocks_with_gaps_or_overlaps(starts: tuple[int, int]) -> None:
+    total = new_sum(4)
+
+    with pytest.raises(UpdateInvalid, match=r"a block at|values, expected"):
+        total.add_blocks(lambda: iter([(start, np.ones(2)) for start in starts]), 1.0)
+
+    assert total.terms == 0
+
+
+@pytest.mark.parametrize(
+    ("positions", "numbers", "error"),
+    [
+        ([0, 3], [1, 1], UpdateInvalid),
+        ([-1, 2], [1, 1], UpdateInvalid),
+        ([1, 1], [1, 1], UpdateInvalid),
+        ([2, 1], [1, 1], UpdateInvalid),
+        ([0, 1], [1], UpdateInvalid),
+        ([0, 1], [1, math.nan], UpdateNotFinite),
+        ([0, 1], [1, 2 * MAX_ABS], UpdateOutOfRange),
+    ],
+)
+def test_exact_sum_takes_all_of_a_sparse_term_or_nothing(
+    positions: list[int], numbers: list[float], error: type[FedFleetError]
+) -> None:
+    total = new_sum()
+    total.add(np.ones(3), 1.0)
+
+    with pytest.raises(error):
+        total.add_sparse(np.array(positions), np.array(numbers), 1.0)
+
+    np.testing.assert_array_equal(total.mean(), np.ones(3))
+    assert total.terms == 1

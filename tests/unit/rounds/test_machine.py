@@ -246,7 +246,7 @@ def test_replacements_are_drawn_only_for_what_is_missing() -> None:
     assert only(actions, act.CancelAssignment).worker_id == "c"
     assert only(actions, act.WakeAt).at_s == 2 * D
     assert only(actions, act.SelectCohort) == act.SelectCohort(
-        round=1, candidates=("c", "d"), size=1, draw=2
+        round=1, candidates=("d",), size=1, draw=2
     )
     assert run.machine.attempt == 2
 
@@ -254,6 +254,19 @@ def test_replacements_are_drawn_only_for_what_is_missing() -> None:
     actions = run.update(key("d", draw=2))
 
     assert only(actions, act.Aggregate).assignment_ids == (key("a"), key("b"), key("d", draw=2))
+
+
+def test_worker_that_failed_is_asked_again_only_when_others_do_not_suffice() -> None:
+    run = training(cohort=2, attempts=5)
+
+    run.failure(key("a"))
+    first = only(run.failure(key("b")), act.SelectCohort).candidates
+    run.drawn("c", "d")
+    run.failure(key("c", draw=2))
+    second = only(run.failure(key("d", draw=2)), act.SelectCohort).candidates
+
+    assert first == ("c", "d")
+    assert second == ("a", "b", "c", "d")
 
 
 def test_late_update_of_an_earlier_attempt_is_not_counted() -> None:

@@ -1,0 +1,100 @@
+"""Journals a run's events and hands them to its machine, in one order.
+
+Order is what makes a replay exact: an event is written and handled under one lock, so the machine
+sees events in the order of their journal ids. And an event that is written is always handled: the
+step is finished even when the call that brought the event is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from fedfleet.errors import Unavailable
+from fedfleet.rounds import events as ev
+from fedfleet.rounds.actions import Action
+from fedfleet.rounds.machine import RoundMachine
+from fedfleet.store.protocols import Entry
+from fedfleet_coordinator.surroundings import Surroundings
+
+T = TypeVar("T")
+
+
+class EventLog:
+    """The only way into a run's machine.
+
+    Args:
+        on_actions: takes what the machine asks for, in order.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        machine: RoundMachine,
+        around: Surroundings,
+        on_actions: Callable[[list[Action]], None],
+    ) -> None:
+        self._run_id = run_id
+        self._machine = machine
+        self._around = around
+        self._on_actions = on_actions
+        self._order = asyncio.Lock()
+        self._retired = False
+
+    async def append(self, event: ev.Event) -> None:
+        """Journal an event that stands alone."""
+        await self.write(lambda: event, self._around.store.journal.append)
+
+    async def write(
+        self,
+        make: Callable[[], ev.Event],
+        store: Callable[[Entry], T],
+        after: Callable[[T], None] = lambda _: None,
+    ) -> T:
+        """Journal an event together with what belongs to it.
+
+        Args:
+            make: the event, as things stand once it is its turn; may raise instead.
+            store: writes the entry and what goes with it in one transaction; blocks.
+            after: runs between the write and the machine.
+
+        Raises:
+            Unavailable: this run is being taken up again from the journal; try again.
+        """
+        return await self._around.supervisor.finish("event", self._write(make, store, after))
+
+    async def _write(
+        self,
+        make: Callable[[], ev.Event],
+        store: Callable[[Entry], T],
+        after: Callable[[T], None],
+    ) -> T:
+        async with self._order:
+            if self._retired:
+                raise Unavailable("the run is being taken up again; try again in a moment")
+            event = make()
+            entry = Entry(
+                run_id=self._run_id,
+                round=self._machine.round,
+                at_s=event.at_s,
+                kind=ev.kind_of(event),
+                fields=ev.to_fields(event),
+            )
+            written = await self._around.executors.io(lambda: store(entry))
+            after(written)
+            self._on_actions(self._machine.handle(event))
+        # Some events carry the fleet as it was before the write.
+        self.tell_fleet(event.at_s)
+        self._around.changed()
+        return written
+
+    def tell_fleet(self, at_s: float) -> None:
+        """Tell the machine who is connected; not journalled, it is told anew after a restart."""
+        event = ev.FleetChanged(at_s=at_s, workers=self._around.fleet.connected)
+        self._on_actions(self._machine.handle(event))
+
+    async def retire(self) -> None:
+        """Let nothing be written any more; returns when nothing is being written."""
+        async with self._order:
+            self._retired = True

@@ -1,0 +1,28 @@
+"""What every run of this process shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedfleet.rpc.supervisor import Supervisor
+from fedfleet.store.protocols import Store
+from fedfleet_coordinator.executors import Executors
+from fedfleet_coordinator.fleet import Fleet
+from fedfleet_coordinator.metrics import CoordinatorMetrics
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Handed down, never global.
+
+    Args:
+        changed: called after each journal entry, for those who watch runs.
+    """
+
+    store: Store
+    fleet: Fleet
+    executors: Executors
+    metrics: CoordinatorMetrics
+    supervisor: Supervisor
+    changed: Callable[[], None]
