@@ -16,8 +16,8 @@ command = [str(Path(sys.executable).parent / "fedfleet"), "up", "--once", "--rec
 start = time.perf_counter()
 run = subprocess.run(command, capture_output=True, text=True, check=False)
 wall_s = time.perf_counter() - start
-found = re.search(r"accuracy\D+([\d.]+) ?%", run.stdout, re.IGNORECASE)
-accuracy = float(found.group(1)) / 100 if found else float("nan")
+rounds = re.findall(r"^round \d+/\d+ +accuracy ([\d.]+) %", run.stdout, re.MULTILINE)
+accuracy = float(rounds[-1]) / 100 if rounds else float("nan")
 record(
     "digits_demo",
     run.returncode == 0 and wall_s <= TARGET_S and accuracy >= TARGET_ACCURACY,

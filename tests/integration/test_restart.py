@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 from harness import (
     PATIENCE_S,
@@ -28,6 +31,9 @@ from fedfleet.sim.inprocess import simulate
 from fedfleet.store.open import open_store
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
+
+if TYPE_CHECKING:
+    from fedfleet.v1.control_service_pb2_grpc import ControlServiceAsyncStub
 
 RECIPE = """
 name = "restart"
@@ -52,14 +58,23 @@ workers = "all"
 
 
 async def _until(address: str, run_id: str, kind: str, round: int) -> None:
-    async with open_channel(address) as channel:
-        request = pb.WatchRunRequest(run_id=run_id)
-        watch = ControlServiceStub(channel).WatchRun(
-            request, timeout=PATIENCE_S, wait_for_ready=True
-        )
-        async for response in watch:
-            if (response.event.kind, response.event.round) == (kind, round):
-                return
+    """Wait for an event; a connection to the process that was killed is dialled again."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            async with open_channel(address) as channel:
+                await _watch(ControlServiceStub(channel), run_id, kind, round)
+            return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline_s:
+                raise
+
+
+async def _watch(control: ControlServiceAsyncStub, run_id: str, kind: str, round: int) -> None:
+    request = pb.WatchRunRequest(run_id=run_id)
+    async for response in control.WatchRun(request, timeout=PATIENCE_S, wait_for_ready=True):
+        if (response.event.kind, response.event.round) == (kind, round):
+            return
     raise AssertionError(f"the run ended without {kind} in round {round}")
 
 

@@ -53,6 +53,15 @@ def test_chunk_and_its_envelope_fit_into_a_message() -> None:
     assert chunk(bytes(CHUNK_BYTES)).ByteSize() < MAX_MESSAGE_BYTES
 
 
+def test_chunks_of_a_blob_that_ends_early_end_with_an_error() -> None:
+    pieces = chunks(read, len(BLOB) + 1)
+
+    with pytest.raises(FedFleetError, match=f"ends at byte {len(BLOB)} of") as caught:
+        for _ in range(10):
+            next(pieces)
+    assert caught.value.code == "STORE_UNAVAILABLE"
+
+
 def test_chunks_of_nothing_are_none() -> None:
     assert list(chunks(read, 0)) == []
 

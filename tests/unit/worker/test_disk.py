@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,12 @@ import pytest
 from fedfleet.errors import FedFleetError
 from fedfleet.types import Kind, Section, Update, UpdateHeader
 from fedfleet.wire.updates import EncodedUpdate, encode_update
-from fedfleet_worker.disk import Disk
+from fedfleet_worker.disk import MEMORIES, Disk
 
 
-def an_update(assignment_id: str = "r-1/1/1/train/w") -> EncodedUpdate:
+def an_update(assignment_id: str = "r-1/1/1/train/w", run_id: str = "r-1") -> EncodedUpdate:
     header = UpdateHeader(
-        run_id="r-1",
+        run_id=run_id,
         round=1,
         assignment_id=assignment_id,
         worker_id="w",
@@ -82,3 +84,92 @@ def test_disk_that_cannot_be_used_says_so(tmp_path: Path) -> None:
         Disk(tmp_path / "file")
 
     assert caught.value.code in ("STORE_UNAVAILABLE", "STORE_FULL")
+
+
+def test_disk_drops_an_update_whole_though_it_is_killed_midway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(folder: Path, **_: object) -> None:
+        (folder / "header.json").unlink()
+        raise Killed
+
+    disk = Disk(tmp_path)
+    finished = disk.keep(an_update(), {})
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(shutil, "rmtree", die)
+        disk.drop(finished)
+
+    assert not finished.folder.exists()
+    assert Disk(tmp_path).finished() == []
+    assert list((tmp_path / "updates").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("header.json", None),
+        ("header.json", b""),
+        ("header.json", b"[1]"),
+        ("header.json", b'{"no_such_field": 1}'),
+        ("header.json", b"\xff"),
+        ("payload", None),
+        ("payload", b"torn"),
+    ],
+)
+def test_disk_removes_a_damaged_update_and_gives_the_others(
+    name: str, data: bytes | None, tmp_path: Path
+) -> None:
+    disk = Disk(tmp_path)
+    disk.keep(an_update("good"), {})
+    damaged = disk.keep(an_update("damaged"), {})
+    if data is None:
+        (damaged.folder / name).unlink()
+    else:
+        (damaged.folder / name).write_bytes(data)
+
+    [finished] = Disk(tmp_path).finished()
+
+    assert finished.assignment_id == "good"
+    assert list((tmp_path / "updates").iterdir()) == [finished.folder]
+
+
+def test_disk_leaves_an_update_that_cannot_be_read_now_until_it_is_made_again(
+    tmp_path: Path,
+) -> None:
+    disk = Disk(tmp_path)
+    unreadable = disk.keep(an_update(), {})
+    header = unreadable.folder / "header.json"
+    header.unlink()
+    header.mkdir()
+
+    assert Disk(tmp_path).finished() == []
+    assert unreadable.folder.exists()
+
+    again = disk.keep(an_update(), {})
+    assert Disk(tmp_path).finished() == [again]
+
+
+def test_disk_keeps_the_memories_of_the_runs_that_were_used_last(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    runs = [f"r-{i}" for i in range(MEMORIES + 3)]
+
+    for run in runs:
+        disk.delivered(disk.keep(an_update(run_id=run), {"c": np.ones(2)}))
+        assert disk.memory("r-0") != {}
+
+    assert [run for run in runs if disk.memory(run)] == ["r-0", *runs[-MEMORIES + 1 :]]
+
+
+def test_disk_keeps_the_newest_memory_though_the_clock_went_back(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    for i in range(MEMORIES):
+        disk.delivered(disk.keep(an_update(run_id=f"r-{i}"), {"c": np.ones(2)}))
+    for path in (tmp_path / "memories").iterdir():
+        os.utime(path, (2e10, 2e10))
+
+    disk.delivered(disk.keep(an_update(run_id="new"), {"c": np.ones(2)}))
+
+    assert disk.memory("new") != {}

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from scripted_coordinator import PATIENCE_S, Scripted, Talking, scripted_coordinator, soon, welcome
+
+from fedfleet.errors import FedFleetError, InvalidInput, LimitExceeded, NotAllowed, NotServed
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.release import SOFTWARE_VERSION
+from fedfleet_worker import agent as agent_module
+from fedfleet_worker.agent import SHORT_S, Agent, Outbox
+from fedfleet_worker.config import WorkerConfig
+from fedfleet_worker.disk import Disk
+from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.training import Bench
+from fedfleet_worker.workbench import Workbench
+
+
+class Waits:
+    """Backoffs of no wait that write down which of them was asked, and how often."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self._made = itertools.count()
+
+    def __call__(self) -> Iterator[float]:
+        return self._steps(next(self._made))
+
+    def _steps(self, number: int) -> Iterator[float]:
+        for step in itertools.count():
+            self.asked.append((number, step))
+            yield 0.0
+
+
+@asynccontextmanager
+async def running(
+    coordinator: Scripted,
+    folder: Path,
+    waits: Waits | None = None,
+    clock: Callable[[], float] = itertools.repeat(0.0).__next__,
+) -> AsyncIterator[tuple[Agent, Outbox, asyncio.Task[None]]]:
+    config, metrics, outbox = WorkerConfig(worker_id="w"), WorkerMetrics(), Outbox()
+    with ThreadPoolExecutor(1) as threads:
+        workbench = Workbench(
+            Bench(config), Disk(folder), coordinator.stub, metrics, threads, outbox.put
+        )
+        agent = Agent(
+            config,
+            coordinator.stub,
+            workbench,
+            outbox,
+            metrics,
+            backoff=waits or Waits(),
+            clock=clock,
+        )
+        task = asyncio.create_task(agent.run())
+        try:
+            yield agent, outbox, task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+LAST = Exception("the last stream stays")
+
+
+async def stay(requests: AsyncIterator[pb.ConnectRequest]) -> None:
+    async for _ in requests:
+        pass
+
+
+def each(*firsts: Exception | None) -> Talking:
+    """Per stream: an error instead of a welcome, or (None) a welcome and an end. Then one stays."""
+    script = iter(firsts)
+
+    async def talk(
+        hello: pb.Hello, requests: AsyncIterator[pb.ConnectRequest]
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        error = next(script, LAST)
+        if isinstance(error, Exception) and error is not LAST:
+            raise error
+        yield welcome()
+        if error is LAST:
+            await stay(requests)
+        else:
+            yield pb.ConnectResponse(goodbye=pb.Goodbye(reason="another worker", reconnect=True))
+
+    return talk
+
+
+async def test_agent_says_which_release_it_is(tmp_path: Path) -> None:
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each()
+        async with running(coordinator, tmp_path):
+            hello = await soon(coordinator.hellos)
+
+    assert (hello.worker_id, hello.software_version) == ("w", SOFTWARE_VERSION)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("nobody foresaw this"), FedFleetError("internal")])
+async def test_agent_dials_again_after_a_fault_of_the_coordinator(
+    fault: Exception, tmp_path: Path
+) -> None:
+    waits = Waits()
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(fault, fault)
+        async with running(coordinator, tmp_path, waits):
+            for _ in range(3):
+                await soon(coordinator.hellos)
+
+    assert waits.asked == [(0, 0), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [InvalidInput("tag"), LimitExceeded("tags"), NotAllowed("no"), NotServed("protocol")],
+)
+async def test_agent_ends_when_its_hello_is_refused_for_good(
+    refusal: FedFleetError, tmp_path: Path
+) -> None:
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(refusal)
+        async with running(coordinator, tmp_path) as (_, _, task):
+            with pytest.raises(FedFleetError) as caught:
+                await asyncio.wait_for(task, PATIENCE_S)
+
+    assert (caught.value.code, caught.value.message) == (refusal.code, refusal.message)
+
+
+async def test_agent_dials_again_when_a_later_message_is_refused(tmp_path: Path) -> None:
+    async def refuse_the_first(
+        hello: pb.Hello, requests: AsyncIterator[pb.ConnectRequest]
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        yield welcome()
+        async for request in requests:
+            if request.WhichOneof("message") == "failure":
+                raise InvalidInput("the assignment was not given to w")
+
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = refuse_the_first
+        async with running(coordinator, tmp_path) as (_, outbox, _):
+            await soon(coordinator.hellos)
+            outbox.put(pb.ConnectRequest(failure=pb.AssignmentFailure(assignment_id="other")))
+            await soon(coordinator.hellos)
+
+
+async def test_agent_fails_with_the_cause_when_its_heartbeats_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> pb.Heartbeat:
+        raise ZeroDivisionError("a bug in a heartbeat")
+
+    monkeypatch.setattr(agent_module, "heartbeat", broken)
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each()
+        async with running(coordinator, tmp_path) as (agent, _, task):
+            with pytest.raises(ZeroDivisionError, match="a bug in a heartbeat"):
+                await asyncio.wait_for(task, PATIENCE_S)
+            assert not agent.connected
+
+
+async def test_agent_waits_longer_after_each_short_stream_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = Waits()
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(None, None, None)
+        with caplog.at_level(logging.WARNING, agent_module.__name__):
+            async with running(coordinator, tmp_path, waits):
+                for _ in range(4):
+                    await soon(coordinator.hellos)
+
+    [first, second, third] = waits.asked
+    assert first[0] == second[0] == third[0]
+    assert (first[1], second[1], third[1]) == (0, 1, 2)
+    warnings = [r for r in caplog.records if r.message == "stream_was_short"]
+    assert len(warnings) == 3
+    assert vars(warnings[0])["goodbye"] == "another worker"
+    assert "FEDFLEET_WORKER_ID" in vars(warnings[0])["hint"]
+
+
+async def test_agent_dials_soon_after_a_long_stream(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = Waits()
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(None, None)
+        clock = itertools.count(0.0, SHORT_S).__next__
+        async with running(coordinator, tmp_path, waits, clock):
+            for _ in range(3):
+                await soon(coordinator.hellos)
+
+    assert [step for _, step in waits.asked] == [0, 0]
+    assert "stream_was_short" not in caplog.text

@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scripted_coordinator import Scripted, ready, receipt, scripted_coordinator, soon
+
+from fedfleet.errors import (
+    AssignmentClosed,
+    ChecksumMismatch,
+    FedFleetError,
+    TransferInvalid,
+    Unavailable,
+    UpdateNotFinite,
+)
+from fedfleet.rounds.card import card_of
+from fedfleet.rounds.recipe import parse_recipe
+from fedfleet.training.state import initial_state
+from fedfleet.types import Kind, Section, Update, UpdateHeader
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.limits import CHUNK_BYTES
+from fedfleet.wire.updates import encode_update
+from fedfleet.wire.weights import encode_state
+from fedfleet_worker.config import WorkerConfig
+from fedfleet_worker.disk import Disk
+from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.training import Bench
+from fedfleet_worker.workbench import STUCK, Workbench
+
+RECIPE = """
+name = "plugged"
+[model]
+architecture = "edge"
+[data]
+dataset = "synthetic"
+partition = "iid"
+workers = 1
+[training]
+threads = 1
+[rounds]
+rounds = 1
+cohort = 1
+"""
+PLUGIN = """
+import threading
+import torch
+
+started, go = threading.Event(), threading.Event()
+
+class Edge(torch.nn.Module):
+    def __init__(self, inputs, num_classes):
+        super().__init__()
+        self.dense = torch.nn.Linear(inputs.channels * inputs.height * inputs.width, num_classes)
+
+    def forward(self, images):
+        {body}
+        return self.dense(images.flatten(1))
+
+def build(inputs, num_classes, **options):
+    return Edge(inputs, num_classes)
+"""
+
+
+@dataclass
+class Working:
+    """A workbench at work, with what it sent on the stream."""
+
+    workbench: Workbench
+    disk: Disk
+    metrics: WorkerMetrics
+    sent: asyncio.Queue[pb.ConnectRequest] = field(default_factory=asyncio.Queue)
+
+    def count(self, result: str) -> float:
+        labels = {"result": result}
+        return (
+            self.metrics.registry.get_sample_value("fedfleet_worker_assignments_total", labels)
+            or 0.0
+        )
+
+    async def sent_soon(self, kind: str) -> Any:
+        while (message := await soon(self.sent)).WhichOneof("message") != kind:
+            pass
+        return getattr(message, kind)
+
+
+@asynccontextmanager
+async def working(coordinator: Scripted, folder: Path) -> AsyncIterator[Working]:
+    disk, metrics = Disk(folder), WorkerMetrics()
+    sent: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
+    config = WorkerConfig(worker_id="w", shard=0, state_dir=folder)
+    with ThreadPoolExecutor(1) as threads:
+        workbench = Workbench(
+            Bench(config),
+            disk,
+            coordinator.stub,
+            metrics,
+            threads,
+            sent.put_nowait,
+            lambda: itertools.repeat(0.0),
+        )
+        task = asyncio.create_task(workbench.work())
+        try:
+            yield Working(workbench, disk, metrics, sent)
+            assert not task.done(), task.exception()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def keep_update(folder: Path, values: int = 5) -> str:
+    """A finished update on disk, as an earlier process left it; returns its assignment's id."""
+    header = UpdateHeader(
+        run_id="r-1",
+        round=1,
+        assignment_id="r-1/1/1/train/w",
+        worker_id="w",
+        base_digest="0" * 64,
+        schema_digest="1" * 64,
+        weight=3.0,
+        steps=1,
+        lr_sum=0.1,
+    )
+    section = Section("trainable", Kind.TRAINABLE, np.arange(values, dtype=np.float32))
+    Disk(folder).keep(encode_update(Update(header, (section,))), {"c": np.ones(2)})
+    return header.assignment_id
+
+
+def unknown_version(assignment_id: str) -> pb.Assignment:
+    digest = hashlib.sha256(assignment_id.encode()).hexdigest()
+    return pb.Assignment(assignment_id=assignment_id, base_digest=digest, base_bytes=100)
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Installs a package with a model whose forward has a given body."""
+    # Any: pytest's fixture of a function.
+    monkeypatch.delitem(sys.modules, "edge_plug_in", raising=False)
+
+    def install(body: str) -> None:
+        site = tmp_path / "installed"
+        info = site / "edge_plug_in-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "edge_plug_in.py").write_text(PLUGIN.format(body=body))
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: edge-plug-in\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[fedfleet.models]\nedge = edge_plug_in:build\n")
+        monkeypatch.syspath_prepend(str(site))
+
+    return install
+
+
+def plugged(coordinator: Scripted, assignment_id: str) -> pb.Assignment:
+    """An assignment to train the plug-in's model, whose version the coordinator has."""
+    state = initial_state(card_of(parse_recipe(RECIPE)), seed=1)
+    version = encode_state(state)
+    digest = hashlib.sha256(version).hexdigest()
+    coordinator.blobs[digest] = version
+    return pb.Assignment(
+        assignment_id=assignment_id,
+        run_id="r-1",
+        round=1,
+        kind=pb.ASSIGNMENT_KIND_TRAIN,
+        base_digest=digest,
+        base_bytes=len(version),
+        schema_digest=state.schema.digest,
+        recipe=RECIPE,
+    )
+
+
+# Faults of plug-ins
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "ValueError",
+        "KeyError",
+        "TypeError",
+        "IndexError",
+        "AssertionError",
+        "StopIteration",
+        "MemoryError",
+    ],
+)
+async def test_workbench_reports_any_fault_of_a_plug_in_and_works_on(
+    fault: str, plug_in: Any, tmp_path: Path
+) -> None:
+    plug_in(f"raise {fault}('a secret path\\nand more')")
+    async with scripted_coordinator() as coordinator:
+        async with working(coordinator, tmp_path / "state") as work:
+            for assignment_id in ("r-1/1/1/train/w", "r-1/1/2/train/w"):
+                work.workbench.offer(plugged(coordinator, assignment_id))
+                failure = await work.sent_soon("failure")
+
+                assert failure.assignment_id == assignment_id
+                assert failure.code == "TRAINING_FAILED"
+                assert fault in failure.message
+                assert "secret" not in failure.message
+                assert "\n" not in failure.message
+
+
+# Cancelling
+
+
+async def test_workbench_ends_a_cancelled_download_and_takes_the_next_assignment(
+    tmp_path: Path,
+) -> None:
+    async def away(request: pb.DownloadRequest) -> AsyncIterator[pb.DownloadResponse]:
+        raise Unavailable("not now")
+        yield
+
+    async with scripted_coordinator() as coordinator:
+        coordinator.download = away
+        async with working(coordinator, tmp_path) as work:
+            first, second = unknown_version("a/1/1/train/w"), unknown_version("b/1/1/train/w")
+            work.workbench.offer(first)
+            work.workbench.offer(second)
+            assert await soon(coordinator.downloads) == first.base_digest
+
+            work.workbench.cancel(first.assignment_id)
+
+            while await soon(coordinator.downloads) != second.base_digest:
+                pass
+            assert work.workbench.held == (second.assignment_id,)
+            assert work.count("abandoned") == 1
+            assert work.sent.empty()
+
+
+async def test_workbench_ends_a_cancelled_upload_and_drops_its_update(tmp_path: Path) -> None:
+    async def silent(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield ready(0)
+        await asyncio.Event().wait()
+
+    assignment_id = keep_update(tmp_path)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = silent
+        async with working(coordinator, tmp_path) as work:
+            assert await soon(coordinator.uploads) == assignment_id
+            work.workbench.offer(unknown_version("b/1/1/train/w"))
+
+            work.workbench.cancel(assignment_id)
+
+            await work.sent_soon("failure")  # of the next, whose version nobody has
+            assert work.disk.finished() == []
+            assert work.disk.memory("r-1") == {}
+            assert (work.count("abandoned"), work.count("failed")) == (1, 1)
+
+
+async def test_workbench_waits_for_the_training_thread_of_a_cancelled_job(
+    plug_in: Any, tmp_path: Path
+) -> None:
+    plug_in("started.set(); go.wait(20)")
+    async with scripted_coordinator() as coordinator:
+        async with working(coordinator, tmp_path / "state") as work:
+            assignment = plugged(coordinator, "r-1/1/1/train/w")
+            module = sys.modules["edge_plug_in"]
+            work.workbench.offer(assignment)
+            work.workbench.offer(unknown_version("b/1/1/train/w"))
+            await soon(coordinator.downloads)
+            assert await asyncio.to_thread(module.started.wait, 20)
+
+            work.workbench.cancel(assignment.assignment_id)
+
+            assert assignment.assignment_id in work.workbench.held
+            module.go.set()
+            failure = await work.sent_soon("failure")
+            assert failure.assignment_id == "b/1/1/train/w"
+            assert work.count("abandoned") == 1
+
+
+async def test_workbench_never_begins_a_job_that_was_cancelled_in_the_queue(
+    tmp_path: Path,
+) -> None:
+    async with scripted_coordinator() as coordinator:
+        async with working(coordinator, tmp_path) as work:
+            work.workbench.offer(unknown_version("a/1/1/train/w"))
+            work.workbench.cancel("a/1/1/train/w")
+            work.workbench.offer(unknown_version("b/1/1/train/w"))
+
+            assert (await work.sent_soon("failure")).assignment_id == "b/1/1/train/w"
+            assert coordinator.downloads.qsize() == 1
+
+
+# Uploads
+
+
+async def test_workbench_sends_a_cut_upload_again_from_where_it_was_cut(tmp_path: Path) -> None:
+    received = bytearray()
+    starts: list[int] = []
+
+    async def cut_after_each_chunk(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        starts.append(len(received))
+        yield ready(len(received))
+        request = await requests.__anext__()
+        assert request.chunk.offset_bytes == len(received)
+        received.extend(request.chunk.data)
+        if len(received) < header.payload_bytes:
+            raise TransferInvalid("the upload ended")
+        yield receipt(header)
+
+    keep_update(tmp_path, values=(STUCK + 3) * CHUNK_BYTES // 4)
+    [update] = Disk(tmp_path).finished()
+    payload = update.read(0, update.header.payload_bytes)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = cut_after_each_chunk
+        async with working(coordinator, tmp_path) as work:
+            # The next one begins when this one has ended.
+            work.workbench.offer(unknown_version("b/1/1/train/w"))
+            await work.sent_soon("failure")
+
+            assert bytes(received) == payload
+            assert len(starts) > STUCK  # each of them had moved on
+            assert work.count("delivered") == 1
+            assert work.disk.memory("r-1")["c"].tolist() == [1.0, 1.0]
+            assert work.disk.finished() == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "attempts"),
+    [
+        (TransferInvalid("too many chunks"), STUCK + 1),
+        (ChecksumMismatch("not its digest"), STUCK + 1),
+        (FedFleetError("internal error"), STUCK + 1),
+        (UpdateNotFinite("NaN in section 0"), 1),
+    ],
+)
+async def test_workbench_reports_the_final_refusal_of_a_finished_update(
+    refusal: FedFleetError, attempts: int, tmp_path: Path
+) -> None:
+    async def refuse(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield ready(0)
+        raise refusal
+
+    assignment_id = keep_update(tmp_path)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = refuse
+        async with working(coordinator, tmp_path) as work:
+            failure = await work.sent_soon("failure")
+            work.workbench.offer(unknown_version("b/1/1/train/w"))
+            await work.sent_soon("failure")
+
+            assert failure.assignment_id == assignment_id
+            assert (failure.code, failure.message) == (refusal.code, refusal.message)
+            assert coordinator.uploads.qsize() == attempts
+            assert work.disk.finished() == []
+            assert (work.count("failed"), work.count("abandoned")) == (2, 0)
+
+
+async def test_workbench_drops_the_update_of_a_closed_round_in_silence(tmp_path: Path) -> None:
+    async def closed(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        raise AssignmentClosed("the round has closed")
+        yield
+
+    keep_update(tmp_path)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = closed
+        async with working(coordinator, tmp_path) as work:
+            work.workbench.offer(unknown_version("b/1/1/train/w"))
+
+            assert (await work.sent_soon("failure")).assignment_id == "b/1/1/train/w"
+            assert coordinator.uploads.qsize() == 1
+            assert work.disk.finished() == []
+            assert work.count("abandoned") == 1
+
+
+async def test_workbench_reports_an_update_that_its_disk_lost(tmp_path: Path) -> None:
+    async def take(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield ready(0)
+        async for _ in requests:
+            pass
+        raise TransferInvalid("the upload ended")
+
+    assignment_id = keep_update(tmp_path)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = take
+        async with working(coordinator, tmp_path) as work:
+            [payload] = (tmp_path / "updates").glob("*/payload")
+            payload.write_bytes(payload.read_bytes()[:-1])  # before the first task has run
+
+            failure = await work.sent_soon("failure")
+
+            assert failure.assignment_id == assignment_id
+            assert failure.code == "TRANSFER_INVALID"
+            assert "cannot be read from this device" in failure.message
+            assert str(tmp_path) not in failure.message
