@@ -98,7 +98,7 @@ async def scripted_coordinator() -> AsyncIterator[Scripted]:
         yield servicer
     finally:
         await channel.close()
-        await server.stop(0)
+        await server.stop(1.0)
 
 
 async def soon(queue: asyncio.Queue[Any]) -> Any:

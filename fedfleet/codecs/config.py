@@ -15,7 +15,7 @@ class WireConfig:
 
     Args:
         uplink: what an update's trainable sections go through.
-        downlink: what a version goes through.
+        downlink: what a version goes through; this release serves ``identity`` only.
     """
 
     uplink: str = "identity"

@@ -184,13 +184,12 @@ def _take(table: dict[str, Any], cls: type) -> dict[str, Any]:
 
 def _wire(table: dict[str, Any]) -> WireConfig:
     wire = parse_table(WireConfig, table, "wire")
-    for name in ("uplink", "downlink"):
-        chain = getattr(wire, name)
-        if chain != "identity":
-            # The codecs are there (docs/codecs.md); a setting that would be ignored is an error.
-            raise RecipeInvalid(
-                f'wire.{name} = "{chain}": this release sends "identity" only; leave it out'
-            )
+    if wire.downlink != "identity":
+        # A setting that would be ignored is an error.
+        raise RecipeInvalid(
+            f'wire.downlink = "{wire.downlink}": this release sends versions as they are; leave it '
+            'out, or compress the way up: uplink = "int8"'
+        )
     return wire
 
 

@@ -30,6 +30,8 @@ from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.training.worker import LocalRun, LocalWorker
 from fedfleet.types import Evaluation, ModelState, Update, UpdateHeader
+from fedfleet.wire.updates import IDENTITY, decode_update
+from fedfleet.wire.uplink import encode_uplink, split_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +175,14 @@ class _Driver:
             )
 
     def _train(self, action: act.SendAssignment, seed: int) -> None:
+        kept = self._memories.get(action.worker_id, {})
+        training_memory, codec_memory = split_memory(kept)
         result = self._worker(action.worker_id).train(
             self._state,
             seed=seed,
             round=action.round,
             broadcast=self._algorithm.broadcast(self._trainer.schema, self._memory),
-            memory=self._memories.get(action.worker_id, {}),
+            memory=training_memory,
         )
         header = UpdateHeader(
             run_id="sim",
@@ -192,14 +196,22 @@ class _Driver:
             lr_sum=result.work.lr_sum,
             metrics=result.work.metrics,
         )
-        update = Update(header, result.sections)
+        update, memory = self._send(Update(header, result.sections), codec_memory, seed)
         self._sum.check(update)
-        self._updates[action.assignment_id] = (update, result.memory)
+        self._updates[action.assignment_id] = (update, {**result.memory, **memory})
         self._tell(
             ev.UpdateAccepted(
                 at_s=self._now_s, assignment_id=action.assignment_id, weight=header.weight
             )
         )
+
+    def _send(self, update: Update, codec_memory: Memory, seed: int) -> tuple[Update, Memory]:
+        """What the coordinator would decode of an update, and what the codec keeps of it."""
+        chain = self._recipe.wire.uplink_chain
+        if chain.text == IDENTITY.text:
+            return update, {}  # the bytes would come back as they are
+        encoded, kept = encode_uplink(update, chain, codec_memory, derive(seed, "codec"))
+        return decode_update(encoded.header, encoded.payload, chain), kept
 
     def _evaluate(self, action: act.SendAssignment) -> None:
         evaluation = self._worker(action.worker_id).evaluate(self._state)

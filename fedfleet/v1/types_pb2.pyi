@@ -53,12 +53,32 @@ class _CodecKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     CODEC_KIND_UNSPECIFIED: _CodecKind.ValueType  # 0
     CODEC_KIND_IDENTITY: _CodecKind.ValueType  # 1
     """The little-endian array itself."""
+    CODEC_KIND_FLOAT16: _CodecKind.ValueType  # 2
+    """The others are described in docs/codecs.md, with their parameters."""
+    CODEC_KIND_BFLOAT16: _CodecKind.ValueType  # 3
+    CODEC_KIND_INT8: _CodecKind.ValueType  # 4
+    CODEC_KIND_INT4: _CodecKind.ValueType  # 5
+    CODEC_KIND_INT2: _CodecKind.ValueType  # 6
+    CODEC_KIND_SIGN: _CodecKind.ValueType  # 7
+    CODEC_KIND_EDEN: _CodecKind.ValueType  # 8
+    CODEC_KIND_TOPK: _CodecKind.ValueType  # 9
+    CODEC_KIND_STC: _CodecKind.ValueType  # 10
 
 class CodecKind(_CodecKind, metaclass=_CodecKindEnumTypeWrapper): ...
 
 CODEC_KIND_UNSPECIFIED: CodecKind.ValueType  # 0
 CODEC_KIND_IDENTITY: CodecKind.ValueType  # 1
 """The little-endian array itself."""
+CODEC_KIND_FLOAT16: CodecKind.ValueType  # 2
+"""The others are described in docs/codecs.md, with their parameters."""
+CODEC_KIND_BFLOAT16: CodecKind.ValueType  # 3
+CODEC_KIND_INT8: CodecKind.ValueType  # 4
+CODEC_KIND_INT4: CodecKind.ValueType  # 5
+CODEC_KIND_INT2: CodecKind.ValueType  # 6
+CODEC_KIND_SIGN: CodecKind.ValueType  # 7
+CODEC_KIND_EDEN: CodecKind.ValueType  # 8
+CODEC_KIND_TOPK: CodecKind.ValueType  # 9
+CODEC_KIND_STC: CodecKind.ValueType  # 10
 Global___CodecKind: typing_extensions.TypeAlias = CodecKind
 
 @typing.final

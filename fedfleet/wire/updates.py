@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from fedfleet.codecs import identity
+from fedfleet.codecs.chain import Chain, parse_chain
+from fedfleet.codecs.encoded import Encoded
 from fedfleet.errors import SchemaMismatch, UpdateInvalid
 from fedfleet.types import Kind, Schema, Section, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1 import types_pb2 as types_pb
 from fedfleet.wire import limits
+from fedfleet.wire.codec_steps import steps_to_messages
 
 KINDS: Mapping[Kind, types_pb.SectionKind.ValueType] = {
     Kind.TRAINABLE: types_pb.SECTION_KIND_TRAINABLE,
@@ -27,7 +30,7 @@ KINDS: Mapping[Kind, types_pb.SectionKind.ValueType] = {
     Kind.COUNTER: types_pb.SECTION_KIND_COUNTER,
 }
 _KIND_OF = {number: kind for kind, number in KINDS.items()}
-_IDENTITY = types_pb.CodecStep(kind=types_pb.CODEC_KIND_IDENTITY)
+IDENTITY = parse_chain("identity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +42,22 @@ class EncodedUpdate:
 
 
 def encode_update(update: Update) -> EncodedUpdate:
-    """Encode header and sections."""
+    """Encode header and sections, each as it is."""
+    return encode_sections(update, [None] * len(update.sections))
+
+
+def encode_sections(update: Update, encoded: Sequence[Encoded | None]) -> EncodedUpdate:
+    """Put an update together.
+
+    Args:
+        encoded: for each section what a chain made of it, or None to send it as it is.
+    """
+    steps = [part.steps if part else IDENTITY.steps for part in encoded]
+    parts = [
+        part.data if part else identity.encode(section.values)
+        for section, part in zip(update.sections, encoded, strict=True)
+    ]
     header = update.header
-    parts = [identity.encode(section.values) for section in update.sections]
     payload = b"".join(parts)
     message = pb.UpdateHeader(
         run_id=header.run_id,
@@ -63,16 +79,19 @@ def encode_update(update: Update) -> EncodedUpdate:
                 kind=KINDS[section.kind],
                 elements=section.values.size,
                 encoded_bytes=len(part),
-                codec=[_IDENTITY],
+                codec=steps_to_messages(chain_steps),
             )
-            for section, part in zip(update.sections, parts, strict=True)
+            for section, part, chain_steps in zip(update.sections, parts, steps, strict=True)
         ],
     )
     return EncodedUpdate(message, payload)
 
 
-def check_header(message: pb.UpdateHeader, schema: Schema) -> UpdateHeader:
+def check_header(message: pb.UpdateHeader, schema: Schema, chain: Chain = IDENTITY) -> UpdateHeader:
     """Check a header that may come from anybody, before its payload is received.
+
+    Args:
+        chain: what the recipe asks for trainable sections; the others are sent as they are.
 
     Raises:
         LimitExceeded: too many sections or metrics, or names too long.
@@ -94,15 +113,23 @@ def check_header(message: pb.UpdateHeader, schema: Schema) -> UpdateHeader:
                 f"section {info.name}: {info.elements} elements, the model has "
                 f"{schema.elements(kind)} of kind {kind.value}"
             )
-        if list(info.codec) != [_IDENTITY]:
-            raise UpdateInvalid(f"section {info.name}: the recipe asks for the codec identity")
-        if info.encoded_bytes != info.elements * kind.dtype.itemsize:
-            raise UpdateInvalid(
-                f"section {info.name}: {info.encoded_bytes} bytes for {info.elements} elements"
-            )
+        _check_codec(info, kind, chain if kind is Kind.TRAINABLE else IDENTITY)
     if sum(info.encoded_bytes for info in message.sections) != message.payload_bytes:
         raise UpdateInvalid("the sections do not add up to the payload's size")
     return header_of(message)
+
+
+def _check_codec(info: types_pb.SectionInfo, kind: Kind, chain: Chain) -> None:
+    # Compared as messages: what the recipe does not ask for need not be understood.
+    if list(info.codec) != steps_to_messages(chain.steps):
+        raise UpdateInvalid(f"section {info.name}: the recipe asks for the codec {chain}")
+    most = chain.max_bytes(info.elements)
+    if chain.text == IDENTITY.text:  # the only chain that carries counters
+        most = info.elements * kind.dtype.itemsize
+    if info.encoded_bytes > most or (not chain.is_sparse and info.encoded_bytes != most):
+        raise UpdateInvalid(
+            f"section {info.name}: {info.encoded_bytes} bytes for {info.elements} elements"
+        )
 
 
 def _check_shape(message: pb.UpdateHeader) -> None:
@@ -140,13 +167,15 @@ def header_of(message: pb.UpdateHeader) -> UpdateHeader:
     )
 
 
-def decode_update(message: pb.UpdateHeader, payload: bytes) -> Update:
-    """Decode a payload whose header passed ``check_header``; sections are read-only views.
+def decode_update(message: pb.UpdateHeader, payload: bytes, chain: Chain = IDENTITY) -> Update:
+    """Decode a payload whose header passed ``check_header`` with the same chain.
+
+    Sections that were sent as they are become read-only views of the payload.
 
     The payload's digest is not computed again: blobs are checked when they are committed.
 
     Raises:
-        UpdateInvalid: another size than the header says.
+        UpdateInvalid, UpdateNotFinite: not what the header says, or not what the chain writes.
     """
     if len(payload) != message.payload_bytes:
         raise UpdateInvalid(f"{len(payload)} bytes, announced were {message.payload_bytes}")
@@ -155,7 +184,11 @@ def decode_update(message: pb.UpdateHeader, payload: bytes) -> Update:
     start = 0
     for info in message.sections:
         kind = _KIND_OF[info.kind]
-        values = identity.decode(view[start : start + info.encoded_bytes], kind, info.elements)
+        data = view[start : start + info.encoded_bytes]
+        if kind is Kind.TRAINABLE and chain.text != IDENTITY.text:
+            values = chain.decode(Encoded(chain.steps, info.elements, data))
+        else:
+            values = identity.decode(data, kind, info.elements)
         sections.append(Section(info.name, kind, values))
         start += info.encoded_bytes
     return Update(header_of(message), tuple(sections))

@@ -70,6 +70,25 @@ cohort = 2
 [evaluation]
 workers = "all"
 """,
+    # A biased chain, whose residual goes from round to round, and a random one.
+    "topk": """
+name = "parity"
+seed = 6
+[model]
+architecture = "mlp"
+hidden = [40]
+[data]
+dataset = "digits"
+partition = "iid"
+workers = 2
+[training]
+threads = 1
+[rounds]
+rounds = 3
+cohort = 2
+[wire]
+uplink = "topk:0.05|int8"
+""",
 }
 
 

@@ -156,7 +156,7 @@ class RunDriver:
             )
         if header.level != LEVEL:
             raise UpdateInvalid(f"level {header.level[:16]!r}: the assignment is of level {LEVEL}")
-        check_header(header, self._workshop.schema)
+        check_header(header, self._workshop.schema, self._workshop.uplink)
 
     async def accept(self, header: pb.UpdateHeader, read: Callable[[], bytes]) -> bool:
         """Check and journal an update; returns whether it was journalled before.

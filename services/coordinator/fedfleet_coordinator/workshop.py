@@ -61,6 +61,7 @@ class Workshop:
         self._run_id = run.run_id
         self._recipe = recipe
         self._algorithm = make_algorithm(recipe.algorithm)
+        self.uplink = recipe.wire.uplink_chain
         self.card = card_of(recipe)
         # The recipe's device is the workers'; evaluation runs on whatever is here.
         self._trainer = LocalTrainer(self.card, recipe.training, recipe.evaluation, device="auto")
@@ -82,7 +83,7 @@ class Workshop:
 
     def check(self, header: pb.UpdateHeader, payload: bytes) -> Update:
         """Decode an update and check it; raises what ``RoundSum.check`` raises."""
-        update = decode_update(header, payload)
+        update = decode_update(header, payload, self.uplink)
         self._sum.check(update)
         return update
 
@@ -93,7 +94,8 @@ class Workshop:
     def fold_stored(self, record: UpdateRecord) -> None:
         """Add an update that the journal holds."""
         header = header_from_json(record.header)
-        self._sum.fold(decode_update(header, self._store.blobs.read(record.digest)))
+        payload = self._store.blobs.read(record.digest)
+        self._sum.fold(decode_update(header, payload, self.uplink))
 
     def make_next(self, evaluate: bool) -> Made:
         """Compute the next version, store its bytes, evaluate it if asked."""

@@ -26,6 +26,7 @@ from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.device import heartbeat, profile
 from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.patience import within
 from fedfleet_worker.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class Agent:
         self, call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
     ) -> pb.Welcome:
         try:
-            response = await asyncio.wait_for(call.read(), WELCOME_S)
+            response = await within(WELCOME_S, call.read())
         except asyncio.TimeoutError as error:
             raise Unavailable("the coordinator did not answer the hello") from error
         if not isinstance(response, pb.ConnectResponse):
@@ -217,7 +218,7 @@ class Agent:
         due = loop.time()
         while True:
             try:
-                message = await asyncio.wait_for(self._outbox.get(), max(0.0, due - loop.time()))
+                message = await within(max(0.0, due - loop.time()), self._outbox.get())
             except asyncio.TimeoutError:
                 message = pb.ConnectRequest(heartbeat=heartbeat())
                 due = loop.time() + interval_s

@@ -73,10 +73,8 @@ class Disk:
 
     def _read(self, folder: Path) -> Finished | None:
         try:
-            update = Finished(
-                folder, header_from_json(json.loads((folder / "header.json").read_bytes()))
-            )
-            if (folder / "payload").stat().st_size != update.header.payload_bytes:
+            header = header_from_json(json.loads((folder / "header.json").read_bytes()))
+            if (folder / "payload").stat().st_size != header.payload_bytes:
                 raise UpdateInvalid("the payload has another size than its header says")
         except (UpdateInvalid, ValueError, FileNotFoundError) as error:
             logger.warning("damaged_update_removed", extra={"reason": repr(error)})
@@ -85,7 +83,7 @@ class Disk:
             # Perhaps it can be read at the next start.
             logger.warning("update_unreadable", extra={"reason": repr(error)})
         else:
-            return update
+            return Finished(folder, header)
         return None
 
     def keep(self, update: EncodedUpdate, memory: Memory) -> Finished:

@@ -6,14 +6,17 @@ import hashlib
 from collections.abc import Callable
 
 from fedfleet.algorithms.base import Memory
+from fedfleet.codecs.chain import Chain
 from fedfleet.errors import SchemaMismatch
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 from fedfleet.training.local import LocalTrainer
+from fedfleet.training.seeding import derive
 from fedfleet.training.worker import LocalRun, LocalWorker
 from fedfleet.types import Evaluation, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
-from fedfleet.wire.updates import EncodedUpdate, encode_update
+from fedfleet.wire.updates import EncodedUpdate
+from fedfleet.wire.uplink import encode_uplink, split_memory
 from fedfleet.wire.weights import decode_state
 from fedfleet_worker.config import WorkerConfig
 
@@ -26,6 +29,7 @@ class Bench:
         self._key = ""
         self._trainer: LocalTrainer
         self._worker: LocalWorker
+        self._uplink: Chain
 
     def train(
         self,
@@ -41,12 +45,13 @@ class Bench:
             FedFleetError: with the code that the coordinator is told.
         """
         self._set_up(assignment)
+        training_memory, codec_memory = split_memory(memory)
         result = self._worker.train(
             decode_state(self._trainer.schema, version),
             seed=assignment.seed,
             round=assignment.round,
             broadcast=(),
-            memory=memory,
+            memory=training_memory,
             on_progress=on_progress,
             cancelled=cancelled,
         )
@@ -63,7 +68,10 @@ class Bench:
             level=assignment.level,
             metrics=result.work.metrics,
         )
-        return encode_update(Update(header, result.sections)), result.memory
+        update = Update(header, result.sections)
+        seed = derive(assignment.seed, "codec")
+        encoded, kept = encode_uplink(update, self._uplink, codec_memory, seed)
+        return encoded, {**result.memory, **kept}
 
     def evaluate(self, assignment: pb.Assignment, version: bytes) -> Evaluation:
         """Evaluate a version on this worker's held-out data."""
@@ -76,6 +84,7 @@ class Bench:
             recipe = parse_recipe(assignment.recipe)
             self._key = ""
             self._trainer = LocalTrainer(card_of(recipe), recipe.training, recipe.evaluation)
+            self._uplink = recipe.wire.uplink_chain
             self._worker = LocalWorker(self._local_run(recipe), self._trainer)
             self._key = key
         if self._trainer.schema.digest != assignment.schema_digest:

@@ -16,6 +16,7 @@ from fedfleet.wire.chunks import check_chunk, chunks
 from fedfleet.wire.limits import STALL_S
 from fedfleet_worker.disk import Finished
 from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.patience import within
 
 if TYPE_CHECKING:
     from fedfleet.v1.federation_service_pb2_grpc import FederationServiceAsyncStub
@@ -61,7 +62,7 @@ class Download:
         try:
             responses = call.__aiter__()
             while len(self._data) < self._size_bytes:
-                response = await asyncio.wait_for(responses.__anext__(), STALL_S)
+                response = await within(STALL_S, responses.__anext__())
                 data = check_chunk(response.chunk, len(self._data), self._size_bytes)
                 self._metrics.bytes.labels("down").inc(len(data))
                 self._data += data

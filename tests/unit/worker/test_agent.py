@@ -44,7 +44,7 @@ async def running(
     coordinator: Scripted,
     folder: Path,
     waits: Waits | None = None,
-    clock: Callable[[], float] = itertools.repeat(0.0).__next__,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[tuple[Agent, Outbox, asyncio.Task[None]]]:
     config, metrics, outbox = WorkerConfig(worker_id="w"), WorkerMetrics(), Outbox()
     with ThreadPoolExecutor(1) as threads:
