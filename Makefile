@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROTO := build/proto
 PROTO_READY := $(PROTO)/venv/.ready
+# The other files of bench/ are what these share.
+BENCHES := $(filter-out bench/record.py bench/processes.py,$(wildcard bench/*.py))
 PROTOS := $(wildcard proto/fedfleet/v1/*.proto)
 PROTOC = PATH="$(PROTO)/venv/bin:$$PATH" python -m grpc_tools.protoc -I proto \
 	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
@@ -73,8 +75,10 @@ docs: setup ## Write the tables of docs/configuration.md from the code.
 	@$(BIN)/python docs/write_configuration.py
 
 .PHONY: bench
-bench: setup ## Print every benchmark's figures, one JSON line each.
-	@for file in $$(grep -l '^record(\|__main__' bench/*.py); do $(BIN)/python "$$file"; done
+bench: setup ## Print every benchmark's figures, one JSON line each; fail where a target is missed.
+	@mkdir -p build && : > build/bench.jsonl
+	@for file in $(BENCHES); do $(BIN)/python "$$file" | tee -a build/bench.jsonl; done
+	@! grep -q '"holds": false' build/bench.jsonl || { echo "make bench: a target was missed (\"holds\": false above)" >&2; exit 1; }
 
 .PHONY: wheel-check
 wheel-check: ## Build the wheel, install it for each role in a clean environment, start its commands.

@@ -24,6 +24,7 @@
     |- NotAllowed                    NOT_ALLOWED
     |- InsecureAddress               INSECURE_ADDRESS
     |- AddressInUse                  ADDRESS_IN_USE
+    |- StateInUse                    STATE_IN_USE
     |- AssignmentClosed              ASSIGNMENT_CLOSED
     |- QuorumNotMet                  QUORUM_NOT_MET
     |- TrainingFailed                TRAINING_FAILED
@@ -217,6 +218,14 @@ class AddressInUse(FedFleetError):
     """The port is taken by another process."""
 
     code = "ADDRESS_IN_USE"
+    status = "FAILED_PRECONDITION"
+    http = 409
+
+
+class StateInUse(FedFleetError):
+    """Another process owns the state folder."""
+
+    code = "STATE_IN_USE"
     status = "FAILED_PRECONDITION"
     http = 409
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit
@@ -86,7 +87,7 @@ class InferenceClient:
                 f"no inference service answers at {self.url}; is it running?",
                 detail=str(error.reason),
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise Unavailable(f"the call to {self.url} broke off", detail=str(error)) from error
 
     def _document(self, body: bytes) -> dict[str, Any]:
@@ -95,7 +96,9 @@ class InferenceClient:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise FedFleetError(f"{self.url} answered something that is not a JSON object")
+            raise FedFleetError(
+                f"{self.url} answered something that is not a JSON object; is it FedFleet's?"
+            )
         return document
 
     def _error(self, status: int, body: bytes) -> FedFleetError:

@@ -27,6 +27,8 @@ def read_recipe(name: str) -> str:
         RecipeInvalid: larger than a recipe may be, or not UTF-8.
     """
     path = Path(name).expanduser()
+    if path.is_dir():
+        raise NotFound(f"recipe {name!r}: is a folder; name the file in it")
     if not path.is_file():
         known = shipped()
         if name not in known:

@@ -87,8 +87,9 @@ def up(
         with _ending_on_signals(), Children(plan.state_dir / "logs") as children:
             fleet = _run(out, children, plan, sample)
             if once:
-                out.print("Without --once they keep running.")
+                out.print("Now everything stops; without --once it keeps running.")
             else:
+                out.print(f"web page: {fleet.inference}/")
                 _stay(out, children, fleet)
     except FedFleetError as error:
         if error.detail:
@@ -98,7 +99,7 @@ def up(
 
 def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | None) -> Fleet:
     """From the start of the processes to the answer to one image."""
-    out.print(f"state and logs: {plan.state_dir}")
+    out.print(f"state and logs, kept: {plan.state_dir}")
     fleet = start_fleet(children, plan)
     out.print(f"coordinator: {fleet.coordinator}   inference: {fleet.inference}")
     with ControlClient(fleet.coordinator) as client:
@@ -112,7 +113,6 @@ def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | Non
     print_result(out, rounds, response.classes)
     if sample is not None:
         _ask(out, children, fleet, plan, sample, response.rounds[-1].version)
-    out.print(f"web page: {fleet.inference}/")
     return fleet
 
 
@@ -133,7 +133,7 @@ def _ask(
     print_answer(out, answer)
     is_right = answer["predictions"][0]["label"] == sample.label
     out.print(f"true label: {sample.label} ({'right' if is_right else 'wrong'})")
-    out.print(f"ask again: curl -F file=@{shlex.quote(str(path))} {fleet.inference}/predict")
+    out.print(f"by hand: curl -F file=@{shlex.quote(str(path))} {fleet.inference}/predict")
 
 
 def _wait_served(client: InferenceClient, children: Children, version: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -324,6 +325,13 @@ class Store(Protocol):
             NotFound: a blob or the run is not there.
         """
 
+    def own(self) -> AbstractContextManager[None]:
+        """Be the one writer while the body runs; readers are not kept out.
+
+        Raises:
+            StateInUse: another process is.
+        """
+
     def close(self) -> None: ...
     def __enter__(self) -> Store: ...
     def __exit__(
@@ -335,16 +343,19 @@ class Store(Protocol):
 
 
 _NUMBER = re.compile("[0-9]{1,18}")
+_ALIAS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def check_alias(alias: str) -> None:
     """Hold a store to aliases that ``resolve`` can tell from numbers.
 
     Raises:
-        InvalidInput: empty or a number.
+        InvalidInput: a number, or not 1 to 64 characters of a-z 0-9 . _ - in either case.
     """
-    if not alias or _NUMBER.fullmatch(alias):
-        raise InvalidInput(f"alias {alias!r}: must be a name, not empty and not a number")
+    if _NUMBER.fullmatch(alias) or not _ALIAS.fullmatch(alias):
+        raise InvalidInput(
+            f"alias {alias[:80]!r}: must be 1 to 64 characters of A-Z a-z 0-9 . _ - and no number"
+        )
 
 
 def resolve(registry: Registry, model: str, name: str) -> VersionRecord:
@@ -357,6 +368,8 @@ def resolve(registry: Registry, model: str, name: str) -> VersionRecord:
         return registry.version(model, int(name))
     aliases = registry.aliases(model)
     if name not in aliases:
+        if not registry.newest_number(model):
+            raise NotFound(f"there is no model {model[:80]!r}")
         raise NotFound(
             f"model {model!r} has no alias {name!r}; it has: {', '.join(aliases) or '-'}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +13,7 @@ from fedfleet.errors import Conflict, NotFound
 from fedfleet.store.blob_files import BlobFiles
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.store.durable import sync_folder
+from fedfleet.store.owner import hold_folder
 from fedfleet.store.protocols import RoundCommit, RunRecord, VersionRecord, check_alias
 from fedfleet.store.sqlite_database import Database
 from fedfleet.store.sqlite_journal import SqliteJournal, insert_entry, open_run
@@ -56,6 +57,7 @@ class SqliteStore:
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 sync_folder(folder.parent)
+        self._folder = folder
         self.database = Database(folder / "fedfleet.db", busy_timeout_s=busy_timeout_s)
         try:
             self.blobs = BlobFiles(folder, self._unneeded)
@@ -83,6 +85,9 @@ class SqliteStore:
             )
             insert_entry(connection, commit.entry)
         return commit.version
+
+    def own(self) -> AbstractContextManager[None]:
+        return hold_folder(self._folder, "the store's folder")
 
     def close(self) -> None:
         self.database.close()

@@ -106,9 +106,10 @@ def move_alias(
     row = connection.execute(f"{_ALIAS} AND alias = ?", (model, alias)).fetchone()
     revision: int = row["revision"] if row else 0
     if expected is not None and expected != revision:
+        state = "somebody else has set it" if revision else "it does not exist yet"
         raise Conflict(
             f"alias {alias!r} of model {model!r} is at revision {revision}, not {expected}: "
-            "somebody else has set it, look again"
+            f"{state}, look again"
         )
     connection.execute(
         "INSERT OR REPLACE INTO aliases (model, alias, number, revision) VALUES (?, ?, ?, ?)",

@@ -155,10 +155,8 @@ def test_up_once_runs_the_demo_from_nothing_to_a_prediction(tmp_path: Path) -> N
     assert [int(place) for place, _, _ in predictions] == [1, 2, 3, 4, 5]
     assert len({label for _, label, _ in predictions}) == 5
     assert re.search(r"^true label: \d \((right|wrong)\)$", text, re.MULTILINE)
-    assert re.search(
-        r"^ask again: curl -F file=@\S+\.png http://127\S+/predict$", text, re.MULTILINE
-    )
-    assert re.search(r"^web page: http://127\.0\.0\.1:\d+/$", text, re.MULTILINE)
+    assert re.search(r"^by hand: curl -F file=@\S+\.png http://127\S+/predict$", text, re.MULTILINE)
+    assert "web page" not in text, "it stops now"
     assert up.children() == {}
 
 
@@ -284,7 +282,7 @@ def test_models_promote_moves_an_alias_once(ask: Any) -> None:
 
 
 def test_predict_names_the_classes(ask: Any, running: Up) -> None:
-    image = re.findall(r"file=@(\S+)", running.wait_for("ask again:"))[0]
+    image = re.findall(r"file=@(\S+)", running.wait_for("by hand:"))[0]
 
     answer = document(ask("predict", image, "-k", "3", "--json"))
     status, out, _ = ask("predict", image)

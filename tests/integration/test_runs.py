@@ -19,7 +19,7 @@ from harness import (
     update_for,
 )
 
-from fedfleet.errors import AddressInUse, InsecureAddress, StoreFull
+from fedfleet.errors import AddressInUse, InsecureAddress, StateInUse, StoreFull
 from fedfleet.store.protocols import Entry
 from fedfleet.store.sqlite import SqliteStore
 from fedfleet.v1 import control_service_pb2 as pb
@@ -290,6 +290,26 @@ async def test_unknown_names_are_not_found(tmp_path: Path) -> None:
         await raises_code("NOT_FOUND", running.federation.Download(download).read())
         download = federation_pb.DownloadRequest(digest="../x")
         await raises_code("INVALID_INPUT", running.federation.Download(download).read())
+
+
+async def test_second_coordinator_on_a_store_is_refused(tmp_path: Path) -> None:
+    async with running_coordinator(tmp_path) as running:
+        with pytest.raises(StateInUse, match="in use by another process"):
+            async with running_coordinator(tmp_path):
+                pass
+        assert await running.submit(tiny_recipe())
+    async with running_coordinator(tmp_path) as running:
+        assert (await running.control.ListRuns(pb.ListRunsRequest(), timeout=10)).runs
+
+
+async def test_latest_cannot_be_promoted(tmp_path: Path) -> None:
+    async with running_coordinator(tmp_path) as running:
+        request = pb.SetAliasRequest(model="m", alias="latest", version=1)
+        error = await raises_code("INVALID_INPUT", running.control.SetAlias(request))
+        assert "FEDFLEET_SERVE_ALIAS" in error.message
+        for alias in ("", "7", "x/y", "a" * 65):
+            request = pb.SetAliasRequest(model="m", alias=alias, version=1)
+            await raises_code("INVALID_INPUT", running.control.SetAlias(request))
 
 
 async def test_port_in_use_and_open_address_are_refused(tmp_path: Path) -> None:

@@ -126,6 +126,27 @@ async def test_worker_without_its_data_says_what_is_missing_and_stays(
 
 
 @pytest.mark.slow
+async def test_second_worker_on_a_state_folder_is_refused(tmp_path: Path) -> None:
+    settings = {"FEDFLEET_STATE_DIR": str(tmp_path / "state"), "FEDFLEET_OPS_PORT": "0"}
+    async with running_coordinator(tmp_path / "store") as running:
+        first = settings_for(running, tmp_path, "w-0", **settings)
+        with process(tmp_path / "first", "-m", "fedfleet_worker", **first) as worker:
+            while "w-0" not in running.coordinator.connected:
+                assert worker.poll() is None
+                await asyncio.sleep(0.05)  # another process has no event to wait for
+            second = settings_for(running, tmp_path, "w-1", **settings)
+            with process(tmp_path / "log", "-m", "fedfleet_worker", **second) as child:
+                assert await asyncio.to_thread(child.wait, 60) == 1
+
+    assert (
+        (tmp_path / "log")
+        .read_text()
+        .splitlines()[-1]
+        .startswith("fedfleet-worker: STATE_IN_USE: ")
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "code"),
     [

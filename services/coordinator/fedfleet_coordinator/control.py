@@ -12,7 +12,7 @@ from fedfleet.rpc.server import Context
 from fedfleet.store.protocols import RunRecord, Store, resolve
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
-from fedfleet.wire import limits
+from fedfleet_coordinator.driver import LATEST
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.messages import (
@@ -165,9 +165,11 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
         )
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
-        limits.check_count("characters in an alias", len(request.alias), limits.MAX_NAME)
-        if not request.alias or request.alias.isdigit():
-            raise InvalidInput(f"alias {request.alias!r}: must be a name, not a number")
+        if request.alias == LATEST:
+            raise InvalidInput(
+                f"alias {LATEST}: moves with every committed round; promote another alias and "
+                "serve that one (FEDFLEET_SERVE_ALIAS)"
+            )
         expected = request.expected_revision if request.HasField("expected_revision") else None
         record = await self._executors.io(
             lambda: self._store.registry.set_alias(

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 STORE_FAULTS = (StoreFull, StoreUnavailable)
 # Full width; levels are chosen per worker once sub-models are trained.
 LEVEL = "a"
+# The alias that moves with every commit.
+LATEST = "latest"
 
 _KINDS = {
     act.Work.TRAIN: pb.ASSIGNMENT_KIND_TRAIN,
@@ -356,7 +358,7 @@ class RunDriver:
                     round=action.round,
                     version=version,
                     memory_digest=made.memory_digest,
-                    aliases=("latest",),
+                    aliases=(LATEST,),
                     entry=replace(entry, fields=fields),
                 )
             )

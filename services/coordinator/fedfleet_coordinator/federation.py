@@ -24,6 +24,8 @@ from fedfleet.v1 import federation_service_pb2_grpc as pb_grpc
 from fedfleet.wire import limits
 from fedfleet.wire.chunks import check_chunk, chunks
 from fedfleet.wire.evaluations import evaluation_from_message
+from fedfleet.wire.limits import STALL_S
+from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_coordinator.driver import RunDriver
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.fleet import Fleet, Session
@@ -33,10 +35,7 @@ from fedfleet_coordinator.runs import RunQueue
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# A transfer fails when bytes stop moving for this long, however long it takes in all.
-STALL_S = 60.0
 MISSED_HEARTBEATS = 3
-SOFTWARE_VERSION = "0.1.0"
 
 
 class FederationServicer(pb_grpc.FederationServiceServicer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
 
 from fedfleet.obs.ops_server import OpsServer
 from fedfleet.rpc.exposure import check_exposure
@@ -37,6 +38,8 @@ class Coordinator:
 
     def __init__(self, config: CoordinatorConfig, store: Store) -> None:
         self._config = config
+        self._store = store
+        self._owned = ExitStack()
         self._metrics = CoordinatorMetrics()
         self._executors = Executors()
         self._fleet = Fleet(self._metrics)
@@ -67,6 +70,11 @@ class Coordinator:
         )
         self.port = 0
 
+    @property
+    def connected(self) -> frozenset[str]:
+        """Ids of the workers with an open stream."""
+        return self._fleet.connected
+
     def _readiness(self) -> tuple[bool, str]:
         return self._ready, "serving" if self._ready else "starting or stopping"
 
@@ -74,10 +82,11 @@ class Coordinator:
         """Recover, then listen: no worker is answered before its assignments are known again.
 
         Raises:
-            InsecureAddress, AddressInUse: it does not listen.
+            InsecureAddress, AddressInUse, StateInUse: it does not listen.
         """
         check_exposure(self._config.host, self._config.insecure, "the coordinator")
         check_exposure(self._config.ops_host, self._config.insecure, "the coordinator's ops port")
+        self._owned.enter_context(self._store.own())
         self._ops.start()
         await self._runs.recover()
         self.port = await self._server.start(self._config.host, self._config.port, SERVICES)
@@ -98,4 +107,5 @@ class Coordinator:
         await self._supervisor.close()
         await asyncio.get_running_loop().run_in_executor(None, self._executors.close)
         self._ops.stop()
+        self._owned.close()
         logger.info("coordinator_stopped")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack
 
 from fedfleet.obs.ops_server import OpsServer
 from fedfleet.rpc.channel import open_channel
 from fedfleet.rpc.supervisor import Supervisor
+from fedfleet.store.owner import hold_folder
 from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
 from fedfleet_worker.agent import Agent, Outbox
 from fedfleet_worker.config import WorkerConfig
@@ -22,11 +24,12 @@ async def serve(config: WorkerConfig, stop: asyncio.Event, threads: Executor) ->
     metrics = WorkerMetrics()
     outbox = Outbox()
     supervisor = Supervisor()
-    async with open_channel(config.coordinator) as channel:
+    disk = Disk(config.state_dir)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(hold_folder(config.state_dir, "the worker's state folder"))
+        channel = await stack.enter_async_context(open_channel(config.coordinator))
         stub = FederationServiceStub(channel)
-        workbench = Workbench(
-            Bench(config), Disk(config.state_dir), stub, metrics, threads, outbox.put
-        )
+        workbench = Workbench(Bench(config), disk, stub, metrics, threads, outbox.put)
         agent = Agent(config, stub, workbench, outbox, metrics)
 
         def ready() -> tuple[bool, str]:

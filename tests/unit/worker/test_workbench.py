@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import logging
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -260,8 +261,9 @@ async def test_workbench_ends_a_cancelled_upload_and_drops_its_update(tmp_path: 
 
 
 async def test_workbench_waits_for_the_training_thread_of_a_cancelled_job(
-    plug_in: Any, tmp_path: Path
+    plug_in: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     plug_in("started.set(); go.wait(20)")
     async with (
         scripted_coordinator() as coordinator,
@@ -280,6 +282,8 @@ async def test_workbench_waits_for_the_training_thread_of_a_cancelled_job(
         module.go.set()
         failure = await work.sent_soon("failure")
         assert failure.assignment_id == "b/1/1/train/w"
+        # Its task saw the thread end; it was not taken away from it.
+        assert "assignment_abandoned" in caplog.messages
         assert work.count("abandoned") == 1
 
 
