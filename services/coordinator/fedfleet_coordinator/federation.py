@@ -17,6 +17,7 @@ from fedfleet.errors import (
     TimedOut,
     TransferInvalid,
 )
+from fedfleet.rpc.patience import within
 from fedfleet.rpc.server import Context
 from fedfleet.store.protocols import BlobWriter, Store
 from fedfleet.v1 import federation_service_pb2 as pb
@@ -306,7 +307,7 @@ def _receipt(header: pb.UpdateHeader, *, duplicate: bool) -> pb.UploadResponse:
 async def _next(requests: AsyncIterator[T], patience_s: float) -> T | None:
     """The next message, or None at the stream's end; raises TimedOut when none comes in time."""
     try:
-        return await asyncio.wait_for(requests.__anext__(), patience_s)
+        return await within(patience_s, requests.__anext__())
     except StopAsyncIteration:
         return None
     except asyncio.TimeoutError as error:

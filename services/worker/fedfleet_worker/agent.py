@@ -19,6 +19,7 @@ from fedfleet.errors import (
     NotServed,
     Unavailable,
 )
+from fedfleet.rpc.patience import within
 from fedfleet.rpc.retry import backoff_s
 from fedfleet.rpc.status import error_of
 from fedfleet.v1 import federation_service_pb2 as pb
@@ -26,7 +27,6 @@ from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.device import heartbeat, profile
 from fedfleet_worker.metrics import WorkerMetrics
-from fedfleet_worker.patience import within
 from fedfleet_worker.workbench import Workbench
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import grpc
 
 from fedfleet.errors import ChecksumMismatch, FedFleetError, TimedOut, TransferInvalid
+from fedfleet.rpc.patience import within
 from fedfleet.rpc.status import error_of
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.chunks import check_chunk, chunks
 from fedfleet.wire.limits import STALL_S
 from fedfleet_worker.disk import Finished
 from fedfleet_worker.metrics import WorkerMetrics
-from fedfleet_worker.patience import within
 
 if TYPE_CHECKING:
     from fedfleet.v1.federation_service_pb2_grpc import FederationServiceAsyncStub

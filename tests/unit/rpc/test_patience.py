@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fedfleet_worker.patience import within
+from fedfleet.rpc.patience import within
 
 
 async def test_within_gives_the_result_or_raises_what_was_raised() -> None:

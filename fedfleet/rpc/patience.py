@@ -13,7 +13,7 @@ async def within(limit_s: float, work: Awaitable[T]) -> T:
     """Await, for a limited time.
 
     Not ``asyncio.wait_for``: before Python 3.12 that returns the result, and drops a cancellation
-    that comes in the same moment, so that a worker which was told to stop goes on.
+    that comes in the same moment, so that whoever was told to stop goes on.
 
     Raises:
         asyncio.TimeoutError: the time is over; the work is cancelled.
