@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
 from fedfleet.v1 import federation_service_pb2 as federation_pb
 from fedfleet.v1 import federation_service_pb2_grpc as federation_grpc
 
+# Enough that an unread stream soon fills every buffer on the way.
+BULK = "x" * (1 << 18)
 SERVICE = "fedfleet.v1.ControlService"
 
 
@@ -25,6 +28,7 @@ class Raiser(pb_grpc.ControlServiceServicer, federation_grpc.FederationServiceSe
 
     error: Callable[[], Exception] = lambda: FedFleetError("unset")
     closed: list[str] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         if request.run_id == "fine":
@@ -36,11 +40,14 @@ class Raiser(pb_grpc.ControlServiceServicer, federation_grpc.FederationServiceSe
     ) -> AsyncIterator[pb.WatchRunResponse]:
         try:
             while True:
-                yield pb.WatchRunResponse(event=pb.RunEvent(run_id=request.run_id))
+                yield pb.WatchRunResponse(
+                    event=pb.RunEvent(run_id=request.run_id, fields_json=BULK)
+                )
                 if request.run_id != "endless":
                     raise self.error()
         finally:
             self.closed.append("WatchRun")
+            self.ended.set()
 
     async def Connect(
         self, requests: AsyncIterator[federation_pb.ConnectRequest], context: Context

@@ -18,6 +18,8 @@ from fedfleet.errors import (
     Unavailable,
     error_for_code,
 )
+from fedfleet.rpc.patience import within
+from fedfleet.wire.limits import STALL_S
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,14 @@ def _unary(behavior: Any) -> Any:
     return call
 
 
+async def _write(context: Any, response: Any) -> None:
+    """Send a response; a caller that does not read is let go, as one that does not send is."""
+    try:
+        await within(STALL_S, context.write(response))
+    except asyncio.TimeoutError as error:
+        raise TimedOut(f"the caller read nothing for {STALL_S:g} s") from error
+
+
 def _stream(behavior: Any) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
@@ -120,7 +130,7 @@ def _stream(behavior: Any) -> Any:
             # responses to the garbage collector, and its finally would run some time later.
             async with aclosing(behavior(request, context)) as responses:
                 async for response in responses:
-                    await context.write(response)
+                    await _write(context, response)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -8,6 +9,7 @@ import pytest
 from raising_server import Served
 
 from fedfleet.errors import FedFleetError, InvalidInput, NotFound, all_errors
+from fedfleet.rpc import status
 from fedfleet.rpc.status import CODE_KEY, MAX_MESSAGE_UTF8_BYTES, error_of, status_of
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2 as federation_pb
@@ -119,6 +121,18 @@ async def test_stream_that_the_caller_leaves_runs_its_finally(served: Served) ->
     await served.server.stop(5.0)
 
     assert served.servicer.closed == ["WatchRun"]
+
+
+async def test_caller_that_does_not_read_is_let_go(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "STALL_S", 0.2)
+    call = served.control.WatchRun(pb.WatchRunRequest(run_id="endless"), timeout=CALL_S)
+    await call.read()
+
+    await asyncio.wait_for(served.servicer.ended.wait(), CALL_S)
+
+    call.cancel()
 
 
 # What did not come from our handlers
