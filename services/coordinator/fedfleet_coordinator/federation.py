@@ -192,9 +192,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         header = first.header
         await self._supersede(header.assignment_id)
         try:
-            if await self._journalled(
-                header.run_id, header.round, header.assignment_id, header.payload_digest
-            ):
+            if await self._accepted(header):
                 self._metrics.updates.labels("duplicate").inc()
                 yield _receipt(header, duplicate=True)
                 return
@@ -228,6 +226,11 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             driver = self._driver(header)
             duplicate = await driver.accept(header, lambda: blobs.read(header.payload_digest))
         except (InvalidInput, AssignmentClosed) as error:
+            # An earlier upload of this update, cut inside its journal write, may have got through.
+            if isinstance(error, AssignmentClosed) and await self._accepted(header):
+                self._metrics.updates.labels("duplicate").inc()
+                yield _receipt(header, duplicate=True)
+                return
             await self._refuse(header, driver, error)
             raise
         self._metrics.updates.labels("duplicate" if duplicate else "accepted").inc()
@@ -282,6 +285,12 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         if older is not None:
             older.cancel()
             await asyncio.wait([older])
+
+    async def _accepted(self, header: pb.UpdateHeader) -> bool:
+        """Whether this very update is in the journal."""
+        return await self._journalled(
+            header.run_id, header.round, header.assignment_id, header.payload_digest
+        )
 
     async def _journalled(
         self, run_id: str, round: int, assignment_id: str, digest: str | None = None
