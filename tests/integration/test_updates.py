@@ -305,3 +305,25 @@ async def test_uploads_at_the_same_time_are_all_journalled(tmp_path: Path) -> No
 
     assert [receipt.duplicate for receipt in receipts] == [False] * 8
     assert shown.rounds[0].updates == 8
+
+
+async def test_update_of_a_codec_that_the_recipe_did_not_ask_for_is_refused(
+    tmp_path: Path,
+) -> None:
+    async with running_coordinator(tmp_path) as running:
+        recipe = tiny_recipe(workers=1, cohort=1) + '[wire]\nuplink = "int8"\n'
+        run_id = await running.submit(recipe)
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        assignment = await worker.assignment()
+        plain = update_for(assignment, "worker-0", initial_of(recipe), 1.0)
+        error = await raises_code("UPDATE_INVALID", worker.upload(plain))
+        assert "the recipe asks for the codec int8" in error.message
+        assert running.store.journal.updates(run_id, 1) == []
+
+
+async def test_downlink_that_is_not_served_is_refused_at_submission(tmp_path: Path) -> None:
+    async with running_coordinator(tmp_path) as running:
+        recipe = tiny_recipe() + '[wire]\ndownlink = "int8"\n'
+        error = await raises_code("RECIPE_INVALID", running.submit(recipe))
+        assert 'wire.downlink = "int8"' in error.message
