@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -147,17 +147,53 @@ class ModelState:
         return cls(schema, *vectors)
 
 
-@dataclass(frozen=True, eq=False)
-class Section:
-    """One flat vector of an update, in schema order. Not to be mutated.
+class UpdateSection(Protocol):
+    """One flat vector of an update, in schema order, as values or still encoded.
 
     The names of the built-in sections are the kinds' values: ``trainable`` is a delta (trained
     minus received), ``statistic`` and ``counter`` are values. An algorithm may add sections.
     """
 
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def elements(self) -> int: ...
+
+    @property
+    def values(self) -> Array:
+        """The whole vector. Not to be mutated."""
+        ...
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """Pairs of start and values, in order without gaps; each is valid until the next."""
+        ...
+
+    def sparse(self) -> tuple[Array, Array] | None:
+        """Increasing positions and their values when all others are known to be zero."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """An ``UpdateSection`` that holds its values."""
+
     name: str
     kind: Kind
     values: Array
+
+    @property
+    def elements(self) -> int:
+        return self.values.size
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        yield 0, self.values
+
+    def sparse(self) -> None:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +222,12 @@ class UpdateHeader:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What a train assignment returns: a header and the sections, decoded."""
+    """What a train assignment returns: a header and the sections."""
 
     header: UpdateHeader
-    sections: tuple[Section, ...]
+    sections: tuple[UpdateSection, ...]
 
-    def section(self, name: str) -> Section:
+    def section(self, name: str) -> UpdateSection:
         for section in self.sections:
             if section.name == name:
                 return section

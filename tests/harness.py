@@ -97,6 +97,21 @@ class Running:
                 return event
         raise AssertionError(f"run {run_id} ended without {kind}: {await self.show(run_id)}")
 
+    async def connected(self, count: int) -> None:
+        """Wait for so many workers."""
+        there = asyncio.Event()
+
+        def look() -> None:
+            if len(self.coordinator.fleet.connected) >= count:
+                there.set()
+
+        forget = self.coordinator.fleet.listen(look)
+        try:
+            look()
+            await asyncio.wait_for(there.wait(), PATIENCE_S)
+        finally:
+            forget()
+
     async def finished(self, run_id: str) -> control_pb.Run:
         await self.until(run_id, "run_finished")
         return (await self.show(run_id)).run

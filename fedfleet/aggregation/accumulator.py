@@ -14,7 +14,7 @@ import numpy as np
 
 from fedfleet.aggregation.exact_sum import ExactSum, SumBounds, check_values
 from fedfleet.errors import SchemaMismatch, UpdateInvalid, UpdateOutOfRange
-from fedfleet.types import Array, Kind, Schema, Update
+from fedfleet.types import Array, Kind, Schema, Update, UpdateSection
 
 # A delta of one weight by more than this in one round is divergence, not training.
 MAX_ABS_TRAINABLE = 2.0**10
@@ -95,17 +95,17 @@ class UpdateAccumulator:
             )
         self._check_sections(update)
         for section in update.sections:
-            if section.values.shape != (self._schema.elements(section.kind),):
+            if section.elements != self._schema.elements(section.kind):
                 raise UpdateInvalid(
-                    f"section {section.name} holds {section.values.size} values, "
+                    f"section {section.name} holds {section.elements} values, "
                     f"the schema asks for {self._schema.elements(section.kind)}"
                 )
             if section.kind is Kind.TRAINABLE:
-                check_values(section.values, MAX_ABS_TRAINABLE)
+                _check_trainable(section)
             elif section.kind is Kind.STATISTIC:
                 check_values(section.values, MAX_ABS_STATISTIC)
                 check_values(self._moments(section.values), MAX_ABS_STATISTIC)
-            elif section.values.size and not 0 <= section.values.min() <= section.values.max() <= (
+            elif section.elements and not 0 <= section.values.min() <= section.values.max() <= (
                 MAX_COUNTER
             ):
                 raise UpdateOutOfRange(
@@ -122,10 +122,10 @@ class UpdateAccumulator:
             )
 
     def add(self, update: Update, weight: float) -> None:
-        """Fold one checked update in; ``weight`` is at most ``max_weight``."""
+        """Fold one checked update in, block by block; ``weight`` is at most ``max_weight``."""
         for section in update.sections:
             if section.kind is Kind.TRAINABLE:
-                self._sums[section.name].add(section.values, weight)
+                _add_trainable(self._sums[section.name], section, weight)
             elif section.kind is Kind.STATISTIC:
                 self._statistics.add(self._moments(section.values), weight)
             else:
@@ -158,6 +158,21 @@ class UpdateAccumulator:
         for mean, variance in self._pairs:
             moments[variance] += moments[mean] ** 2
         return moments
+
+
+def _check_trainable(section: UpdateSection) -> None:
+    sparse = section.sparse()
+    values = (sparse[1],) if sparse else (block for _, block in section.blocks())
+    for block in values:
+        check_values(block, MAX_ABS_TRAINABLE)
+
+
+def _add_trainable(total: ExactSum, section: UpdateSection, weight: float) -> None:
+    sparse = section.sparse()
+    if sparse:
+        total.add_sparse(*sparse, weight)
+    else:
+        total.add_blocks(section.blocks, weight)
 
 
 def _listed(sections: list[tuple[str, str]]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedfleet.codecs import identity
 from fedfleet.codecs.encoded import ErrorBound, Step, check_magnitude, square_norm
-from fedfleet.codecs.values import spans
+from fedfleet.codecs.values import Read, spans
 from fedfleet.errors import UpdateNotFinite, UpdateOutOfRange
 from fedfleet.types import FloatVector
 
@@ -22,10 +22,11 @@ class Identity:
     """The float32 vector itself, NaN and infinity too. Error 0."""
 
     is_unbiased: bool = True
+    has_exact_size: bool = True
 
     @property
-    def step(self) -> Step:
-        return Step("identity")
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("identity"),)
 
     def size(self, elements: int) -> int:
         return 4 * elements
@@ -33,10 +34,9 @@ class Identity:
     def encode(self, values_P: FloatVector, seed: int) -> bytes | memoryview:
         return identity.encode(values_P) if values_P.size else b""
 
-    def blocks(self, data: memoryview, elements: int) -> Iterator[tuple[int, FloatVector]]:
-        values_P = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+    def blocks(self, read: Read, elements: int) -> Iterator[tuple[int, FloatVector]]:
         for start, n in spans(elements):
-            yield start, values_P[start : start + n]
+            yield start, read(4 * n).view("<f4").astype(np.float32, copy=False)
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:
         return ErrorBound(0.0, 0.0)
@@ -51,10 +51,11 @@ class Float16:
     """
 
     is_unbiased: bool = False
+    has_exact_size: bool = True
 
     @property
-    def step(self) -> Step:
-        return Step("float16")
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("float16"),)
 
     def size(self, elements: int) -> int:
         return 2 * elements
@@ -69,10 +70,9 @@ class Float16:
             )
         return values_P.astype("<f2").tobytes()
 
-    def blocks(self, data: memoryview, elements: int) -> Iterator[tuple[int, FloatVector]]:
-        halves_P = np.frombuffer(data, "<f2")
+    def blocks(self, read: Read, elements: int) -> Iterator[tuple[int, FloatVector]]:
         for start, n in spans(elements):
-            yield start, _finite(halves_P[start : start + n].astype(np.float32), "float16")
+            yield start, _finite(read(2 * n).view("<f2").astype(np.float32), "float16")
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:
         error_P = np.maximum(np.abs(values_P, dtype=np.float64) * 2.0**-11, 2.0**-25)
@@ -89,10 +89,11 @@ class BFloat16:
     """
 
     is_unbiased: bool = False
+    has_exact_size: bool = True
 
     @property
-    def step(self) -> Step:
-        return Step("bfloat16")
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("bfloat16"),)
 
     def size(self, elements: int) -> int:
         return 2 * elements
@@ -107,10 +108,9 @@ class BFloat16:
             halves_P[start : start + n] = (bits_B + (0x7FFF + ((bits_B >> 16) & 1))) >> 16
         return halves_P.tobytes()
 
-    def blocks(self, data: memoryview, elements: int) -> Iterator[tuple[int, FloatVector]]:
-        halves_P = np.frombuffer(data, "<u2")
+    def blocks(self, read: Read, elements: int) -> Iterator[tuple[int, FloatVector]]:
         for start, n in spans(elements):
-            bits_B = halves_P[start : start + n].astype(np.uint32) << 16
+            bits_B = read(2 * n).view("<u2").astype(np.uint32) << 16
             yield start, _finite(bits_B.view(np.float32), "bfloat16")
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:

@@ -1,6 +1,7 @@
 """A codec chain as a recipe names it: ``int8``, ``topk:0.01|int8``, ``eden:2``.
 
-A chain is a sparsifier, a codec of values, or a sparsifier and then a codec of values.
+A chain is a sparsifier, a codec of values, a sparsifier and then a codec of values, or a codec of
+values and then ``deflate``.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedfleet.codecs.cast import BFloat16, Float16, Identity
+from fedfleet.codecs.deflate import deflated
 from fedfleet.codecs.eden import CENTROIDS, Eden
 from fedfleet.codecs.encoded import Encoded, ErrorBound, Step, check_elements
+from fedfleet.codecs.places import Places
 from fedfleet.codecs.sign import Sign
-from fedfleet.codecs.sparse import SparseTernary, Sparsifier, TopK, kept, positions_of
+from fedfleet.codecs.sparse import Sparsifier, sparse_ternary, top_k
 from fedfleet.codecs.uniform import Uniform
-from fedfleet.codecs.values import ValueCodec, check_size, decode_dense
+from fedfleet.codecs.values import ValueCodec, check_size, decode_blocks, decode_dense, names
 from fedfleet.errors import UpdateInvalid
 from fedfleet.types import Array, FloatVector
 
@@ -41,11 +44,16 @@ class Chain:
     @property
     def steps(self) -> tuple[Step, ...]:
         """What ``Encoded.steps`` of this chain always is."""
-        return self.sparse.steps if self.sparse else (self._dense.step,)
+        return self.sparse.steps if self.sparse else self._dense.steps
 
     @property
     def is_sparse(self) -> bool:
         return self.sparse is not None
+
+    @property
+    def has_exact_size(self) -> bool:
+        """Whether so many elements always take ``max_bytes``."""
+        return self.sparse is None and self._dense.has_exact_size
 
     @property
     def is_unbiased(self) -> bool:
@@ -56,6 +64,21 @@ class Chain:
     def _dense(self) -> ValueCodec:
         assert self.dense is not None
         return self.dense
+
+    def sparing(self, spans: tuple[slice, ...], elements: int) -> Chain:
+        """The chain that sends some places of every vector of so many elements whatever they hold.
+
+        Its steps are the same: both ends must spare the same places. A dense chain sends all.
+
+        Args:
+            spans: in order and apart.
+
+        Raises:
+            ValueError: they are not, or pass the elements.
+        """
+        if not self.sparse or not spans:
+            return self
+        return replace(self, sparse=self.sparse.sparing(Places(spans, elements)))
 
     def max_bytes(self, elements: int) -> int:
         """The most bytes that so many elements take; a receiver refuses more unread."""
@@ -81,17 +104,18 @@ class Chain:
         """Encode, and leave in ``values_P`` what the receiver will not get.
 
         Returns:
-            What ``encode`` returns, and the positions kept (int64, None of a dense chain).
+            What ``encode`` returns, and the positions sent (int64, None of a dense chain).
 
         Raises:
             As ``encode``; the values are then unchanged.
         """
         check_elements(values_P.size)
         if self.sparse:
-            data, positions_K = self.sparse.encode(values_P, seed)
+            data, chosen_K = self.sparse.encode(values_P, seed)
             encoded = Encoded(self.steps, values_P.size, data)
-            values_P[positions_K] -= self.sparse.values_of(memoryview(data), values_P.size)
-            return encoded, positions_K
+            sent_K, values_K = self.sparse.decode(memoryview(data), values_P.size, chosen_K)
+            values_P[sent_K] -= values_K
+            return encoded, sent_K
         encoded = Encoded(self.steps, values_P.size, bytes(self._dense.encode(values_P, seed)))
         for start, block_B in self.decode_blocks(encoded):
             values_P[start : start + block_B.size] -= block_B
@@ -105,11 +129,12 @@ class Chain:
             LimitExceeded: too many elements.
         """
         if encoded.steps != self.steps:
-            names = "|".join(step.name for step in encoded.steps)[:80]
-            raise UpdateInvalid(f"encoded with {names}, the recipe asks for {self.text}")
+            raise UpdateInvalid(
+                f"encoded with {names(encoded.steps)}, the recipe asks for {self.text}"
+            )
         most = self.max_bytes(encoded.elements)
         if not self.sparse:
-            check_size(self._dense, memoryview(encoded.data), encoded.elements)
+            check_size(self._dense, len(encoded.data), encoded.elements)
         elif len(encoded.data) > most:
             raise UpdateInvalid(
                 f"{len(encoded.data)} bytes for {encoded.elements} elements of {self.text}, "
@@ -124,7 +149,7 @@ class Chain:
         """
         if not self.sparse:
             self.check(encoded)
-            return decode_dense(self._dense, memoryview(encoded.data), encoded.elements)
+            return decode_dense(self._dense, encoded.data, encoded.elements)
         positions_K, values_K = self.decode_sparse(encoded)
         values_P = np.zeros(encoded.elements, np.float32)
         values_P[positions_K] = values_K
@@ -139,7 +164,7 @@ class Chain:
             As ``decode``.
         """
         self.check(encoded)
-        return self._dense.blocks(memoryview(encoded.data), encoded.elements)
+        return decode_blocks(self._dense, encoded.data, encoded.elements)
 
     def decode_sparse(self, encoded: Encoded) -> tuple[Array, FloatVector]:
         """Decode a sparse chain: positions (int64, increasing, shape (K,)) and their values.
@@ -149,10 +174,7 @@ class Chain:
         """
         assert self.sparse is not None
         self.check(encoded)
-        data = memoryview(encoded.data)
-        values_K = self.sparse.values_of(data, encoded.elements)
-        count = kept(self.sparse.ratio, encoded.elements)
-        return positions_of(data, count, encoded.elements), values_K
+        return self.sparse.decode(memoryview(encoded.data), encoded.elements)
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:
         """Bound the squared error on these values; each codec states its formula and source."""
@@ -174,6 +196,8 @@ def parse_chain(text: str) -> Chain:
             if found:
                 raise ValueError(f"{name} after {found[-1]}: a sparsifier comes first, and once")
             sparsifier = SPARSIFIERS[name](name, arguments)
+        elif name == "deflate":
+            codec = _deflate(found, arguments, codec)
         elif name in VALUE_CODECS:
             if codec is not None or found[:1] == ["stc"]:
                 raise ValueError(f"{name} after {found[-1]}: nothing can follow {found[-1]}")
@@ -211,6 +235,16 @@ def _eden(name: str, arguments: list[str]) -> ValueCodec:
     return Eden(int(bits), biased=bool(rest))
 
 
+def _deflate(found: list[str], arguments: list[str], codec: ValueCodec | None) -> ValueCodec:
+    if arguments:
+        raise ValueError(f"deflate takes no parameter, got {':'.join(arguments)!r}")
+    if found[:1] and found[0] in SPARSIFIERS:
+        raise ValueError(f"deflate after {found[0]}: leave it out, {found[0]} deflates its values")
+    if codec is None or found[-1] == "deflate":
+        raise ValueError("deflate comes last, once, and after a codec: int8|deflate")
+    return deflated(codec)
+
+
 def _ratio(name: str, arguments: list[str]) -> float:
     text = ":".join(arguments)
     ratio = float(text) if re.fullmatch(r"\d*\.?\d+(e-?\d+)?", text, re.ASCII) else math.nan
@@ -221,12 +255,12 @@ def _ratio(name: str, arguments: list[str]) -> float:
 
 def _topk(name: str, arguments: list[str]) -> Callable[[ValueCodec], Sparsifier]:
     ratio = _ratio(name, arguments)
-    return lambda values: TopK(ratio, values)
+    return lambda values: top_k(ratio, values)
 
 
 def _stc(name: str, arguments: list[str]) -> Callable[[ValueCodec], Sparsifier]:
     ratio = _ratio(name, arguments)
-    return lambda _: SparseTernary(ratio)
+    return lambda _: sparse_ternary(ratio)
 
 
 VALUE_CODECS: Mapping[str, Callable[[str, list[str]], ValueCodec]] = {
@@ -243,7 +277,7 @@ SPARSIFIERS: Mapping[str, Callable[[str, list[str]], Callable[[ValueCodec], Spar
     "topk": _topk,
     "stc": _stc,
 }
-CODECS = (*VALUE_CODECS, *SPARSIFIERS)
+CODECS = (*VALUE_CODECS, "deflate", *SPARSIFIERS)
 
 
 def _flat(values_P: FloatVector) -> FloatVector:

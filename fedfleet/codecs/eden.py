@@ -24,7 +24,7 @@ from fedfleet.codecs.encoded import (
 )
 from fedfleet.codecs.hadamard import random_signs, rotate, rotate_back
 from fedfleet.codecs.packing import pack, packed_bytes, unpack
-from fedfleet.codecs.values import spans, uint8
+from fedfleet.codecs.values import Read, spans
 from fedfleet.types import Array, FloatVector
 
 # The positive Lloyd-Max centroids of N(0, 1) by bits (Lloyd 1982; Max 1960, table I).
@@ -65,14 +65,15 @@ class Eden:
 
     bits: int
     biased: bool = False
+    has_exact_size: bool = True
 
     @property
     def is_unbiased(self) -> bool:
         return not self.biased
 
     @property
-    def step(self) -> Step:
-        return Step("eden", {"bits": self.bits, "biased": float(self.biased)})
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("eden", {"bits": self.bits, "biased": float(self.biased)}),)
 
     def size(self, elements: int) -> int:
         whole, rest = divmod(elements, BLOCK)
@@ -121,20 +122,16 @@ class Eden:
         positive = np.array(CENTROIDS[self.bits], np.float32)
         return np.concatenate([positive, -positive])
 
-    def blocks(self, data: memoryview, elements: int) -> Iterator[tuple[int, FloatVector]]:
-        received = uint8(data)
-        random = np.random.SFC64(int(received[:_SEED_BYTES].view("<u8")[0]))
+    def blocks(self, read: Read, elements: int) -> Iterator[tuple[int, FloatVector]]:
+        random = np.random.SFC64(int(read(_SEED_BYTES).view("<u8")[0]))
         table = self._table()
-        place = _SEED_BYTES
         for start, n, padded in pieces(elements):
-            end = place + self._segment(padded)
-            scale = received[place : place + 4].view("<f4").astype(np.float32)
+            scale = read(4).view("<f4").astype(np.float32)
             check_scales(scale, _MAX_SCALE)
-            codes = unpack(received[place + 4 : end], padded, self.bits)
+            codes = unpack(read(packed_bytes(padded, self.bits)), padded, self.bits)
             levels = table.take(codes)
             levels *= scale[0]
             yield start, rotate_back(levels, random_signs(random, padded))[:n]
-            place = end
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:
         distortion = DISTORTION[self.bits]

@@ -15,7 +15,7 @@ from fedfleet.errors import UpdateInvalid
 from fedfleet.types import Array
 
 # Gaps that share a parameter.
-GROUP = 512
+GROUP = 128
 MAX_PARAMETER = 31
 _BY_GROUP = 0xFF
 

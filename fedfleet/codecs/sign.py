@@ -17,7 +17,7 @@ from fedfleet.codecs.encoded import (
     square_norm,
 )
 from fedfleet.codecs.packing import pack, packed_bytes, unpack
-from fedfleet.codecs.values import spans, uint8
+from fedfleet.codecs.values import Read, spans
 from fedfleet.types import Array, FloatVector
 
 GROUP = 1024
@@ -33,10 +33,11 @@ class Sign:
     """
 
     is_unbiased: bool = False
+    has_exact_size: bool = True
 
     @property
-    def step(self) -> Step:
-        return Step("sign", {"group": GROUP})
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("sign", {"group": GROUP}),)
 
     def size(self, elements: int) -> int:
         whole, rest = divmod(elements, BLOCK)
@@ -52,20 +53,15 @@ class Sign:
             parts.append(pack((block_B >= 0).view(np.uint8), 1))
         return np.concatenate(parts).data if parts else b""
 
-    def blocks(self, data: memoryview, elements: int) -> Iterator[tuple[int, FloatVector]]:
-        received = uint8(data)
-        place = 0
+    def blocks(self, read: Read, elements: int) -> Iterator[tuple[int, FloatVector]]:
         for start, n in spans(elements):
-            groups = -(-n // GROUP)
-            end = place + _segment(n)
-            scales = received[place : place + 4 * groups].view("<f4").astype(np.float32)
+            scales = read(4 * -(-n // GROUP)).view("<f4").astype(np.float32)
             check_scales(scales, MAX_ABS)
-            signs_B = unpack(received[place + 4 * groups : end], n, 1).astype(np.float32)
+            signs_B = unpack(read(packed_bytes(n, 1)), n, 1).astype(np.float32)
             signs_B *= 2
             signs_B -= 1
             signs_B *= np.repeat(scales, GROUP)[:n]
             yield start, signs_B
-            place = end
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:
         squares = square_norm(values_P)

@@ -1,28 +1,31 @@
-"""Codecs that keep the largest elements only: their positions, then their values.
+"""Sparsifiers keep the largest elements only: their positions, then their values.
 
 A payload is the number of bytes of the positions (8 bytes), the positions (``rice``), and the
-values. Values are deflated with Huffman codes alone where that makes them smaller: the largest
-elements crowd near the threshold, so their codes are far from equally likely.
+values, deflated: the largest elements crowd near the threshold, so their codes are far from equally
+likely. Where small tensors are spared, the number of bytes of their values (8 bytes) and those
+values stand before all that, and the positions count through the other elements only.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
 from fedfleet.codecs import rice, select
-from fedfleet.codecs.encoded import MAX_ABS, ErrorBound, Step, check_scales, square_norm
-from fedfleet.codecs.packing import pack, packed_bytes, unpack
-from fedfleet.codecs.values import ValueCodec, decode_dense, uint8
+from fedfleet.codecs.cast import Float16
+from fedfleet.codecs.deflate import Deflate, deflated
+from fedfleet.codecs.encoded import ErrorBound, Step, check_magnitude, square_norm
+from fedfleet.codecs.places import Places
+from fedfleet.codecs.ternary import Ternary
+from fedfleet.codecs.values import PART_HEAD_BYTES, Reader, ValueCodec, decode_dense, part
 from fedfleet.errors import UpdateInvalid
 from fedfleet.types import Array, FloatVector
 
-_HEAD_BYTES = 8
-_RAW, _DEFLATED = 0, 1
+# Other draws for the spared values than for those that are chosen.
+_SPARED_SEED = 0x9E3779B97F4A7C15
 
 
 def kept(ratio: float, elements: int) -> int:
@@ -31,144 +34,105 @@ def kept(ratio: float, elements: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
-    """The ``ceil(ratio * P)`` largest magnitudes, then a codec for their values.
+class Sparsifier:
+    """The ``ceil(ratio * P)`` largest magnitudes, then a codec for their values. Biased.
 
     The squared error without that codec is at most ``(1 - K / P) |x|^2`` (Stich 2018, arXiv
-    1809.07599, lemma A.1); the codec adds its own on the kept values. Biased.
+    1809.07599, lemma A.1); the codec adds its own on the kept values. The bound stated takes what
+    is dropped of the very vector.
+
+    Args:
+        steps: what stands in a header.
+        values: of what is chosen.
+        spared_values: of what is always sent.
+        spared: which places those are; None where none are, for vectors of every length.
     """
 
+    steps: tuple[Step, ...]
     ratio: float
-    values: ValueCodec
-    is_unbiased: bool = False
+    values: Deflate
+    spared_values: Deflate
+    spared: Places | None = None
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return Step("topk", {"ratio": self.ratio}), self.values.step
+    def sparing(self, spared: Places) -> Sparsifier:
+        return replace(self, spared=spared)
 
     def max_size(self, elements: int) -> int:
-        count = kept(self.ratio, elements)
-        return _HEAD_BYTES + rice.max_bytes(count, elements) + 1 + self.values.size(count)
+        places = self._places(elements)
+        count = kept(self.ratio, places.rest_count)
+        chosen = PART_HEAD_BYTES + rice.max_bytes(count, places.rest_count)
+        chosen += self.values.size(count)
+        if not places.spared:
+            return chosen
+        return PART_HEAD_BYTES + self.spared_values.size(places.spared_count) + chosen
 
     def encode(self, values_P: FloatVector, seed: int) -> tuple[bytes, Array]:
-        """Return the bytes and the positions kept."""
-        positions_K = select.largest(values_P, kept(self.ratio, values_P.size))
-        tail = _deflate(bytes(self.values.encode(values_P[positions_K], seed)))
-        return _join(rice.encode(positions_K, values_P.size), tail), positions_K
+        """Return the bytes, and which of the others than the spared were chosen."""
+        places = self._places(values_P.size)
+        rest_K = select.largest(places.rest_of(values_P), kept(self.ratio, places.rest_count))
+        chosen_K = places.in_whole(rest_K)
+        positions = part(rice.encode(rest_K, places.rest_count))
+        chosen = self.values.encode(values_P[chosen_K], seed)
+        if not places.spared:
+            return b"".join([positions, chosen]), chosen_K
+        spared_S = places.take_spared(values_P)
+        check_magnitude(float(np.abs(spared_S).max(initial=0.0)))
+        head = part(bytes(self.spared_values.encode(spared_S, seed ^ _SPARED_SEED)))
+        return b"".join([head, positions, chosen]), chosen_K
 
-    def values_of(self, data: memoryview, elements: int) -> FloatVector:
-        """Decode the kept values only, in the order of their positions."""
-        count = kept(self.ratio, elements)
-        return decode_dense(self.values, _inflate(_tail(data), self.values.size(count)), count)
+    def decode(
+        self, data: memoryview, elements: int, chosen_K: Array | None = None
+    ) -> tuple[Array, FloatVector]:
+        """Decode positions (int64, increasing) and values.
 
-    def error_bound(self, values_P: FloatVector) -> ErrorBound:
-        count = kept(self.ratio, values_P.size)
-        inner = self.values.error_bound(values_P[select.largest(values_P, count)])
-        dropped = (1 - count / max(values_P.size, 1)) * square_norm(values_P)
-        return ErrorBound(dropped + inner.expected, dropped + inner.worst)
+        Args:
+            chosen_K: from ``encode``, where the positions in the bytes need not be decoded.
 
-
-@dataclass(frozen=True, slots=True)
-class SparseTernary:
-    """The ``ceil(ratio * P)`` largest magnitudes, each as its sign times their mean ``m``.
-
-    Sattler 2019, arXiv 1903.02891, algorithm 1 (ties do not send more, unlike there). The squared
-    error is ``|x|^2 - K m^2``. Biased.
-    """
-
-    ratio: float
-    is_unbiased: bool = False
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return (Step("stc", {"ratio": self.ratio}),)
-
-    def max_size(self, elements: int) -> int:
-        count = kept(self.ratio, elements)
-        return _HEAD_BYTES + rice.max_bytes(count, elements) + _ternary_bytes(count)
-
-    def encode(self, values_P: FloatVector, seed: int) -> tuple[bytes, Array]:
-        """Return the bytes and the positions kept."""
-        positions_K = select.largest(values_P, kept(self.ratio, values_P.size))
-        values_K = values_P[positions_K]
-        tail = np.array([_mean(values_K)], "<f4").tobytes()
-        tail += pack((values_K >= 0).view(np.uint8), 1).tobytes()
-        return _join(rice.encode(positions_K, values_P.size), tail), positions_K
-
-    def values_of(self, data: memoryview, elements: int) -> FloatVector:
-        """Decode the kept values only, in the order of their positions."""
-        count = kept(self.ratio, elements)
-        tail = _tail(data)
-        if len(tail) != _ternary_bytes(count):
-            raise UpdateInvalid(
-                f"{len(tail)} bytes of stc for {count} values, expected {_ternary_bytes(count)}"
-            )
-        received = uint8(tail)
-        scale = received[:4].view("<f4").astype(np.float32)
-        check_scales(scale, MAX_ABS)
-        return np.where(unpack(received[4:], count, 1), scale, -scale)
+        Raises:
+            UpdateInvalid, UpdateNotFinite: not what ``encode`` writes.
+        """
+        places = self._places(elements)
+        count = kept(self.ratio, places.rest_count)
+        reader = Reader(data)
+        spared_S = np.zeros(0, np.float32)
+        if places.spared:
+            spared_S = decode_dense(self.spared_values, reader.take_part(), places.spared_count)
+        positions = reader.take_part()
+        values_K = decode_dense(self.values, reader.take(reader.left).data, count)
+        if chosen_K is None:
+            chosen_K = places.in_whole(rice.decode(positions, count, places.rest_count))
+        return places.join(chosen_K, values_K, spared_S)
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:
-        count = kept(self.ratio, values_P.size)
-        squares = square_norm(values_P)
-        mean = _mean(values_P[select.largest(values_P, count)])
-        bound = max(squares - count * mean**2, 0.0) + 2.0**-20 * squares
-        return ErrorBound(bound, bound)
+        places = self._places(values_P.size)
+        rest = places.rest_of(values_P)
+        chosen_K = places.in_whole(select.largest(rest, kept(self.ratio, places.rest_count)))
+        chosen = self.values.error_bound(values_P[chosen_K])
+        spared = self.spared_values.error_bound(places.take_spared(values_P))
+        squares = sum(square_norm(each) for each in rest)
+        dropped = max(squares - square_norm(values_P[chosen_K]), 0.0) + 2.0**-40 * squares
+        return ErrorBound(
+            dropped + chosen.expected + spared.expected, dropped + chosen.worst + spared.worst
+        )
+
+    def _places(self, elements: int) -> Places:
+        if self.spared is None:
+            return Places((), elements)
+        if self.spared.elements != elements:
+            raise UpdateInvalid(f"{elements} elements, the model has {self.spared.elements}")
+        return self.spared
 
 
-Sparsifier = TopK | SparseTernary
+def top_k(ratio: float, values: ValueCodec) -> Sparsifier:
+    """The largest elements, each through a codec of values."""
+    packed = deflated(values)
+    return Sparsifier((Step("topk", {"ratio": ratio}), *values.steps), ratio, packed, packed)
 
 
-def positions_of(data: memoryview, count: int, elements: int) -> Array:
-    """Decode the positions: int64, increasing, shape (count,)."""
-    _tail(data)
-    end = _HEAD_BYTES + int(uint8(data[:_HEAD_BYTES]).view("<u8")[0])
-    return rice.decode(data[_HEAD_BYTES:end], count, elements)
+def sparse_ternary(ratio: float) -> Sparsifier:
+    """The largest elements, each as its sign times their mean; spared ones as float16.
 
-
-def _join(positions: bytes, tail: bytes) -> bytes:
-    return len(positions).to_bytes(_HEAD_BYTES, "little") + positions + tail
-
-
-def _tail(data: memoryview) -> memoryview:
-    """What follows the positions."""
-    end = _HEAD_BYTES + int.from_bytes(data[:_HEAD_BYTES], "little")
-    if len(data) < _HEAD_BYTES or end > len(data):
-        raise UpdateInvalid(f"{len(data)} bytes, too few for the positions that they announce")
-    return data[end:]
-
-
-def _deflate(values: bytes) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
-    packed = packer.compress(values) + packer.flush()
-    if len(packed) < len(values):
-        return bytes([_DEFLATED]) + packed
-    return bytes([_RAW]) + values
-
-
-def _inflate(tail: memoryview, size: int) -> memoryview:
-    """Undo ``_deflate``; never makes more than ``size`` bytes and one.
-
-    Raises:
-        UpdateInvalid: damaged, or another size.
+    Sattler 2019, arXiv 1903.02891, algorithm 1 (ties do not send more, unlike there).
     """
-    if tail[:1] == bytes([_RAW]):
-        return tail[1:]
-    if tail[:1] != bytes([_DEFLATED]):
-        raise UpdateInvalid("values that are neither plain nor deflated")
-    unpacker = zlib.decompressobj(-15)
-    try:
-        values = unpacker.decompress(tail[1:], size + 1)
-    except zlib.error as error:
-        raise UpdateInvalid("deflated values that are damaged") from error
-    if len(values) != size or not unpacker.eof or unpacker.unused_data:
-        raise UpdateInvalid(f"deflated values that do not come to {size} bytes")
-    return memoryview(values)
-
-
-def _ternary_bytes(count: int) -> int:
-    return 4 + packed_bytes(count, 1)
-
-
-def _mean(values_K: FloatVector) -> float:
-    return float(np.abs(values_K).mean(dtype=np.float64)) if values_K.size else 0.0
+    steps = (Step("stc", {"ratio": ratio}),)
+    return Sparsifier(steps, ratio, deflated(Ternary()), deflated(Float16()))

@@ -21,7 +21,7 @@ from fedfleet.codecs.encoded import (
     square_norm,
 )
 from fedfleet.codecs.packing import pack, packed_bytes, unpack
-from fedfleet.codecs.values import spans, uint8
+from fedfleet.codecs.values import Read, spans
 from fedfleet.types import Array, FloatVector
 
 # Elements that share a scale.
@@ -42,18 +42,26 @@ class Uniform:
     Nearest rounding is within ``s / 2``. With ``L = 2^(bits-1) - 1`` and ``M`` the group's largest
     magnitude, ``s = M / L`` (at least 2^-126). Alistarh 2017, lemma 3.1: per group of d elements
     the expected squared error is also at most ``min(d / L^2, sqrt(d) / L)`` of the squared norm.
+
+    Args:
+        by_scale: whether the codes of the whole groups of a block stand in the order of the
+            groups' scales, which a receiver has before them. Where the largest elements of a
+            vector are encoded, groups of like scale have codes of like frequency.
     """
 
     bits: int
     nearest: bool = False
+    by_scale: bool = False
+    has_exact_size: bool = True
 
     @property
     def is_unbiased(self) -> bool:
         return not self.nearest
 
     @property
-    def step(self) -> Step:
-        return Step(f"int{self.bits}", {"group": GROUP, "stochastic": float(not self.nearest)})
+    def steps(self) -> tuple[Step, ...]:
+        numbers = {"group": GROUP, "stochastic": float(not self.nearest)}
+        return (Step(f"int{self.bits}", numbers),)
 
     @property
     def levels(self) -> int:
@@ -93,6 +101,9 @@ class Uniform:
                 part += dither[:rows]
                 np.floor(part, out=part)
             np.copyto(code, part, casting="unsafe")
+            if self.by_scale:
+                whole = n // GROUP
+                code[:whole] = code[_order(scales[:whole])]
             end = place + self._segment(n)
             out[place : place + 4 * rows] = scales.astype("<f4", copy=False).view(np.uint8)
             out[place + 4 * rows : end] = self._pack(code.reshape(-1)[:n])
@@ -113,25 +124,24 @@ class Uniform:
             return codes.view(np.uint8)
         return pack((codes + np.int8(self.levels)).view(np.uint8), self.bits)
 
-    def blocks(self, data: memoryview, elements: int) -> Iterator[tuple[int, FloatVector]]:
-        received = uint8(data)
+    def blocks(self, read: Read, elements: int) -> Iterator[tuple[int, FloatVector]]:
         values = np.empty((BLOCK // GROUP, GROUP), np.float32)
-        place = 0
         for start, n in spans(elements):
             rows = -(-n // GROUP)
-            end = place + self._segment(n)
-            scales = received[place : place + 4 * rows].view("<f4").astype(np.float32, copy=False)
+            scales = read(4 * rows).view("<f4").astype(np.float32, copy=False)
             check_scales(scales, MAX_ABS)
-            codes = unpack(received[place + 4 * rows : end], n, self.bits)
+            codes = unpack(read(packed_bytes(n, self.bits)), n, self.bits)
             flat = values.reshape(-1)
             if self.bits == 8:
                 np.copyto(flat[:n], codes.view(np.int8))
             else:
                 np.subtract(codes, np.float32(self.levels), out=flat[:n], dtype=np.float32)
             flat[n : rows * GROUP] = 0
+            if self.by_scale:
+                whole = n // GROUP
+                values[_order(scales[:whole])] = values[:whole].copy()
             values[:rows] *= scales[:, None]
             yield start, flat[:n]
-            place = end
 
     def error_bound(self, values_P: FloatVector) -> ErrorBound:
         largest = (
@@ -148,3 +158,8 @@ class Uniform:
         return ErrorBound(
             squares / 4 + rounding, (squares / 4 if self.nearest else squares) + rounding
         )
+
+
+def _order(scales: Array) -> Array:
+    """The groups from the smallest scale to the largest; of equal ones the first first."""
+    return np.argsort(scales, kind="stable")

@@ -86,7 +86,7 @@ def parse_recipe(text: str) -> Recipe:
         algorithm=_algorithm(_table(tables, "algorithm", {"name": "fedavg"})),
         rounds=rounds,
         evaluation=parse_table(EvaluationConfig, _table(tables, "evaluation", {}), "evaluation"),
-        wire=_wire(_table(tables, "wire", {})),
+        wire=parse_table(WireConfig, _table(tables, "wire", {}), "wire"),
         source=text,
     )
 
@@ -180,17 +180,6 @@ def _take(table: dict[str, Any], cls: type) -> dict[str, Any]:
     """Take out of a table what belongs to the class itself; the rest are the options."""
     names = {item.name for item in fields(cls)} - {"options"}
     return {key: table.pop(key) for key in list(table) if key in names}
-
-
-def _wire(table: dict[str, Any]) -> WireConfig:
-    wire = parse_table(WireConfig, table, "wire")
-    if wire.downlink != "identity":
-        # A setting that would be ignored is an error.
-        raise RecipeInvalid(
-            f'wire.downlink = "{wire.downlink}": this release sends versions as they are; leave it '
-            'out, or compress the way up: uplink = "int8"'
-        )
-    return wire
 
 
 def _check_cohort(rounds: RoundsConfig, data: DataConfig) -> None:

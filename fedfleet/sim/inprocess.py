@@ -25,12 +25,15 @@ from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
 from fedfleet.rounds.selection import select_uniform
+from fedfleet.sim.downlink import SimulatedDownlink
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.training.worker import LocalRun, LocalWorker
 from fedfleet.types import Evaluation, ModelState, Update, UpdateHeader
-from fedfleet.wire.updates import IDENTITY, decode_update
+from fedfleet.wire.downlink import is_lossless
+from fedfleet.wire.spare import spare_small
+from fedfleet.wire.updates import decode_update
 from fedfleet.wire.uplink import encode_uplink, split_memory
 
 
@@ -42,6 +45,8 @@ class SimulatedRound:
         weight: training samples behind the updates.
         metrics: sample-weighted mean of the workers' training metrics.
         evaluation: on the test split, where the recipe asks for it.
+        bytes_up: payload bytes of the updates.
+        bytes_down: payload bytes that the workers downloaded since the round before.
         worker_evaluations: by worker id, filled when the round closes.
     """
 
@@ -50,6 +55,8 @@ class SimulatedRound:
     weight: float
     metrics: Mapping[str, float]
     evaluation: Evaluation | None
+    bytes_up: int
+    bytes_down: int
     worker_evaluations: dict[str, Evaluation] = field(default_factory=dict)
 
 
@@ -96,11 +103,13 @@ class _Driver:
         self._algorithm = make_algorithm(recipe.algorithm)
         self._machine = RoundMachine("sim", recipe.rounds, recipe.evaluation)
         self._state = initial_state(self._card, derive(recipe.seed, "initial"))
+        self._downlink = SimulatedDownlink(recipe, self._state)
         self._memory: Memory = self._algorithm.start(self._trainer.schema)
         self._sum = self._new_sum()
         self._workers: dict[str, LocalWorker] = {}
         self._memories: dict[str, Memory] = {}
         self._updates: dict[str, tuple[Update, Memory]] = {}
+        self._sizes: dict[str, int] = {}
         self._rounds: list[SimulatedRound] = []
         self._todo: deque[act.Action] = deque()
         self._test: Examples | None = None
@@ -151,6 +160,7 @@ class _Driver:
             self._aggregate(action)
         elif isinstance(action, act.CloseRound):
             self._updates.clear()
+            self._sizes.clear()
             self._on_round(self._rounds[-1])
 
     # A worker's part
@@ -178,7 +188,7 @@ class _Driver:
         kept = self._memories.get(action.worker_id, {})
         training_memory, codec_memory = split_memory(kept)
         result = self._worker(action.worker_id).train(
-            self._state,
+            self._downlink.fetch(action.worker_id),
             seed=seed,
             round=action.round,
             broadcast=self._algorithm.broadcast(self._trainer.schema, self._memory),
@@ -207,14 +217,19 @@ class _Driver:
 
     def _send(self, update: Update, codec_memory: Memory, seed: int) -> tuple[Update, Memory]:
         """What the coordinator would decode of an update, and what the codec keeps of it."""
-        chain = self._recipe.wire.uplink_chain
-        if chain.text == IDENTITY.text:
-            return update, {}  # the bytes would come back as they are
-        encoded, kept = encode_uplink(update, chain, codec_memory, derive(seed, "codec"))
+        wire = self._recipe.wire
+        chain = spare_small(wire.uplink_chain, self._trainer.schema)
+        key = update.header.assignment_id
+        if is_lossless(chain):  # the bytes would come back as they are
+            self._sizes[key] = sum(section.values.nbytes for section in update.sections)
+            return update, {}
+        encoded, kept = encode_uplink(update, wire, chain, codec_memory, derive(seed, "codec"))
+        self._sizes[key] = len(encoded.payload)
         return decode_update(encoded.header, encoded.payload, chain), kept
 
     def _evaluate(self, action: act.SendAssignment) -> None:
-        evaluation = self._worker(action.worker_id).evaluate(self._state)
+        base = self._downlink.fetch(action.worker_id)
+        evaluation = self._worker(action.worker_id).evaluate(base)
         self._rounds[-1].worker_evaluations[action.worker_id] = evaluation
         fields: dict[str, Any] = evaluation.to_json()
         self._tell(
@@ -254,6 +269,7 @@ class _Driver:
 
     def _aggregate(self, action: act.Aggregate) -> None:
         self._state, self._memory = self._sum.next_state()
+        self._downlink.descend(self._state, action.round)
         self._sum = self._new_sum()
         headers = [self._updates[key][0].header for key in action.assignment_ids]
         evaluation = None
@@ -266,6 +282,8 @@ class _Driver:
                 weight=sum(header.weight for header in headers),
                 metrics=mean_metrics(headers),
                 evaluation=evaluation,
+                bytes_up=sum(self._sizes.pop(key) for key in action.assignment_ids),
+                bytes_down=self._downlink.take_bytes(),
             )
         )
         self._tell(

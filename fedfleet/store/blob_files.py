@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import os
 import re
 import threading
@@ -110,6 +111,17 @@ class BlobFiles:
             with file:
                 file.seek(start)
                 return file.read(wanted)
+
+    def view(self, digest: str) -> memoryview:
+        if self.size(digest) == 0:  # which cannot be mapped
+            return memoryview(b"")
+        with disk_errors():
+            try:
+                file = self._path(digest).open("rb")
+            except FileNotFoundError:
+                raise _no_blob(digest) from None
+            with file:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def delete(self, digest: str) -> None:
         if self.size(digest) is not None:

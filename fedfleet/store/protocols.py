@@ -205,6 +205,12 @@ class Blobs(Protocol):
     def read(self, digest: str, offset_bytes: int = 0, length: int | None = None) -> bytes:
         """The bytes from the offset on, fewer than ``length`` at the end. Raises NotFound."""
 
+    def view(self, digest: str) -> memoryview:
+        """All of the bytes, read from the disk as they are looked at where the store can do that.
+
+        Stays whole when the blob is deleted meanwhile. Raises NotFound.
+        """
+
     def delete(self, digest: str) -> None:
         """Remove; no-op where there is no such blob.
 

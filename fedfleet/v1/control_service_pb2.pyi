@@ -130,6 +130,24 @@ class RoundSummary(google.protobuf.message.Message):
         def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class TrafficEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> Global___Traffic: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: Global___Traffic | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     ROUND_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     COMMITTED_AT_S_FIELD_NUMBER: builtins.int
@@ -140,6 +158,7 @@ class RoundSummary(google.protobuf.message.Message):
     EVALUATION_FIELD_NUMBER: builtins.int
     WORKER_EVALUATIONS_FIELD_NUMBER: builtins.int
     BYTES_UP_FIELD_NUMBER: builtins.int
+    TRAFFIC_FIELD_NUMBER: builtins.int
     round: builtins.int
     version: builtins.int
     committed_at_s: builtins.float
@@ -148,6 +167,7 @@ class RoundSummary(google.protobuf.message.Message):
     weight: builtins.float
     """Training samples behind the round's updates."""
     bytes_up: builtins.int
+    """Payload bytes of the updates that count."""
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """Sample-weighted mean of the workers' training metrics."""
@@ -159,6 +179,12 @@ class RoundSummary(google.protobuf.message.Message):
     @property
     def worker_evaluations(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, fedfleet.v1.types_pb2.Evaluation]:
         """By the workers, on their own data."""
+
+    @property
+    def traffic(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, Global___Traffic]:
+        """Payload bytes that were moved since the round before was committed, by worker; what was sent
+        again is counted again.
+        """
 
     def __init__(
         self,
@@ -173,12 +199,32 @@ class RoundSummary(google.protobuf.message.Message):
         evaluation: fedfleet.v1.types_pb2.Evaluation | None = ...,
         worker_evaluations: collections.abc.Mapping[builtins.str, fedfleet.v1.types_pb2.Evaluation] | None = ...,
         bytes_up: builtins.int = ...,
+        traffic: collections.abc.Mapping[builtins.str, Global___Traffic] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_evaluation", b"_evaluation", "evaluation", b"evaluation"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_evaluation", b"_evaluation", "bytes_up", b"bytes_up", "committed_at_s", b"committed_at_s", "duration_s", b"duration_s", "evaluation", b"evaluation", "metrics", b"metrics", "round", b"round", "updates", b"updates", "version", b"version", "weight", b"weight", "worker_evaluations", b"worker_evaluations"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_evaluation", b"_evaluation", "bytes_up", b"bytes_up", "committed_at_s", b"committed_at_s", "duration_s", b"duration_s", "evaluation", b"evaluation", "metrics", b"metrics", "round", b"round", "traffic", b"traffic", "updates", b"updates", "version", b"version", "weight", b"weight", "worker_evaluations", b"worker_evaluations"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_evaluation", b"_evaluation"]) -> typing.Literal["evaluation"] | None: ...
 
 Global___RoundSummary: typing_extensions.TypeAlias = RoundSummary
+
+@typing.final
+class Traffic(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BYTES_UP_FIELD_NUMBER: builtins.int
+    BYTES_DOWN_FIELD_NUMBER: builtins.int
+    bytes_up: builtins.int
+    """As seen from the worker."""
+    bytes_down: builtins.int
+    def __init__(
+        self,
+        *,
+        bytes_up: builtins.int = ...,
+        bytes_down: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_down", b"bytes_down", "bytes_up", b"bytes_up"]) -> None: ...
+
+Global___Traffic: typing_extensions.TypeAlias = Traffic
 
 @typing.final
 class SubmitRunRequest(google.protobuf.message.Message):
@@ -423,6 +469,7 @@ class Worker(google.protobuf.message.Message):
     ASSIGNMENT_ID_FIELD_NUMBER: builtins.int
     PROGRESS_RATIO_FIELD_NUMBER: builtins.int
     UPDATES_FIELD_NUMBER: builtins.int
+    TRAFFIC_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     connected: builtins.bool
     connected_at_s: builtins.float
@@ -437,6 +484,10 @@ class Worker(google.protobuf.message.Message):
     def device(self) -> fedfleet.v1.federation_service_pb2.DeviceProfile: ...
     @property
     def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def traffic(self) -> Global___Traffic:
+        """Payload bytes moved since the coordinator started."""
+
     def __init__(
         self,
         *,
@@ -450,9 +501,10 @@ class Worker(google.protobuf.message.Message):
         assignment_id: builtins.str = ...,
         progress_ratio: builtins.float = ...,
         updates: builtins.int = ...,
+        traffic: Global___Traffic | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["device", b"device"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "connected", b"connected", "connected_at_s", b"connected_at_s", "device", b"device", "last_seen_s", b"last_seen_s", "progress_ratio", b"progress_ratio", "software_version", b"software_version", "tags", b"tags", "updates", b"updates", "worker_id", b"worker_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["device", b"device", "traffic", b"traffic"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "connected", b"connected", "connected_at_s", b"connected_at_s", "device", b"device", "last_seen_s", b"last_seen_s", "progress_ratio", b"progress_ratio", "software_version", b"software_version", "tags", b"tags", "traffic", b"traffic", "updates", b"updates", "worker_id", b"worker_id"]) -> None: ...
 
 Global___Worker: typing_extensions.TypeAlias = Worker
 

@@ -343,6 +343,7 @@ class Assignment(google.protobuf.message.Message):
     DEADLINE_S_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     BROADCAST_FIELD_NUMBER: builtins.int
+    DELTAS_FIELD_NUMBER: builtins.int
     assignment_id: builtins.str
     """Unique over all runs."""
     run_id: builtins.str
@@ -366,6 +367,14 @@ class Assignment(google.protobuf.message.Message):
     def broadcast(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BroadcastSection]:
         """What the algorithm sends along with the version (a control variate, for example): blobs."""
 
+    @property
+    def deltas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[fedfleet.v1.types_pb2.VersionDelta]:
+        """The way to the base of a run whose versions are compressed on their way down: each delta
+        begins where the one before it ends, the last ends at the base. A worker that holds none of
+        the versions on the way downloads the last delta's first, which has base_bytes bytes as well.
+        Without deltas the base itself is downloaded. At most 64.
+        """
+
     def __init__(
         self,
         *,
@@ -381,8 +390,9 @@ class Assignment(google.protobuf.message.Message):
         deadline_s: builtins.float = ...,
         seed: builtins.int = ...,
         broadcast: collections.abc.Iterable[Global___BroadcastSection] | None = ...,
+        deltas: collections.abc.Iterable[fedfleet.v1.types_pb2.VersionDelta] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "base_bytes", b"base_bytes", "base_digest", b"base_digest", "broadcast", b"broadcast", "deadline_s", b"deadline_s", "kind", b"kind", "level", b"level", "recipe", b"recipe", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "seed", b"seed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "base_bytes", b"base_bytes", "base_digest", b"base_digest", "broadcast", b"broadcast", "deadline_s", b"deadline_s", "deltas", b"deltas", "kind", b"kind", "level", b"level", "recipe", b"recipe", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "seed", b"seed"]) -> None: ...
 
 Global___Assignment: typing_extensions.TypeAlias = Assignment
 
@@ -454,16 +464,20 @@ class DownloadRequest(google.protobuf.message.Message):
 
     DIGEST_FIELD_NUMBER: builtins.int
     OFFSET_BYTES_FIELD_NUMBER: builtins.int
+    WORKER_ID_FIELD_NUMBER: builtins.int
     digest: builtins.str
     """SHA-256 in hex."""
     offset_bytes: builtins.int
+    worker_id: builtins.str
+    """Who downloads, so that bytes are counted per worker; empty for others than workers."""
     def __init__(
         self,
         *,
         digest: builtins.str = ...,
         offset_bytes: builtins.int = ...,
+        worker_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["digest", b"digest", "offset_bytes", b"offset_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "offset_bytes", b"offset_bytes", "worker_id", b"worker_id"]) -> None: ...
 
 Global___DownloadRequest: typing_extensions.TypeAlias = DownloadRequest
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66\x65\x64\x66leet/v1/types.proto\x12\x0b\x66\x65\x64\x66leet.v1\":\n\x05\x43hunk\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x03 \x01(\r\"\xa0\x01\n\tCodecStep\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.fedfleet.v1.CodecKind\x12:\n\nparameters\x18\x02 \x03(\x0b\x32&.fedfleet.v1.CodecStep.ParametersEntry\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x93\x01\n\x0bSectionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.fedfleet.v1.SectionKind\x12\x10\n\x08\x65lements\x18\x03 \x01(\x04\x12\x15\n\rencoded_bytes\x18\x04 \x01(\x04\x12%\n\x05\x63odec\x18\x05 \x03(\x0b\x32\x16.fedfleet.v1.CodecStep\"\x95\x01\n\nEvaluation\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x10\n\x08loss_sum\x18\x02 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x04\x12\x0c\n\x04top5\x18\x04 \x01(\x04\x12\x15\n\rclass_samples\x18\x05 \x03(\x04\x12\x15\n\rclass_correct\x18\x06 \x03(\x04\x12\x17\n\x0f\x63lass_predicted\x18\x07 \x03(\x04*}\n\x0bSectionKind\x12\x1c\n\x18SECTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16SECTION_KIND_TRAINABLE\x10\x01\x12\x1a\n\x16SECTION_KIND_STATISTIC\x10\x02\x12\x18\n\x14SECTION_KIND_COUNTER\x10\x03*\x83\x02\n\tCodecKind\x12\x1a\n\x16\x43ODEC_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ODEC_KIND_IDENTITY\x10\x01\x12\x16\n\x12\x43ODEC_KIND_FLOAT16\x10\x02\x12\x17\n\x13\x43ODEC_KIND_BFLOAT16\x10\x03\x12\x13\n\x0f\x43ODEC_KIND_INT8\x10\x04\x12\x13\n\x0f\x43ODEC_KIND_INT4\x10\x05\x12\x13\n\x0f\x43ODEC_KIND_INT2\x10\x06\x12\x13\n\x0f\x43ODEC_KIND_SIGN\x10\x07\x12\x13\n\x0f\x43ODEC_KIND_EDEN\x10\x08\x12\x13\n\x0f\x43ODEC_KIND_TOPK\x10\t\x12\x12\n\x0e\x43ODEC_KIND_STC\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66\x65\x64\x66leet/v1/types.proto\x12\x0b\x66\x65\x64\x66leet.v1\":\n\x05\x43hunk\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x03 \x01(\r\"\xa0\x01\n\tCodecStep\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.fedfleet.v1.CodecKind\x12:\n\nparameters\x18\x02 \x03(\x0b\x32&.fedfleet.v1.CodecStep.ParametersEntry\x1a\x31\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x93\x01\n\x0bSectionInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.fedfleet.v1.SectionKind\x12\x10\n\x08\x65lements\x18\x03 \x01(\x04\x12\x15\n\rencoded_bytes\x18\x04 \x01(\x04\x12%\n\x05\x63odec\x18\x05 \x03(\x0b\x32\x16.fedfleet.v1.CodecStep\"Z\n\x0cVersionDelta\x12\x13\n\x0b\x66rom_digest\x18\x01 \x01(\t\x12\x11\n\tto_digest\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"P\n\x0b\x44\x65ltaHeader\x12\x15\n\rschema_digest\x18\x01 \x01(\t\x12*\n\x08sections\x18\x02 \x03(\x0b\x32\x18.fedfleet.v1.SectionInfo\"\x95\x01\n\nEvaluation\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x10\n\x08loss_sum\x18\x02 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x04\x12\x0c\n\x04top5\x18\x04 \x01(\x04\x12\x15\n\rclass_samples\x18\x05 \x03(\x04\x12\x15\n\rclass_correct\x18\x06 \x03(\x04\x12\x17\n\x0f\x63lass_predicted\x18\x07 \x03(\x04*}\n\x0bSectionKind\x12\x1c\n\x18SECTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16SECTION_KIND_TRAINABLE\x10\x01\x12\x1a\n\x16SECTION_KIND_STATISTIC\x10\x02\x12\x18\n\x14SECTION_KIND_COUNTER\x10\x03*\x9b\x02\n\tCodecKind\x12\x1a\n\x16\x43ODEC_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ODEC_KIND_IDENTITY\x10\x01\x12\x16\n\x12\x43ODEC_KIND_FLOAT16\x10\x02\x12\x17\n\x13\x43ODEC_KIND_BFLOAT16\x10\x03\x12\x13\n\x0f\x43ODEC_KIND_INT8\x10\x04\x12\x13\n\x0f\x43ODEC_KIND_INT4\x10\x05\x12\x13\n\x0f\x43ODEC_KIND_INT2\x10\x06\x12\x13\n\x0f\x43ODEC_KIND_SIGN\x10\x07\x12\x13\n\x0f\x43ODEC_KIND_EDEN\x10\x08\x12\x13\n\x0f\x43ODEC_KIND_TOPK\x10\t\x12\x12\n\x0e\x43ODEC_KIND_STC\x10\n\x12\x16\n\x12\x43ODEC_KIND_DEFLATE\x10\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CODECSTEP_PARAMETERSENTRY']._loaded_options = None
   _globals['_CODECSTEP_PARAMETERSENTRY']._serialized_options = b'8\001'
-  _globals['_SECTIONKIND']._serialized_start=565
-  _globals['_SECTIONKIND']._serialized_end=690
-  _globals['_CODECKIND']._serialized_start=693
-  _globals['_CODECKIND']._serialized_end=952
+  _globals['_SECTIONKIND']._serialized_start=739
+  _globals['_SECTIONKIND']._serialized_end=864
+  _globals['_CODECKIND']._serialized_start=867
+  _globals['_CODECKIND']._serialized_end=1150
   _globals['_CHUNK']._serialized_start=40
   _globals['_CHUNK']._serialized_end=98
   _globals['_CODECSTEP']._serialized_start=101
@@ -45,6 +45,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CODECSTEP_PARAMETERSENTRY']._serialized_end=261
   _globals['_SECTIONINFO']._serialized_start=264
   _globals['_SECTIONINFO']._serialized_end=411
-  _globals['_EVALUATION']._serialized_start=414
-  _globals['_EVALUATION']._serialized_end=563
+  _globals['_VERSIONDELTA']._serialized_start=413
+  _globals['_VERSIONDELTA']._serialized_end=503
+  _globals['_DELTAHEADER']._serialized_start=505
+  _globals['_DELTAHEADER']._serialized_end=585
+  _globals['_EVALUATION']._serialized_start=588
+  _globals['_EVALUATION']._serialized_end=737
 # @@protoc_insertion_point(module_scope)

@@ -63,6 +63,7 @@ class _CodecKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     CODEC_KIND_EDEN: _CodecKind.ValueType  # 8
     CODEC_KIND_TOPK: _CodecKind.ValueType  # 9
     CODEC_KIND_STC: _CodecKind.ValueType  # 10
+    CODEC_KIND_DEFLATE: _CodecKind.ValueType  # 11
 
 class CodecKind(_CodecKind, metaclass=_CodecKindEnumTypeWrapper): ...
 
@@ -79,6 +80,7 @@ CODEC_KIND_SIGN: CodecKind.ValueType  # 7
 CODEC_KIND_EDEN: CodecKind.ValueType  # 8
 CODEC_KIND_TOPK: CodecKind.ValueType  # 9
 CODEC_KIND_STC: CodecKind.ValueType  # 10
+CODEC_KIND_DEFLATE: CodecKind.ValueType  # 11
 Global___CodecKind: typing_extensions.TypeAlias = CodecKind
 
 @typing.final
@@ -178,6 +180,58 @@ class SectionInfo(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["codec", b"codec", "elements", b"elements", "encoded_bytes", b"encoded_bytes", "kind", b"kind", "name", b"name"]) -> None: ...
 
 Global___SectionInfo: typing_extensions.TypeAlias = SectionInfo
+
+@typing.final
+class VersionDelta(google.protobuf.message.Message):
+    """What leads from one version to another. Its blob is the size of a DeltaHeader (4 bytes,
+    little-endian), that header, and the sections' bytes, one after the other.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FROM_DIGEST_FIELD_NUMBER: builtins.int
+    TO_DIGEST_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    from_digest: builtins.str
+    """SHA-256 in hex of the two versions' blobs."""
+    to_digest: builtins.str
+    digest: builtins.str
+    """SHA-256 in hex and size of the delta's own blob."""
+    size_bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        from_digest: builtins.str = ...,
+        to_digest: builtins.str = ...,
+        digest: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "from_digest", b"from_digest", "size_bytes", b"size_bytes", "to_digest", b"to_digest"]) -> None: ...
+
+Global___VersionDelta: typing_extensions.TypeAlias = VersionDelta
+
+@typing.final
+class DeltaHeader(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SCHEMA_DIGEST_FIELD_NUMBER: builtins.int
+    SECTIONS_FIELD_NUMBER: builtins.int
+    schema_digest: builtins.str
+    """Schema of both versions: SHA-256 in hex."""
+    @property
+    def sections(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SectionInfo]:
+        """Trainable: a difference; statistics and counters: the new values."""
+
+    def __init__(
+        self,
+        *,
+        schema_digest: builtins.str = ...,
+        sections: collections.abc.Iterable[Global___SectionInfo] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["schema_digest", b"schema_digest", "sections", b"sections"]) -> None: ...
+
+Global___DeltaHeader: typing_extensions.TypeAlias = DeltaHeader
 
 @typing.final
 class Evaluation(google.protobuf.message.Message):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain, parse_chain
-from fedfleet.codecs.encoded import Encoded
+from fedfleet.codecs.encoded import Encoded, Step
 from fedfleet.errors import SchemaMismatch, UpdateInvalid
-from fedfleet.types import Kind, Schema, Section, Update, UpdateHeader
+from fedfleet.types import Array, Kind, Schema, Section, Update, UpdateHeader, UpdateSection
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1 import types_pb2 as types_pb
 from fedfleet.wire import limits
@@ -39,6 +39,35 @@ class EncodedUpdate:
 
     header: pb.UpdateHeader
     payload: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSection:
+    """An ``UpdateSection`` that is decoded as it is read.
+
+    Every reading raises UpdateInvalid or UpdateNotFinite where the bytes are not the chain's.
+    """
+
+    name: str
+    kind: Kind
+    encoded: Encoded
+    chain: Chain
+
+    @property
+    def elements(self) -> int:
+        return self.encoded.elements
+
+    @property
+    def values(self) -> Array:
+        return self.chain.decode(self.encoded)
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        if self.chain.is_sparse:
+            return iter([(0, self.values)])
+        return self.chain.decode_blocks(self.encoded)
+
+    def sparse(self) -> tuple[Array, Array] | None:
+        return self.chain.decode_sparse(self.encoded) if self.chain.is_sparse else None
 
 
 def encode_update(update: Update) -> EncodedUpdate:
@@ -74,17 +103,24 @@ def encode_sections(update: Update, encoded: Sequence[Encoded | None]) -> Encode
         payload_digest=hashlib.sha256(payload).hexdigest(),
         payload_bytes=len(payload),
         sections=[
-            types_pb.SectionInfo(
-                name=section.name,
-                kind=KINDS[section.kind],
-                elements=section.values.size,
-                encoded_bytes=len(part),
-                codec=steps_to_messages(chain_steps),
-            )
+            section_info(section, len(part), chain_steps)
             for section, part, chain_steps in zip(update.sections, parts, steps, strict=True)
         ],
     )
     return EncodedUpdate(message, payload)
+
+
+def section_info(
+    section: UpdateSection, encoded_bytes: int, steps: Iterable[Step]
+) -> types_pb.SectionInfo:
+    """A section's line in a section table."""
+    return types_pb.SectionInfo(
+        name=section.name,
+        kind=KINDS[section.kind],
+        elements=section.elements,
+        encoded_bytes=encoded_bytes,
+        codec=steps_to_messages(steps),
+    )
 
 
 def check_header(message: pb.UpdateHeader, schema: Schema, chain: Chain = IDENTITY) -> UpdateHeader:
@@ -105,18 +141,28 @@ def check_header(message: pb.UpdateHeader, schema: Schema, chain: Chain = IDENTI
             f"{schema.digest[:12]!r}; worker and coordinator must run the same release"
         )
     for info in message.sections:
-        kind = _KIND_OF.get(info.kind)
-        if kind is None:
-            raise UpdateInvalid(f"section {info.name}: unknown kind {info.kind}")
-        if info.elements != schema.elements(kind):
-            raise UpdateInvalid(
-                f"section {info.name}: {info.elements} elements, the model has "
-                f"{schema.elements(kind)} of kind {kind.value}"
-            )
-        _check_codec(info, kind, chain if kind is Kind.TRAINABLE else IDENTITY)
+        check_section(info, schema, chain)
     if sum(info.encoded_bytes for info in message.sections) != message.payload_bytes:
         raise UpdateInvalid("the sections do not add up to the payload's size")
     return header_of(message)
+
+
+def check_section(info: types_pb.SectionInfo, schema: Schema, chain: Chain) -> Kind:
+    """Check one line of a section table; trainable sections went through the chain.
+
+    Raises:
+        UpdateInvalid: another kind, length, codec, or a size that cannot be.
+    """
+    kind = _KIND_OF.get(info.kind)
+    if kind is None:
+        raise UpdateInvalid(f"section {info.name}: unknown kind {info.kind}")
+    if info.elements != schema.elements(kind):
+        raise UpdateInvalid(
+            f"section {info.name}: {info.elements} elements, the model has "
+            f"{schema.elements(kind)} of kind {kind.value}"
+        )
+    _check_codec(info, kind, chain if kind is Kind.TRAINABLE else IDENTITY)
+    return kind
 
 
 def _check_codec(info: types_pb.SectionInfo, kind: Kind, chain: Chain) -> None:
@@ -126,7 +172,7 @@ def _check_codec(info: types_pb.SectionInfo, kind: Kind, chain: Chain) -> None:
     most = chain.max_bytes(info.elements)
     if chain.text == IDENTITY.text:  # the only chain that carries counters
         most = info.elements * kind.dtype.itemsize
-    if info.encoded_bytes > most or (not chain.is_sparse and info.encoded_bytes != most):
+    if info.encoded_bytes > most or (chain.has_exact_size and info.encoded_bytes != most):
         raise UpdateInvalid(
             f"section {info.name}: {info.encoded_bytes} bytes for {info.elements} elements"
         )
@@ -167,31 +213,42 @@ def header_of(message: pb.UpdateHeader) -> UpdateHeader:
     )
 
 
-def decode_update(message: pb.UpdateHeader, payload: bytes, chain: Chain = IDENTITY) -> Update:
-    """Decode a payload whose header passed ``check_header`` with the same chain.
+def decode_update(
+    message: pb.UpdateHeader, payload: bytes | memoryview, chain: Chain = IDENTITY
+) -> Update:
+    """Open a payload whose header passed ``check_header`` with the same chain.
 
-    Sections that were sent as they are become read-only views of the payload.
+    Sections that were sent as they are become read-only views of the payload; the others are
+    decoded each time they are read, so that an update never needs memory of the model's size.
 
     The payload's digest is not computed again: blobs are checked when they are committed.
 
     Raises:
-        UpdateInvalid, UpdateNotFinite: not what the header says, or not what the chain writes.
+        UpdateInvalid, UpdateNotFinite: not what the header says, or (once a section is read) not
+            what the chain writes.
     """
     if len(payload) != message.payload_bytes:
         raise UpdateInvalid(f"{len(payload)} bytes, announced were {message.payload_bytes}")
-    view = memoryview(payload)
-    sections = []
+    sections = open_sections(message.sections, memoryview(payload), chain)
+    return Update(header_of(message), sections)
+
+
+def open_sections(
+    table: Iterable[types_pb.SectionInfo], payload: memoryview, chain: Chain
+) -> tuple[UpdateSection, ...]:
+    """The sections of a payload whose table was checked with ``check_section``."""
+    sections: list[UpdateSection] = []
     start = 0
-    for info in message.sections:
+    for info in table:
         kind = _KIND_OF[info.kind]
-        data = view[start : start + info.encoded_bytes]
+        data = payload[start : start + info.encoded_bytes]
         if kind is Kind.TRAINABLE and chain.text != IDENTITY.text:
-            values = chain.decode(Encoded(chain.steps, info.elements, data))
+            encoded = Encoded(chain.steps, info.elements, data)
+            sections.append(EncodedSection(info.name, kind, encoded, chain))
         else:
-            values = identity.decode(data, kind, info.elements)
-        sections.append(Section(info.name, kind, values))
+            sections.append(Section(info.name, kind, identity.decode(data, kind, info.elements)))
         start += info.encoded_bytes
-    return Update(header_of(message), tuple(sections))
+    return tuple(sections)
 
 
 def header_to_json(message: pb.UpdateHeader) -> dict[str, Any]:

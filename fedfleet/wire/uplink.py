@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.codecs.chain import Chain
+from fedfleet.codecs.config import WireConfig
 from fedfleet.codecs.encoded import Encoded
-from fedfleet.codecs.feedback import ErrorFeedback
-from fedfleet.types import Kind, Section, Update
+from fedfleet.types import Kind, Update, UpdateSection
 from fedfleet.wire.updates import EncodedUpdate, encode_sections
 
 # Keys of a worker's memory that are the codec's; algorithms neither see nor use them.
 PREFIX = "codec."
 _SEEDS = 1 << 64
-_feedback = ErrorFeedback()
 
 
 def split_memory(memory: Memory) -> tuple[Memory, Memory]:
@@ -27,12 +26,14 @@ def split_memory(memory: Memory) -> tuple[Memory, Memory]:
 
 
 def encode_uplink(
-    update: Update, chain: Chain, codec_memory: Memory, seed: int
+    update: Update, wire: WireConfig, chain: Chain, codec_memory: Memory, seed: int
 ) -> tuple[EncodedUpdate, Memory]:
     """Encode an update; only trainable sections lose anything.
 
     Args:
-        codec_memory: the codec's part of the memory; empty before the first update.
+        chain: the recipe's uplink for this model, from ``spare_small``.
+        codec_memory: the codec's part of the memory; empty before the first update. Each level has
+            its own part, ``codec.<level>.<section>.<name>``; the others are handed back unchanged.
         seed: of the chain's randomness, in [0, 2^63).
 
     Returns:
@@ -42,32 +43,29 @@ def encode_uplink(
         UpdateNotFinite, UpdateOutOfRange: values that the chain cannot hold.
         SchemaMismatch: what was kept is of another model.
     """
+    level = f"{PREFIX}{update.header.level}."
+    memory = {name: kept for name, kept in codec_memory.items() if not name.startswith(level)}
     encoded: list[Encoded | None] = []
-    kept: dict[str, Memory] = {}
     for number, section in enumerate(update.sections):
         if section.kind is not Kind.TRAINABLE:
             encoded.append(None)
             continue
-        part, kept[section.name] = _encode(section, chain, codec_memory, (seed + number) % _SEEDS)
+        prefix = f"{level}{section.name}."
+        own = {
+            name.removeprefix(prefix): kept
+            for name, kept in codec_memory.items()
+            if name.startswith(prefix)
+        }
+        part, kept = _encode(section, wire, chain, own, (seed + number) % _SEEDS)
         encoded.append(part)
-    memory = {
-        f"{PREFIX}{section}.{name}": array
-        for section, arrays in kept.items()
-        for name, array in arrays.items()
-    }
+        memory |= {prefix + name: array for name, array in kept.items()}
     return encode_sections(update, encoded), memory
 
 
 def _encode(
-    section: Section, chain: Chain, codec_memory: Memory, seed: int
+    section: UpdateSection, wire: WireConfig, chain: Chain, memory: Memory, seed: int
 ) -> tuple[Encoded, Memory]:
-    if chain.is_unbiased:
+    if chain.is_unbiased or not wire.error_feedback:
         return chain.encode(section.values, seed), {}
-    prefix = f"{PREFIX}{section.name}."
-    memory = {
-        name.removeprefix(prefix): array
-        for name, array in codec_memory.items()
-        if name.startswith(prefix)
-    }
-    memory = memory or _feedback.start(section.values.size)
-    return _feedback.encode(chain, section.values, memory, seed)
+    memory = memory or wire.feedback.start(section.values.size)
+    return wire.feedback.encode(chain, section.values, memory, seed)

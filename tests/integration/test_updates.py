@@ -320,10 +320,3 @@ async def test_update_of_a_codec_that_the_recipe_did_not_ask_for_is_refused(
         error = await raises_code("UPDATE_INVALID", worker.upload(plain))
         assert "the recipe asks for the codec int8" in error.message
         assert running.store.journal.updates(run_id, 1) == []
-
-
-async def test_downlink_that_is_not_served_is_refused_at_submission(tmp_path: Path) -> None:
-    async with running_coordinator(tmp_path) as running:
-        recipe = tiny_recipe() + '[wire]\ndownlink = "int8"\n'
-        error = await raises_code("RECIPE_INVALID", running.submit(recipe))
-        assert 'wire.downlink = "int8"' in error.message

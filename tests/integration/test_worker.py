@@ -131,7 +131,7 @@ async def test_second_worker_on_a_state_folder_is_refused(tmp_path: Path) -> Non
     async with running_coordinator(tmp_path / "store") as running:
         first = settings_for(running, tmp_path, "w-0", **settings)
         with process(tmp_path / "first", "-m", "fedfleet_worker", **first) as worker:
-            while "w-0" not in running.coordinator.connected:
+            while "w-0" not in running.coordinator.fleet.connected:
                 assert worker.poll() is None
                 await asyncio.sleep(0.05)  # another process has no event to wait for
             second = settings_for(running, tmp_path, "w-1", **settings)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfleet.env import parse_bool, parse_path, parse_port, parse_positive_float, setting
+from fedfleet.env import (
+    parse_bool,
+    parse_path,
+    parse_port,
+    parse_positive_float,
+    parse_positive_int,
+    setting,
+)
+from fedfleet.wire.limits import STALL_S
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +41,16 @@ class CoordinatorConfig:
     grace_s: float = setting(
         "seconds that calls in progress get when the service stops",
         default=10.0,
+        parse=parse_positive_float,
+    )
+    in_flight_mb: int = setting(
+        "MiB of uploads that are received at once; more wait, held back by flow control",
+        default=64,
+        parse=parse_positive_int,
+    )
+    stall_s: float = setting(
+        "seconds without a byte after which a transfer is ended, to be resumed",
+        default=STALL_S,
         parse=parse_positive_float,
     )
     log_level: str = setting("debug, info, warning or error", default="info", parse=str)

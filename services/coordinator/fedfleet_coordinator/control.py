@@ -9,12 +9,10 @@ from fedfleet.errors import InvalidInput, LimitExceeded, NotServed, Unavailable
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.server import Context
-from fedfleet.store.protocols import RunRecord, Store, resolve
+from fedfleet.store.protocols import RunRecord, resolve
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
 from fedfleet_coordinator.driver import LATEST
-from fedfleet_coordinator.executors import Executors
-from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.messages import (
     alias_message,
     alias_messages,
@@ -25,6 +23,7 @@ from fedfleet_coordinator.messages import (
     worker_message,
 )
 from fedfleet_coordinator.runs import RunQueue
+from fedfleet_coordinator.surroundings import Surroundings
 
 MAX_WATCHERS = 64
 _NO_TLS = "this needs mutual TLS, which this release does not serve"
@@ -54,13 +53,12 @@ class Bell:
 class ControlServicer(pb_grpc.ControlServiceServicer):
     """Serves operators."""
 
-    def __init__(
-        self, store: Store, fleet: Fleet, runs: RunQueue, executors: Executors, bell: Bell
-    ) -> None:
-        self._store = store
-        self._fleet = fleet
+    def __init__(self, around: Surroundings, runs: RunQueue, bell: Bell) -> None:
+        self._store = around.store
+        self._fleet = around.fleet
+        self._traffic = around.traffic
         self._runs = runs
-        self._executors = executors
+        self._executors = around.executors
         self._bell = bell
         self._watchers = 0
 
@@ -125,7 +123,10 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
         self, request: pb.ListWorkersRequest, context: Context
     ) -> pb.ListWorkersResponse:
         known = sorted(self._fleet.known.items())
-        return pb.ListWorkersResponse(workers=[worker_message(name, item) for name, item in known])
+        moved = self._traffic.by_worker
+        return pb.ListWorkersResponse(
+            workers=[worker_message(name, item, moved[name]) for name, item in known]
+        )
 
     async def CreateToken(
         self, request: pb.CreateTokenRequest, context: Context

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from fedfleet.codecs.chain import Chain
 from fedfleet.errors import (
     AssignmentClosed,
     FedFleetError,
@@ -30,7 +31,7 @@ from fedfleet.store.protocols import (
     VersionRecord,
 )
 from fedfleet.training.seeding import derive
-from fedfleet.types import Evaluation, Update
+from fedfleet.types import Evaluation
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.updates import check_header, header_to_json
 from fedfleet_coordinator.event_log import EventLog
@@ -66,11 +67,7 @@ class RunDriver:
             run.run_id, recipe.rounds, recipe.evaluation, first_round=max(1, run.round)
         )
         self._log = EventLog(run.run_id, self._machine, around, self._push)
-        self._accepting = asyncio.Lock()
         self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed] = asyncio.Queue()
-        # Checked updates that wait for their fold, so that they are not read back from disk; a
-        # second one would be a second model in memory.
-        self._checked: dict[str, Update] = {}
         # Payloads of refused updates. They go when the round closes: until then a journalled
         # update of another worker may have the very same bytes.
         self._refused: set[str] = set()
@@ -135,6 +132,15 @@ class RunDriver:
         """Let nothing into the journal any more: another driver takes the run up from there."""
         await self._log.retire()
 
+    @property
+    def uplink(self) -> Chain:
+        """What the run's updates go through."""
+        return self._workshop.uplink
+
+    def codec_of(self, digest: str) -> Chain:
+        """What a blob that workers download went through."""
+        return self._workshop.codec_of(digest)
+
     # What workers send
 
     def wants(self, assignment_id: str) -> bool:
@@ -160,22 +166,15 @@ class RunDriver:
             raise UpdateInvalid(f"level {header.level[:16]!r}: the assignment is of level {LEVEL}")
         check_header(header, self._workshop.schema, self._workshop.uplink)
 
-    async def accept(self, header: pb.UpdateHeader, read: Callable[[], bytes]) -> bool:
-        """Check and journal an update; returns whether it was journalled before.
+    async def accept(self, header: pb.UpdateHeader) -> bool:
+        """Check and journal an update whose payload is stored under its digest.
 
-        Args:
-            read: reads the payload, whose digest was checked.
+        Returns:
+            Whether it was journalled before.
         """
-        # One at a time: at most one decoded update is held beside the sum.
-        async with self._accepting:
-            self.check_header(header)
-            payload = await self._around.executors.io(read)
-            update = await self._around.executors.compute(
-                lambda: self._workshop.check(header, payload)
-            )
-            return await self._journal_update(header, update)
+        self.check_header(header)
+        await self._around.executors.compute(lambda: self._workshop.check(header))
 
-    async def _journal_update(self, header: pb.UpdateHeader, update: Update) -> bool:
         def event() -> ev.UpdateAccepted:
             # The round may have closed while the update was checked.
             if not self._machine.is_open(header.assignment_id, act.Work.TRAIN):
@@ -197,11 +196,7 @@ class RunDriver:
             )
             return self._around.store.journal.accept_update(record, entry)
 
-        def keep(_: bool) -> None:
-            if not self._checked:
-                self._checked[header.assignment_id] = update
-
-        return not await self._log.write(event, store, keep)
+        return not await self._log.write(event, store)
 
     async def report(self, assignment_id: str, evaluation: Evaluation) -> None:
         """Take a worker's evaluation."""
@@ -298,14 +293,15 @@ class RunDriver:
         await self._log.append(ev.CohortSelected(at_s=self._cohort_at_s, workers=chosen))
 
     def _send(self, action: act.SendAssignment) -> None:
-        base = self._workshop.base
+        ladder = self._workshop.ladder
         assignment = pb.Assignment(
             assignment_id=action.assignment_id,
             run_id=self.run_id,
             round=action.round,
             kind=_KINDS[action.work],
-            base_digest=base.digest,
-            base_bytes=base.size_bytes,
+            base_digest=ladder.base_digest,
+            base_bytes=ladder.base_bytes,
+            deltas=ladder.deltas,
             schema_digest=self._workshop.schema.digest,
             level=LEVEL,
             recipe=self._recipe.source,
@@ -323,23 +319,22 @@ class RunDriver:
         self._around.fleet.send(action.worker_id, pb.ConnectResponse(cancel=cancel))
 
     async def _fold(self, action: act.FoldUpdate) -> None:
-        update = self._checked.pop(action.assignment_id, None)
-        if update is not None:
-            await self._around.executors.compute(lambda: self._workshop.fold(update))
-            return
         journal, round = self._around.store.journal, self._machine.round
         record = await self._around.executors.io(
             lambda: journal.update(self.run_id, round, action.assignment_id)
         )
         assert record is not None, "what was accepted is in the journal"
-        await self._around.executors.compute(lambda: self._workshop.fold_stored(record))
+        await self._around.executors.compute(lambda: self._workshop.fold(record))
 
     async def _aggregate(self, action: act.Aggregate) -> None:
         executors, store = self._around.executors, self._around.store
-        made = await executors.compute(lambda: self._workshop.make_next(action.evaluate))
+        made = await executors.compute(
+            lambda: self._workshop.make_next(action.round, evaluate=action.evaluate)
+        )
         duration_s = time.time() - self._cohort_at_s
+        moved = self._around.traffic.take_round()
         version = await executors.io(
-            lambda: self._workshop.version_of(made, action.round, duration_s)
+            lambda: self._workshop.version_of(made, action.round, duration_s, moved)
         )
 
         def event() -> ev.RoundCommitted:
@@ -352,6 +347,8 @@ class RunDriver:
 
         def commit(entry: Entry) -> VersionRecord:
             fields = {**entry.fields, "metrics": version.metrics}
+            if made.ladder.deltas:
+                fields["ladder"] = made.ladder.to_json()
             return store.commit_round(
                 RoundCommit(
                     run_id=self.run_id,

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
+from fedfleet.codecs.chain import Chain
 from fedfleet.errors import (
     AssignmentClosed,
     FedFleetError,
@@ -19,19 +20,19 @@ from fedfleet.errors import (
 )
 from fedfleet.rpc.patience import within
 from fedfleet.rpc.server import Context
-from fedfleet.store.protocols import BlobWriter, Store
+from fedfleet.store.protocols import BlobWriter
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2_grpc as pb_grpc
 from fedfleet.wire import limits
 from fedfleet.wire.chunks import check_chunk, chunks
 from fedfleet.wire.evaluations import evaluation_from_message
-from fedfleet.wire.limits import STALL_S
 from fedfleet.wire.release import SOFTWARE_VERSION
+from fedfleet.wire.updates import IDENTITY
+from fedfleet_coordinator.config import CoordinatorConfig
 from fedfleet_coordinator.driver import RunDriver
-from fedfleet_coordinator.executors import Executors
-from fedfleet_coordinator.fleet import Fleet, Session
-from fedfleet_coordinator.metrics import CoordinatorMetrics
+from fedfleet_coordinator.fleet import Session
 from fedfleet_coordinator.runs import RunQueue
+from fedfleet_coordinator.surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
 
@@ -42,21 +43,18 @@ MISSED_HEARTBEATS = 3
 class FederationServicer(pb_grpc.FederationServiceServicer):
     """Serves workers; holds no state of rounds."""
 
-    def __init__(
-        self,
-        store: Store,
-        fleet: Fleet,
-        runs: RunQueue,
-        executors: Executors,
-        metrics: CoordinatorMetrics,
-        heartbeat_s: float,
-    ) -> None:
-        self._store = store
-        self._fleet = fleet
+    def __init__(self, around: Surroundings, runs: RunQueue, config: CoordinatorConfig) -> None:
+        self._store = around.store
+        self._fleet = around.fleet
         self._runs = runs
-        self._executors = executors
-        self._metrics = metrics
-        self._heartbeat_s = heartbeat_s
+        self._executors = around.executors
+        self._metrics = around.metrics
+        self._traffic = around.traffic
+        self._heartbeat_s = config.heartbeat_s
+        self._stall_s = config.stall_s
+        # Room for one chunk each: a stream is not read before there is room for what would come,
+        # so that flow control holds the worker back. Those who wait take turns.
+        self._room = asyncio.Semaphore((config.in_flight_mb << 20) // limits.CHUNK_BYTES)
         self._uploads: dict[str, asyncio.Task[object]] = {}
 
     # Connect
@@ -176,8 +174,11 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         pieces = chunks(
             lambda offset, length: blobs.read(digest, offset, length), total, request.offset_bytes
         )
+        worker_id = limits.check_worker_id(request.worker_id) if request.worker_id else ""
+        driver = self._runs.active
+        chain = driver.codec_of(digest) if driver else IDENTITY
         while (chunk := await self._executors.io(lambda: next(pieces, None))) is not None:
-            self._metrics.bytes.labels("down").inc(len(chunk.data))
+            self._traffic.count_down(worker_id, chain, len(chunk.data))
             yield pb.DownloadResponse(chunk=chunk, total_bytes=total)
 
     # Upload
@@ -186,7 +187,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         self, requests: AsyncIterator[pb.UploadRequest], context: Context
     ) -> AsyncIterator[pb.UploadResponse]:
         """Take one update: say from where on, receive, check, journal, answer with a receipt."""
-        first = await _next(requests, STALL_S)
+        first = await _next(requests, self._stall_s)
         if first is None or first.WhichOneof("message") != "header":
             raise TransferInvalid("the first message of an upload must be its header")
         header = first.header
@@ -219,12 +220,12 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             )
             try:
                 yield pb.UploadResponse(ready=pb.UploadReady(offset_bytes=writer.offset_bytes))
-                await self._take_chunks(header, writer, requests)
+                await self._take_chunks(header, driver.uplink, writer, requests)
             finally:
                 await self._executors.io(writer.close)
             # The run may have been taken up by another driver while the payload came.
             driver = self._driver(header)
-            duplicate = await driver.accept(header, lambda: blobs.read(header.payload_digest))
+            duplicate = await driver.accept(header)
         except (InvalidInput, AssignmentClosed) as error:
             # An earlier upload of this update, cut inside its journal write, may have got through.
             if isinstance(error, AssignmentClosed) and await self._accepted(header):
@@ -242,25 +243,41 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     async def _take_chunks(
         self,
         header: pb.UpdateHeader,
+        chain: Chain,
         writer: BlobWriter,
         requests: AsyncIterator[pb.UploadRequest],
     ) -> None:
         while writer.offset_bytes < header.payload_bytes:
-            request = await _next(requests, STALL_S)
-            if request is None:
-                raise TransferInvalid(
-                    f"the upload ended at byte {writer.offset_bytes} of {header.payload_bytes}"
-                )
-            data = check_chunk(request.chunk, writer.offset_bytes, header.payload_bytes)
-            await self._executors.io(lambda piece=data: writer.write(piece))  # type: ignore[misc]
-            self._metrics.bytes.labels("up").inc(len(data))
+            async with self._room:
+                self._metrics.in_flight.inc(limits.CHUNK_BYTES)
+                try:
+                    size_bytes = await self._take_chunk(header, writer, requests)
+                finally:
+                    self._metrics.in_flight.dec(limits.CHUNK_BYTES)
+            self._traffic.count_up(header.worker_id, chain, size_bytes)
         await self._executors.io(writer.commit)
+
+    async def _take_chunk(
+        self,
+        header: pb.UpdateHeader,
+        writer: BlobWriter,
+        requests: AsyncIterator[pb.UploadRequest],
+    ) -> int:
+        request = await _next(requests, self._stall_s)
+        if request is None:
+            raise TransferInvalid(
+                f"the upload ended at byte {writer.offset_bytes} of {header.payload_bytes}"
+            )
+        data = check_chunk(request.chunk, writer.offset_bytes, header.payload_bytes)
+        await self._executors.io(lambda: writer.write(data))
+        return len(data)
 
     async def _refuse(
         self, header: pb.UpdateHeader, driver: RunDriver, error: FedFleetError
     ) -> None:
         """Count a refused update; one that can never be right fails its assignment at once."""
         self._metrics.updates.labels("refused").inc()
+        self._metrics.refusals.labels(error.code).inc()
         logger.warning(
             "update_refused",
             extra={

@@ -11,6 +11,7 @@ from fedfleet.types import Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_to_message
 from fedfleet_coordinator.fleet import Known
+from fedfleet_coordinator.traffic import Moved
 
 RUN_STATES: Mapping[RunState, pb.RunState.ValueType] = {
     RunState.QUEUED: pb.RUN_STATE_QUEUED,
@@ -71,7 +72,7 @@ def alias_message(record: AliasRecord) -> pb.Alias:
     return pb.Alias(name=record.alias, version=record.number, revision=record.revision)
 
 
-def worker_message(worker_id: str, known: Known) -> pb.Worker:
+def worker_message(worker_id: str, known: Known, moved: Moved) -> pb.Worker:
     session = known.session
     return pb.Worker(
         worker_id=worker_id,
@@ -84,6 +85,7 @@ def worker_message(worker_id: str, known: Known) -> pb.Worker:
         assignment_id=session.assignment_id,
         progress_ratio=session.progress_ratio,
         updates=known.updates,
+        traffic=pb.Traffic(bytes_up=moved.up, bytes_down=moved.down),
     )
 
 
@@ -111,6 +113,10 @@ def _round(entry: Entry, metrics: Mapping[str, Any]) -> pb.RoundSummary:
         weight=metrics["weight"],
         metrics=metrics["train"],
         bytes_up=metrics["bytes_up"],
+        traffic={
+            worker_id: pb.Traffic(bytes_up=moved["up"], bytes_down=moved["down"])
+            for worker_id, moved in metrics["traffic"].items()
+        },
     )
     if metrics["evaluation"] is not None:
         evaluation = Evaluation.from_json(metrics["evaluation"])

@@ -49,12 +49,23 @@ class CoordinatorMetrics:
             self.updates.labels(result)
         self.bytes = Counter(
             "fedfleet_coordinator_transfer_bytes_total",
-            "Payload bytes moved, by direction as seen from the worker.",
-            ["direction"],
+            "Payload bytes moved, by direction as seen from the worker and by codec chain.",
+            ["direction", "codec"],
             registry=self.registry,
         )
         for direction in ("up", "down"):
-            self.bytes.labels(direction)
+            self.bytes.labels(direction, "identity")
+        self.refusals = Counter(
+            "fedfleet_coordinator_update_refusals_total",
+            "Updates refused, by the code that the worker was told.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "fedfleet_coordinator_upload_in_flight_bytes",
+            "Room held by chunks that are being received; at its bound, workers are made to wait.",
+            registry=self.registry,
+        )
         self.accuracy = Gauge(
             "fedfleet_coordinator_eval_accuracy_ratio",
             "Accuracy of the newest version on the coordinator's test split.",

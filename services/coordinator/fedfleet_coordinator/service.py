@@ -23,6 +23,7 @@ from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.metrics import CoordinatorMetrics
 from fedfleet_coordinator.runs import RunQueue
 from fedfleet_coordinator.surroundings import Surroundings
+from fedfleet_coordinator.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +53,13 @@ class Coordinator:
             fleet=self._fleet,
             executors=self._executors,
             metrics=self._metrics,
+            traffic=Traffic(self._metrics),
             supervisor=self._supervisor,
             changed=bell.ring,
         )
         self._runs = RunQueue(around, config.data_dir)
-        federation = FederationServicer(
-            store, self._fleet, self._runs, self._executors, self._metrics, config.heartbeat_s
-        )
-        control = ControlServicer(store, self._fleet, self._runs, self._executors, bell)
+        federation = FederationServicer(around, self._runs, config)
+        control = ControlServicer(around, self._runs, bell)
         federation_grpc.add_FederationServiceServicer_to_server(federation, self._server.grpc)
         control_grpc.add_ControlServiceServicer_to_server(control, self._server.grpc)
         enrollment_grpc.add_EnrollmentServiceServicer_to_server(
@@ -71,9 +71,9 @@ class Coordinator:
         self.port = 0
 
     @property
-    def connected(self) -> frozenset[str]:
-        """Ids of the workers with an open stream."""
-        return self._fleet.connected
+    def fleet(self) -> Fleet:
+        """The workers, connected and known."""
+        return self._fleet
 
     def _readiness(self) -> tuple[bool, str]:
         return self._ready, "serving" if self._ready else "starting or stopping"

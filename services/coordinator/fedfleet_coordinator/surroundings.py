@@ -10,6 +10,7 @@ from fedfleet.store.protocols import Store
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.metrics import CoordinatorMetrics
+from fedfleet_coordinator.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -24,5 +25,6 @@ class Surroundings:
     fleet: Fleet
     executors: Executors
     metrics: CoordinatorMetrics
+    traffic: Traffic
     supervisor: Supervisor
     changed: Callable[[], None]

@@ -6,13 +6,15 @@ Everything here blocks; the driver calls it in executors.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.algorithms.catalog import make_algorithm
+from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import Conflict
 from fedfleet.rounds.card import card_of
@@ -23,10 +25,13 @@ from fedfleet.store.protocols import RunRecord, Store, UpdateRecord, VersionReco
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
-from fedfleet.types import Evaluation, ModelState, Schema, Update
+from fedfleet.types import Evaluation, ModelState, Schema
 from fedfleet.v1 import federation_service_pb2 as pb
-from fedfleet.wire.updates import decode_update, header_from_json, header_of
+from fedfleet.wire.downlink import Ladder, descend, is_lossless, ladder_from_json
+from fedfleet.wire.spare import spare_small
+from fedfleet.wire.updates import IDENTITY, decode_update, header_from_json, header_of
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
+from fedfleet_coordinator.traffic import Moved
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Made:
     """A next version that is stored as a blob and not yet committed."""
 
     base: Base
+    ladder: Ladder
     memory: Memory
     memory_digest: str
     evaluation: Evaluation | None
@@ -53,7 +59,8 @@ class Workshop:
     """The computing half of one run.
 
     Attributes:
-        base: the version of the current round's assignments.
+        base: the version that the current round starts from.
+        ladder: how workers come by it; with a lossy downlink by something close to it.
     """
 
     def __init__(self, run: RunRecord, recipe: Recipe, store: Store, data_dir: Path | None) -> None:
@@ -61,10 +68,11 @@ class Workshop:
         self._run_id = run.run_id
         self._recipe = recipe
         self._algorithm = make_algorithm(recipe.algorithm)
-        self.uplink = recipe.wire.uplink_chain
+        self.downlink = recipe.wire.downlink_chain
         self.card = card_of(recipe)
         # The recipe's device is the workers'; evaluation runs on whatever is here.
         self._trainer = LocalTrainer(self.card, recipe.training, recipe.evaluation, device="auto")
+        self.uplink = spare_small(recipe.wire.uplink_chain, self._trainer.schema)
         self._examples: Examples | None = None
         if recipe.evaluation.coordinator:
             self._examples = load_examples(
@@ -72,8 +80,9 @@ class Workshop:
             )
         self._memory = self._load_memory()
         self.base = self._load_base(run)
+        self.ladder = self._load_ladder(run)
         self._sum = self._new_sum()
-        self._initial_digest = ""  # to be deleted with the first round
+        self._outdated: set[str] = set()  # blobs that no worker needs once the round is closed
 
     @property
     def schema(self) -> Schema:
@@ -81,34 +90,48 @@ class Workshop:
 
     # A round
 
-    def check(self, header: pb.UpdateHeader, payload: bytes) -> Update:
-        """Decode an update and check it; raises what ``RoundSum.check`` raises."""
-        update = decode_update(header, payload, self.uplink)
-        self._sum.check(update)
-        return update
+    def check(self, header: pb.UpdateHeader) -> None:
+        """Check an update whose payload is stored; raises what ``RoundSum.check`` raises."""
+        payload = self._store.blobs.view(header.payload_digest)
+        self._sum.check(decode_update(header, payload, self.uplink))
 
-    def fold(self, update: Update) -> None:
-        """Add a checked update to the round's sum."""
-        self._sum.fold(update)
+    def fold(self, record: UpdateRecord) -> None:
+        """Add an update that the journal holds to the round's sum.
 
-    def fold_stored(self, record: UpdateRecord) -> None:
-        """Add an update that the journal holds."""
+        Read from its blob block by block: no update is ever held in memory.
+        """
         header = header_from_json(record.header)
-        payload = self._store.blobs.read(record.digest)
+        payload = self._store.blobs.view(record.digest)
         self._sum.fold(decode_update(header, payload, self.uplink))
 
-    def make_next(self, evaluate: bool) -> Made:
+    def make_next(self, round: int, *, evaluate: bool) -> Made:
         """Compute the next version, store its bytes, evaluate it if asked."""
         state, memory = self._sum.next_state()
         blob = encode_state(state)
-        digest = self._store.blobs.put(blob)
+        base = Base(state, self._store.blobs.put(blob), len(blob), None)
         memory_digest = self._store.blobs.put(encode_arrays(memory)) if memory else ""
         evaluation = None
         if evaluate and self._examples is not None:
             evaluation = self._trainer.evaluate(state, self._examples)
-        return Made(Base(state, digest, len(blob), None), memory, memory_digest, evaluation)
+        return Made(base, self._next_ladder(base, round), memory, memory_digest, evaluation)
 
-    def version_of(self, made: Made, round: int, duration_s: float) -> VersionRecord:
+    def _next_ladder(self, base: Base, round: int) -> Ladder:
+        if is_lossless(self.downlink):
+            return Ladder.at(base.state, base.digest, base.size_bytes)
+        seed = derive(self._recipe.seed, "downlink", round)
+        descent = descend(self.ladder, base.state, self.downlink, seed)
+        for blob in descent.blobs:
+            self._store.blobs.put(blob)
+        return descent.ladder
+
+    def codec_of(self, digest: str) -> Chain:
+        """What a blob that workers download went through."""
+        is_delta = any(delta.digest == digest for delta in self.ladder.deltas)
+        return self.downlink if is_delta else IDENTITY
+
+    def version_of(
+        self, made: Made, round: int, duration_s: float, moved: Mapping[str, Moved]
+    ) -> VersionRecord:
         """The record under which a next version is committed."""
         records = self._store.journal.updates(self._run_id, round)
         return VersionRecord(
@@ -122,13 +145,15 @@ class Workshop:
             parent=self.base.number,
             created_at_s=time.time(),
             card=self.card.to_json(),
-            metrics=round_metrics(records, made.evaluation, duration_s),
+            metrics=round_metrics(records, made.evaluation, duration_s, moved),
         )
 
     def advance(self, made: Made, version: VersionRecord) -> None:
         """Take the committed version as the next round's base."""
         if self.base.number is None:
-            self._initial_digest = self.base.digest
+            self._outdated.add(self.base.digest)
+        self._outdated |= self.ladder.blobs
+        self.ladder = made.ladder
         self.base = Base(made.base.state, made.base.digest, made.base.size_bytes, version.number)
         self._memory = made.memory
         self._sum = self._new_sum()
@@ -136,8 +161,9 @@ class Workshop:
     def forget_updates(self, round: int, refused: tuple[str, ...]) -> None:
         """Delete the payloads of a closed round, those of refused updates included."""
         records = self._store.journal.updates(self._run_id, round)
-        digests = {*(record.digest for record in records), *refused, self._initial_digest} - {""}
-        for digest in digests:
+        digests = {*(record.digest for record in records), *refused, *self._outdated}
+        self._outdated.clear()
+        for digest in digests - self.ladder.blobs:
             with suppress(Conflict):  # the same bytes are still needed by another record
                 self._store.blobs.delete(digest)
 
@@ -145,7 +171,7 @@ class Workshop:
 
     def _new_sum(self) -> RoundSum:
         return RoundSum(
-            self._recipe, self._algorithm, self.base.state, self.base.digest, self._memory
+            self._recipe, self._algorithm, self.base.state, self.ladder.base_digest, self._memory
         )
 
     def _load_memory(self) -> Memory:
@@ -168,9 +194,25 @@ class Workshop:
                 return Base(state, version.digest, len(blob), version.number)
         raise AssertionError("a round and its version are committed together")
 
+    def _load_ladder(self, run: RunRecord) -> Ladder:
+        """The ladder as the last commit left it: what workers hold must lead to the next base."""
+        base = self.base
+        kept = {
+            entry.round: entry.fields["ladder"]
+            for entry in self._store.journal.entries(run.run_id)
+            if "ladder" in entry.fields
+        }
+        if run.round not in kept:
+            return Ladder.at(base.state, base.digest, base.size_bytes)
+        blob = self._store.blobs.read(kept[run.round]["anchor_digest"])
+        return ladder_from_json(kept[run.round], base.state, decode_state(self.schema, blob))
+
 
 def round_metrics(
-    records: list[UpdateRecord], evaluation: Evaluation | None, duration_s: float
+    records: list[UpdateRecord],
+    evaluation: Evaluation | None,
+    duration_s: float,
+    moved: Mapping[str, Moved],
 ) -> dict[str, Any]:
     """What a version's record says of its round: weighted means of the workers' metrics."""
     headers = [header_of(header_from_json(record.header)) for record in records]
@@ -179,6 +221,7 @@ def round_metrics(
         "workers": [record.worker_id for record in records],
         "weight": sum(header.weight for header in headers),
         "bytes_up": sum(record.size_bytes for record in records),
+        "traffic": {worker_id: asdict(one) for worker_id, one in moved.items()},
         "duration_s": duration_s,
         "train": mean_metrics(headers),
         "evaluation": evaluation.to_json() if evaluation else None,

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -162,24 +163,35 @@ class Disk:
     def _memory_path(self, run_id: str) -> Path:
         return self._memories / hashlib.sha256(run_id.encode()).hexdigest()[:32]
 
-    # Versions
+    # Versions, and the deltas between them
+
+    def held(self) -> frozenset[str]:
+        """Digests of what is kept; a torn file among them is found when it is read."""
+        with disk_errors():
+            return frozenset(path.name for path in self._versions.iterdir())
 
     def version(self, digest: str) -> bytes | None:
-        """A version that was downloaded before and is still whole."""
+        """A version or delta that was kept and is still whole; what is not is removed."""
         path = self._versions / digest
         with disk_errors():
             data = path.read_bytes() if path.exists() else None
-        if data is not None and hashlib.sha256(data).hexdigest() == digest:
-            return data
+            if data is not None and hashlib.sha256(data).hexdigest() == digest:
+                return data
+            path.unlink(missing_ok=True)
         return None
 
     def keep_version(self, digest: str, data: bytes) -> None:
-        """Keep the newest version only: it is what the next round may be a delta of."""
+        """Keep a version or a delta until ``keep_versions`` does not name it."""
         with disk_errors():
-            for path in self._versions.iterdir():
-                path.unlink()
             # Not synced: a torn file fails its digest and is downloaded again.
             (self._versions / digest).write_bytes(data)
+
+    def keep_versions(self, digests: Collection[str]) -> None:
+        """Remove every version and delta but these."""
+        with disk_errors():
+            for path in self._versions.iterdir():
+                if path.name not in digests:
+                    path.unlink()
 
 
 def _touch(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 
@@ -19,7 +20,12 @@ from fedfleet_worker.training import Bench
 from fedfleet_worker.workbench import Workbench
 
 
-async def serve(config: WorkerConfig, stop: asyncio.Event, threads: Executor) -> None:
+async def serve(
+    config: WorkerConfig,
+    stop: asyncio.Event,
+    threads: Executor,
+    make_bench: Callable[[WorkerConfig], Bench] = Bench,
+) -> None:
     """Work until asked to stop; training runs in ``threads``, one task at a time."""
     metrics = WorkerMetrics()
     outbox = Outbox()
@@ -29,7 +35,7 @@ async def serve(config: WorkerConfig, stop: asyncio.Event, threads: Executor) ->
         stack.enter_context(hold_folder(config.state_dir, "the worker's state folder"))
         channel = await stack.enter_async_context(open_channel(config.coordinator))
         stub = FederationServiceStub(channel)
-        workbench = Workbench(Bench(config), disk, stub, metrics, threads, outbox.put)
+        workbench = Workbench(make_bench(config), disk, stub, metrics, threads, outbox.put)
         agent = Agent(config, stub, workbench, outbox, metrics)
 
         def ready() -> tuple[bool, str]:

@@ -7,17 +7,22 @@ from collections.abc import Callable
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.codecs.chain import Chain
+from fedfleet.codecs.config import WireConfig
 from fedfleet.errors import SchemaMismatch
+from fedfleet.models.card import ModelCard
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
+from fedfleet.training.state import initial_state
 from fedfleet.training.worker import LocalRun, LocalWorker
 from fedfleet.types import Evaluation, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.deltas import apply_delta
+from fedfleet.wire.spare import spare_small
 from fedfleet.wire.updates import EncodedUpdate
 from fedfleet.wire.uplink import encode_uplink, split_memory
-from fedfleet.wire.weights import decode_state
+from fedfleet.wire.weights import decode_state, encode_state
 from fedfleet_worker.config import WorkerConfig
 
 
@@ -26,10 +31,15 @@ class Bench:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
+        self.worker_id = config.name
         self._key = ""
         self._trainer: LocalTrainer
         self._worker: LocalWorker
+        self._card: ModelCard
+        self._seed: int
+        self._wire: WireConfig
         self._uplink: Chain
+        self._downlink: Chain
 
     def train(
         self,
@@ -70,8 +80,26 @@ class Bench:
         )
         update = Update(header, result.sections)
         seed = derive(assignment.seed, "codec")
-        encoded, kept = encode_uplink(update, self._uplink, codec_memory, seed)
+        encoded, kept = encode_uplink(update, self._wire, self._uplink, codec_memory, seed)
         return encoded, {**result.memory, **kept}
+
+    def initial(self, assignment: pb.Assignment) -> bytes:
+        """The version that the run began with, as this device computes it from the recipe.
+
+        Usually it is the coordinator's, bit for bit: whoever uses it compares its digest.
+        """
+        self._set_up(assignment)
+        return encode_state(initial_state(self._card, derive(self._seed, "initial")))
+
+    def climb(self, assignment: pb.Assignment, version: bytes, delta: bytes) -> bytes:
+        """The version to which a delta leads from another.
+
+        Raises:
+            SchemaMismatch, UpdateInvalid, UpdateNotFinite: it does not apply to it.
+        """
+        self._set_up(assignment)
+        state = decode_state(self._trainer.schema, version)
+        return encode_state(apply_delta(state, delta, self._downlink))
 
     def evaluate(self, assignment: pb.Assignment, version: bytes) -> Evaluation:
         """Evaluate a version on this worker's held-out data."""
@@ -82,9 +110,14 @@ class Bench:
         key = hashlib.sha256(assignment.recipe.encode()).hexdigest()
         if key != self._key:
             recipe = parse_recipe(assignment.recipe)
+            card = card_of(recipe)
             self._key = ""
-            self._trainer = LocalTrainer(card_of(recipe), recipe.training, recipe.evaluation)
-            self._uplink = recipe.wire.uplink_chain
+            self._trainer = LocalTrainer(card, recipe.training, recipe.evaluation)
+            self._card = card
+            self._seed = recipe.seed
+            self._wire = recipe.wire
+            self._uplink = spare_small(recipe.wire.uplink_chain, self._trainer.schema)
+            self._downlink = recipe.wire.downlink_chain
             self._worker = LocalWorker(self._local_run(recipe), self._trainer)
             self._key = key
         if self._trainer.schema.digest != assignment.schema_digest:

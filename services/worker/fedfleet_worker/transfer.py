@@ -38,7 +38,10 @@ class Transfer(Protocol[T_co]):
 class Download:
     """One blob being received; what came stays over attempts."""
 
-    def __init__(self, digest: str, size_bytes: int, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, digest: str, size_bytes: int, worker_id: str, metrics: WorkerMetrics
+    ) -> None:
+        self._worker_id = worker_id
         self._digest = digest
         self._size_bytes = size_bytes
         self._metrics = metrics
@@ -57,7 +60,9 @@ class Download:
             NotFound: the coordinator has no such blob any more.
             ChecksumMismatch: damaged; the next attempt begins anew.
         """
-        request = pb.DownloadRequest(digest=self._digest, offset_bytes=len(self._data))
+        request = pb.DownloadRequest(
+            digest=self._digest, offset_bytes=len(self._data), worker_id=self._worker_id
+        )
         call = stub.Download(request)
         try:
             responses = call.__aiter__()

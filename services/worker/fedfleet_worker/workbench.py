@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from fedfleet.errors import (
@@ -31,6 +32,7 @@ from fedfleet_worker.disk import Disk, Finished
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.training import Bench
 from fedfleet_worker.transfer import Download, Transfer, Upload
+from fedfleet_worker.versions import Versions
 
 if TYPE_CHECKING:
     from fedfleet.v1.federation_service_pb2_grpc import FederationServiceAsyncStub
@@ -83,6 +85,7 @@ class Workbench:
         backoff: Callable[[], Iterator[float]] = transfer_backoff_s,
     ) -> None:
         self._bench = bench
+        self._versions = Versions(bench, disk)
         self._disk = disk
         self._stub = stub
         self._metrics = metrics
@@ -232,14 +235,17 @@ class Workbench:
         self._send(pb.ConnectRequest(progress=progress))
 
     async def _version(self, job: Job, assignment: pb.Assignment) -> bytes:
-        """The version to start from: from disk, else downloaded, however long it takes."""
-        digest = assignment.base_digest
-        held = await self._thread(lambda: self._disk.version(digest))
-        if held is not None:
-            return held
-        download = Download(digest, assignment.base_bytes, self._metrics)
-        version = await self._persist(job, download)
-        await self._thread(lambda: self._disk.keep_version(digest, version))
+        """The version to start from; what is missing is downloaded, however long it takes."""
+        version = None
+        while version is None:
+            route = await self._thread(lambda: self._versions.route(assignment))
+            fetched: dict[str, bytes] = {}
+            for digest, size_bytes in await self._thread(partial(self._versions.missing, route)):
+                download = Download(digest, size_bytes, self._bench.worker_id, self._metrics)
+                fetched[digest] = await self._persist(job, download)
+                await self._thread(partial(self._versions.keep, digest, fetched[digest]))
+            assemble = partial(self._versions.assemble, assignment, route, fetched)
+            version = await self._thread(assemble)
         return version
 
     async def _deliver(self, job: Job, finished: Finished) -> None:

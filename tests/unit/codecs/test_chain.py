@@ -10,7 +10,7 @@ from fedfleet.codecs.chain import parse_chain
 from fedfleet.codecs.encoded import MAX_ELEMENTS, Encoded, Step
 from fedfleet.errors import LimitExceeded, UpdateInvalid, UpdateNotFinite
 
-ALLOWED = "allowed: identity, float16, bfloat16, int8, int4, int2, sign, eden, topk, stc"
+ALLOWED = "allowed: identity, float16, bfloat16, int8, int4, int2, sign, eden, deflate, topk, stc"
 VALUES = np.random.default_rng(0).normal(size=1000).astype(np.float32)
 
 
@@ -60,6 +60,15 @@ def test_chains_that_decode_differently_have_different_steps() -> None:
             for ratio in ("0", "-0.1", "1.1", "nan", "inf", "x", "", "0.1:2", "1_0", "1e999", "0x1")
         ),
         ("topk", "RATIO above 0"),
+        ("deflate", "deflate comes last, once, and after a codec"),
+        ("deflate|int8", "deflate comes last"),
+        ("int8|deflate|deflate", "deflate comes last, once"),
+        ("int8|deflate|int4", "int4 after deflate: nothing can follow deflate"),
+        ("int8|deflate|topk:0.1", "topk after deflate: a sparsifier comes first"),
+        ("int8|deflate:9", "deflate takes no parameter, got '9'"),
+        ("topk:0.1|deflate", "leave it out, topk deflates its values"),
+        ("topk:0.1|int8|deflate", "deflate after topk: leave it out"),
+        ("stc:0.1|deflate", "deflate after stc: leave it out"),
         ("stc:2", "stc:2: must be stc:RATIO"),
     ],
 )
@@ -100,7 +109,7 @@ def test_chain_checks_sizes_before_it_allocates(text: str) -> None:
         chain.decode(Encoded(chain.steps, 3, bytes(chain.max_bytes(3) + 1)))
 
 
-@pytest.mark.parametrize("text", [t for t in CHAINS if not parse_chain(t).is_sparse])
+@pytest.mark.parametrize("text", [t for t in CHAINS if parse_chain(t).has_exact_size])
 def test_dense_chain_takes_one_size_only(text: str) -> None:
     chain = parse_chain(text)
     data = bytes(chain.encode(VALUES, 0).data)
@@ -152,7 +161,9 @@ def settle(text: str, elements: int, data: bytes) -> None:
     except UpdateInvalid:  # and UpdateNotFinite, which is one
         return
     assert values.shape == (elements,)
-    assert text in ("identity", "topk:0.01", "topk:1") or np.isfinite(values).all()
+    assert (
+        text in ("identity", "identity|deflate", "topk:0.01", "topk:1") or np.isfinite(values).all()
+    )
 
 
 @given(st.sampled_from(CHAINS), st.integers(0, 600), st.binary(max_size=600))

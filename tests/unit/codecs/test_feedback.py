@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from codec_vectors import CHAINS, vector
+from codec_vectors import CHAINS, sparing, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +18,19 @@ def deltas(count: int, elements: int, seed: int = 0) -> list[FloatVector]:
     return [vector("heavy", elements, 0.1, seed + i) for i in range(count)]
 
 
-@given(st.sampled_from(BIASED), st.integers(0, 300), st.integers(1, 6), st.integers(0, 10**6))
+@given(
+    st.sampled_from(BIASED),
+    st.integers(0, 300),
+    st.integers(1, 6),
+    st.integers(0, 10**6),
+    st.booleans(),
+)
 @settings(deadline=None)
 def test_sum_of_what_was_sent_and_the_residual_is_the_sum_of_the_deltas(
-    text: str, elements: int, rounds: int, seed: int
+    text: str, elements: int, rounds: int, seed: int, spared: bool
 ) -> None:
     chain, feedback = parse_chain(text), ErrorFeedback()
+    chain = sparing(chain, elements, seed) if spared else chain
     memory = feedback.start(elements)
     sent = np.zeros(elements)
     given_deltas = deltas(rounds, elements, seed)
@@ -68,8 +75,10 @@ def test_everything_is_sent_in_the_end_when_the_deltas_stop() -> None:
     assert not memory[RESIDUAL].any()
 
 
-def test_momentum_correction_and_masking_are_those_of_dgc() -> None:
-    chain, feedback = parse_chain("topk:0.1"), ErrorFeedback(momentum=0.9)
+@pytest.mark.parametrize("spans", [(), (slice(0, 7), slice(100, 120))])
+def test_momentum_correction_and_masking_are_those_of_dgc(spans: tuple[slice, ...]) -> None:
+    chain = parse_chain("topk:0.1").sparing(spans, 300)
+    feedback = ErrorFeedback(momentum=0.9)
     memory = feedback.start(300)
     momentum = np.zeros(300)
     velocity = np.zeros(300)

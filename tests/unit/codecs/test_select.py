@@ -23,7 +23,7 @@ def by_sorting(values: FloatVector, count: int) -> Array:
 def test_largest_is_what_a_stable_sort_would_choose(values: FloatVector, share: float) -> None:
     count = round(share * values.size)
 
-    np.testing.assert_array_equal(largest(values, count), by_sorting(values, count))
+    np.testing.assert_array_equal(largest([values], count), by_sorting(values, count))
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy", "constant", "sparse", "two values", "layers"])
@@ -34,7 +34,7 @@ def test_largest_of_a_long_vector_is_what_a_stable_sort_would_choose(
     values = vector(kind, LONG, 1.0, 3)
     count = round(share * LONG)
 
-    np.testing.assert_array_equal(largest(values, count), by_sorting(values, count))
+    np.testing.assert_array_equal(largest([values], count), by_sorting(values, count))
 
 
 def test_largest_of_a_vector_that_misleads_the_sample_is_exact() -> None:
@@ -42,14 +42,14 @@ def test_largest_of_a_vector_that_misleads_the_sample_is_exact() -> None:
     stride = LONG // (1 << 15) | 1
     values[::stride] = np.random.default_rng(0).normal(size=values[::stride].size)
 
-    np.testing.assert_array_equal(largest(values, 3000), by_sorting(values, 3000))
-    np.testing.assert_array_equal(largest(1 - values, 3000), by_sorting(1 - values, 3000))
+    np.testing.assert_array_equal(largest([values], 3000), by_sorting(values, 3000))
+    np.testing.assert_array_equal(largest([1 - values], 3000), by_sorting(1 - values, 3000))
 
 
 def test_largest_of_rounded_values_trims_the_ties() -> None:
     values = np.round(np.random.default_rng(0).normal(size=LONG), 1).astype(np.float32)
 
-    np.testing.assert_array_equal(largest(values, 2000), by_sorting(values, 2000))
+    np.testing.assert_array_equal(largest([values], 2000), by_sorting(values, 2000))
 
 
 @pytest.mark.parametrize("size", [10, LONG])
@@ -59,4 +59,4 @@ def test_largest_refuses_what_cannot_be_compared(size: int, bad: float) -> None:
     values[-1] = bad
 
     with pytest.raises(UpdateNotFinite):
-        largest(values, size // 10)
+        largest([values], size // 10)

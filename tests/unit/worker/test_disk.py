@@ -64,12 +64,14 @@ def test_disk_forgets_an_update_that_was_being_written_when_the_power_went(
     assert list((tmp_path / "updates").iterdir()) == []
 
 
-def test_disk_keeps_the_newest_version_and_never_a_damaged_one(tmp_path: Path) -> None:
+def test_disk_keeps_the_named_versions_and_never_a_damaged_one(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     first, second = b"first", b"second"
     digests = [hashlib.sha256(data).hexdigest() for data in (first, second)]
     for digest, data in zip(digests, (first, second), strict=True):
         disk.keep_version(digest, data)
+    assert disk.held() == set(digests)
+    disk.keep_versions(digests[1:])
 
     assert disk.version(digests[0]) is None
     assert disk.version(digests[1]) == second
