@@ -15,6 +15,7 @@ from fedfleet.wire.downlink import (
     is_lossless,
     worth_keeping,
 )
+from fedfleet.wire.spare import spare_small
 from fedfleet.wire.weights import encode_state
 
 
@@ -27,7 +28,7 @@ class SimulatedDownlink:
 
     def __init__(self, recipe: Recipe, initial: ModelState) -> None:
         self._seed = recipe.seed
-        self._chain = recipe.wire.downlink_chain
+        self._chain = spare_small(recipe.wire.downlink_chain, initial.schema)
         blob = encode_state(initial)
         self._initial = hashlib.sha256(blob).hexdigest()
         self._ladder = Ladder.at(initial, self._initial, len(blob))

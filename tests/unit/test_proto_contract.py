@@ -222,7 +222,7 @@ def test_section_kinds_are_the_kinds_of_state() -> None:
 
 
 def test_codec_kinds_are_the_codecs() -> None:
-    assert names_of(types_pb2.CodecKind.keys(), "CODEC_KIND_") == list(CODECS)
+    assert sorted(names_of(types_pb2.CodecKind.keys(), "CODEC_KIND_")) == sorted(CODECS)
 
 
 def test_run_states_are_those_of_the_journal() -> None:

@@ -68,11 +68,11 @@ class Workshop:
         self._run_id = run.run_id
         self._recipe = recipe
         self._algorithm = make_algorithm(recipe.algorithm)
-        self.downlink = recipe.wire.downlink_chain
         self.card = card_of(recipe)
         # The recipe's device is the workers'; evaluation runs on whatever is here.
         self._trainer = LocalTrainer(self.card, recipe.training, recipe.evaluation, device="auto")
         self.uplink = spare_small(recipe.wire.uplink_chain, self._trainer.schema)
+        self.downlink = spare_small(recipe.wire.downlink_chain, self._trainer.schema)
         self._examples: Examples | None = None
         if recipe.evaluation.coordinator:
             self._examples = load_examples(

@@ -117,7 +117,7 @@ class Bench:
             self._seed = recipe.seed
             self._wire = recipe.wire
             self._uplink = spare_small(recipe.wire.uplink_chain, self._trainer.schema)
-            self._downlink = recipe.wire.downlink_chain
+            self._downlink = spare_small(recipe.wire.downlink_chain, self._trainer.schema)
             self._worker = LocalWorker(self._local_run(recipe), self._trainer)
             self._key = key
         if self._trainer.schema.digest != assignment.schema_digest:
