@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedfleet.codecs.cast import BFloat16, Float16, Identity
-from fedfleet.codecs.deflate import deflated
+from fedfleet.codecs.deflate import Deflate
 from fedfleet.codecs.eden import CENTROIDS, Eden
 from fedfleet.codecs.encoded import Encoded, ErrorBound, Step, check_elements
 from fedfleet.codecs.places import Places
@@ -242,7 +242,7 @@ def _deflate(found: list[str], arguments: list[str], codec: ValueCodec | None) -
         raise ValueError(f"deflate after {found[0]}: leave it out, {found[0]} deflates its values")
     if codec is None or found[-1] == "deflate":
         raise ValueError("deflate comes last, once, and after a codec: int8|deflate")
-    return deflated(codec)
+    return Deflate(codec)
 
 
 def _ratio(name: str, arguments: list[str]) -> float:

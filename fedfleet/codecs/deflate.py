@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from fedfleet.codecs.encoded import ErrorBound, Step
-from fedfleet.codecs.uniform import Uniform
 from fedfleet.codecs.values import Read, ValueCodec, spans
 from fedfleet.errors import UpdateInvalid
 from fedfleet.types import Array, FloatVector
 
 _LENGTH_BYTES = 4
-# zlib makes a new table of codes every 4096 bytes: where groups stand in the order of their scales
-# the codes' frequencies change along the segment.
-_MEM_LEVEL = 6
+# zlib makes a new table of codes every 2^(level + 6) bytes.
+_MEM_LEVEL = 8
+_ADAPTIVE_MEM_LEVEL = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,14 @@ class Deflate:
     are fewer than the plain segment, else the plain segment. Repeated strings are not looked for:
     codes of noise have none. So a byte costs a bit at least, and a receiver refuses what would
     become more than eight times as long. Changes no value.
+
+    Args:
+        is_adaptive: whether codes change along a segment, as frequencies do where groups stand in
+            the order of their scales; a receiver need not know.
     """
 
     inner: ValueCodec
+    is_adaptive: bool = False
     has_exact_size: bool = False
 
     @property
@@ -49,10 +53,16 @@ class Deflate:
         place = self.inner.size(0)
         parts: list[bytes | memoryview] = [plain[:place]]
         for size in self._segments(values_P.size):
-            segment = _shorter(plain[place : place + size])
+            segment = self._shorter(plain[place : place + size])
             parts += [len(segment).to_bytes(_LENGTH_BYTES, "little"), segment]
             place += size
         return b"".join(parts)
+
+    def _shorter(self, plain: memoryview) -> bytes | memoryview:
+        level = _ADAPTIVE_MEM_LEVEL if self.is_adaptive else _MEM_LEVEL
+        packer = zlib.compressobj(1, zlib.DEFLATED, -15, level, zlib.Z_HUFFMAN_ONLY)
+        packed = packer.compress(plain) + packer.flush()
+        return packed if len(packed) < len(plain) else plain
 
     def blocks(self, read: Read, elements: int) -> Iterator[tuple[int, FloatVector]]:
         plain = _Inflating(read, self.inner.size(0), self._segments(elements))
@@ -66,13 +76,6 @@ class Deflate:
         head = self.inner.size(0)
         for _, n in spans(elements):
             yield self.inner.size(n) - head
-
-
-def deflated(codec: ValueCodec) -> Deflate:
-    """Deflate a codec's bytes, in the order that suits it."""
-    if isinstance(codec, Uniform):
-        codec = replace(codec, by_scale=True)
-    return Deflate(codec)
 
 
 class _Inflating:
@@ -91,14 +94,8 @@ class _Inflating:
         return taken
 
 
-def _shorter(plain: memoryview) -> bytes | memoryview:
-    packer = zlib.compressobj(1, zlib.DEFLATED, -15, _MEM_LEVEL, zlib.Z_HUFFMAN_ONLY)
-    packed = packer.compress(plain) + packer.flush()
-    return packed if len(packed) < len(plain) else plain
-
-
 def _inflate(packed: Array, size: int) -> Array:
-    """Undo ``_shorter``; never makes more than ``size`` bytes and one.
+    """Give the plain segment; never makes more than ``size`` bytes and one.
 
     Raises:
         UpdateInvalid: damaged, or another size.

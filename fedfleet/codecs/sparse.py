@@ -16,10 +16,11 @@ import numpy as np
 
 from fedfleet.codecs import rice, select
 from fedfleet.codecs.cast import Float16
-from fedfleet.codecs.deflate import Deflate, deflated
+from fedfleet.codecs.deflate import Deflate
 from fedfleet.codecs.encoded import ErrorBound, Step, check_magnitude, square_norm
 from fedfleet.codecs.places import Places
 from fedfleet.codecs.ternary import Ternary
+from fedfleet.codecs.uniform import Uniform
 from fedfleet.codecs.values import PART_HEAD_BYTES, Reader, ValueCodec, decode_dense, part
 from fedfleet.errors import UpdateInvalid
 from fedfleet.types import Array, FloatVector
@@ -125,8 +126,12 @@ class Sparsifier:
 
 def top_k(ratio: float, values: ValueCodec) -> Sparsifier:
     """The largest elements, each through a codec of values."""
-    packed = deflated(values)
-    return Sparsifier((Step("topk", {"ratio": ratio}), *values.steps), ratio, packed, packed)
+    steps = (Step("topk", {"ratio": ratio}), *values.steps)
+    if isinstance(values, Uniform):
+        packed = Deflate(replace(values, by_scale=True), is_adaptive=True)
+    else:
+        packed = Deflate(values)
+    return Sparsifier(steps, ratio, packed, Deflate(values))
 
 
 def sparse_ternary(ratio: float) -> Sparsifier:
@@ -135,4 +140,4 @@ def sparse_ternary(ratio: float) -> Sparsifier:
     Sattler 2019, arXiv 1903.02891, algorithm 1 (ties do not send more, unlike there).
     """
     steps = (Step("stc", {"ratio": ratio}),)
-    return Sparsifier(steps, ratio, deflated(Ternary()), deflated(Float16()))
+    return Sparsifier(steps, ratio, Deflate(Ternary()), Deflate(Float16()))

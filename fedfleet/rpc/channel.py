@@ -13,14 +13,24 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # What a side has received and not read yet is lost when the connection is cut, and sent again:
+    # with a chunk it must be less than CHUNK_BYTES. Left to grpc's probing it grows to megabytes.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 18),
 )
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """Open a channel to ``host:port``, without TLS until certificates are served."""
+def open_channel(address: str, *, own_connection: bool = False) -> grpc.aio.Channel:
+    """Open a channel to ``host:port``, without TLS until certificates are served.
+
+    Args:
+        own_connection: share no connection with the other channels of this process. Messages wait
+            behind the bytes that a connection has taken before them, on a slow link for minutes.
+    """
     # A worker waits its own jittered backoff; grpc's own may not add minutes to it.
     reconnect = (
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
     )
-    return grpc.aio.insecure_channel(address, options=(*OPTIONS, *reconnect))
+    apart = (("grpc.use_local_subchannel_pool", int(own_connection)),)
+    return grpc.aio.insecure_channel(address, options=(*OPTIONS, *reconnect, *apart))

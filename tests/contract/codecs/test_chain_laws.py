@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from codec_vectors import CHAINS, KINDS, seeds, vector, vectors
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from codec_vectors import CHAINS, KINDS, cases, seeds, sparing, vector
+from hypothesis import given, settings
 
 from fedfleet.aggregation.exact_sum import ExactSum, SumBounds
 from fedfleet.codecs.chain import CODECS, Chain, parse_chain
@@ -14,12 +13,6 @@ from fedfleet.codecs.encoded import BLOCK, MAX_ABS, square_norm
 from fedfleet.codecs.sparse import kept
 from fedfleet.errors import FedFleetError, UpdateNotFinite, UpdateOutOfRange
 from fedfleet.types import FloatVector
-
-chains = st.sampled_from(CHAINS).map(parse_chain)
-
-
-def fits(chain: Chain, values: FloatVector) -> bool:
-    return "float16" not in str(chain).split("|") or np.abs(values).max(initial=0) <= 65504
 
 
 def squared_error(decoded: FloatVector, values: FloatVector) -> float:
@@ -32,12 +25,12 @@ def test_the_laws_are_held_against_every_codec() -> None:
     assert named == set(CODECS)
 
 
-@given(chains, vectors, seeds)
+@given(cases(), seeds)
 @settings(max_examples=400, deadline=None)
 def test_chain_keeps_to_its_worst_bound_for_every_seed(
-    chain: Chain, values: FloatVector, seed: int
+    case: tuple[Chain, FloatVector], seed: int
 ) -> None:
-    assume(fits(chain, values))
+    chain, values = case
     before = values.copy()
 
     encoded = chain.encode(values, seed)
@@ -47,6 +40,7 @@ def test_chain_keeps_to_its_worst_bound_for_every_seed(
     assert decoded.shape == values.shape
     assert np.isfinite(decoded).all()
     assert len(encoded.data) <= chain.max_bytes(values.size)
+    assert len(encoded.data) == chain.max_bytes(values.size) or not chain.has_exact_size
     assert encoded.steps == chain.steps
     np.testing.assert_array_equal(values, before)
     # 2^-140: half of the smallest float32 per element, whatever the codec.
@@ -54,24 +48,24 @@ def test_chain_keeps_to_its_worst_bound_for_every_seed(
     assert squared_error(decoded, values) <= chain.error_bound(values).worst * (1 + 1e-6) + slack
 
 
-@given(chains, vectors, seeds)
+@given(cases(), seeds)
 @settings(deadline=None)
 def test_chain_gives_the_same_bytes_for_the_same_seed(
-    chain: Chain, values: FloatVector, seed: int
+    case: tuple[Chain, FloatVector], seed: int
 ) -> None:
-    assume(fits(chain, values))
+    chain, values = case
     first, second = chain.encode(values, seed), chain.encode(values.copy(), seed)
 
     assert bytes(first.data) == bytes(second.data)
     assert chain.decode(first).tobytes() == chain.decode(second).tobytes()
 
 
-@given(chains, vectors, seeds)
+@given(cases(), seeds)
 @settings(deadline=None)
 def test_residual_is_what_the_receiver_does_not_get(
-    chain: Chain, values: FloatVector, seed: int
+    case: tuple[Chain, FloatVector], seed: int
 ) -> None:
-    assume(fits(chain, values))
+    chain, values = case
     pending = values.copy()
 
     encoded, sent = chain.encode_residual(pending, seed)
@@ -83,8 +77,9 @@ def test_residual_is_what_the_receiver_does_not_get(
 
 @pytest.mark.parametrize("text", CHAINS)
 @pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 300])
-def test_parts_add_up_to_the_whole_vector(text: str, size: int) -> None:
-    chain = parse_chain(text)
+@pytest.mark.parametrize("spared", [False, True])
+def test_parts_add_up_to_the_whole_vector(text: str, size: int, spared: bool) -> None:
+    chain = sparing(parse_chain(text), size, 8) if spared else parse_chain(text)
     values = vector("layers", size, 1.0, 5)
     encoded = chain.encode(values, 3)
 
@@ -169,7 +164,7 @@ def test_encoder_refuses_what_it_cannot_hold(
 ) -> None:
     values = vector("normal", 300, 1.0, 1)
     values[place] = bad
-    if text == "identity":
+    if text.startswith("identity"):
         assert parse_chain(text).decode(parse_chain(text).encode(values, 0)).tobytes() == (
             values.tobytes()
         )
@@ -178,6 +173,44 @@ def test_encoder_refuses_what_it_cannot_hold(
     with pytest.raises(error) as caught:
         parse_chain(text).encode(values, 0)
     assert caught.value.code == error.code
+
+
+@given(cases(tuple(t for t in CHAINS if parse_chain(t).is_sparse)), seeds)
+@settings(max_examples=300, deadline=None)
+def test_sparse_chain_sends_the_spared_places_and_the_largest_others(
+    case: tuple[Chain, FloatVector], seed: int
+) -> None:
+    chain, values = case
+    assert chain.sparse is not None
+    spared = np.zeros(values.size, bool)
+    for span in chain.sparse.spared.spared if chain.sparse.spared else ():
+        spared[span] = True
+
+    positions, _ = chain.decode_sparse(chain.encode(values, seed))
+
+    assert positions.dtype == np.int64
+    assert (np.diff(positions) > 0).all()
+    sent = np.zeros(values.size, bool)
+    sent[positions] = True
+    assert sent[spared].all()
+    others = np.abs(values[~spared])
+    assert np.count_nonzero(sent & ~spared) == kept(chain.sparse.ratio, others.size)
+    chosen = sent[~spared]
+    if chosen.any() and not chosen.all():
+        assert others[chosen].min() >= others[~chosen].max()
+
+
+@given(cases(), seeds)
+@settings(deadline=None)
+def test_deflate_changes_no_value(case: tuple[Chain, FloatVector], seed: int) -> None:
+    chain, values = case
+    if "|deflate" not in str(chain):
+        return
+    plain = parse_chain(str(chain).removesuffix("|deflate"))
+
+    decoded = chain.decode(chain.encode(values, seed))
+
+    assert decoded.tobytes() == plain.decode(plain.encode(values, seed)).tobytes()
 
 
 def test_float16_says_where_it_ends() -> None:

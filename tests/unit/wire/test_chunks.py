@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from fedfleet.errors import FedFleetError
 from fedfleet.v1 import types_pb2 as pb
-from fedfleet.wire.chunks import check_chunk, chunks
+from fedfleet.wire.chunks import FIRST_BYTES, MOST_BYTES, check_chunk, chunks
 from fedfleet.wire.limits import CHUNK_BYTES, MAX_MESSAGE_BYTES
 
-BLOB = bytes(range(256)) * 9000  # two chunks and a piece
+BLOB = bytes(range(256)) * 9000  # several chunks and a piece
 
 
 def read(offset: int, length: int) -> bytes:
@@ -46,7 +46,39 @@ def test_chunks_are_read_as_they_are_asked_for() -> None:
     pieces = chunks(counted, len(BLOB))
     next(pieces)
 
-    assert asked == [(0, CHUNK_BYTES)]
+    assert asked == [(0, FIRST_BYTES)]
+
+
+def sizes(seconds_per_byte: float, total_bytes: int) -> list[int]:
+    """Sizes of the chunks on a link of such a speed."""
+    now_s, found = [0.0], []
+    for piece in chunks(lambda _, length: bytes(length), total_bytes, 0, lambda: now_s[0]):
+        found.append(len(piece.data))
+        now_s[0] += len(piece.data) * seconds_per_byte
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "settled"),
+    [(1e9, MOST_BYTES), (250e3, 1 << 18), (50e3, 1 << 16), (1e3, FIRST_BYTES)],
+)
+def test_chunks_take_a_second_or_so_on_every_link(bytes_per_s: float, settled: int) -> None:
+    found = sizes(1 / bytes_per_s, 20 * MOST_BYTES)
+
+    assert found[0] == FIRST_BYTES
+    assert set(found[10:-1]) == {settled}
+    assert max(found) <= MOST_BYTES
+
+
+def test_chunks_get_smaller_when_the_link_gets_slower() -> None:
+    now_s = 0.0
+    found = []
+    for piece in chunks(lambda _, length: bytes(length), 8 * MOST_BYTES, 0, lambda: now_s):
+        found.append(len(piece.data))
+        now_s += len(piece.data) / (1e9 if len(found) < 8 else 5e3)
+
+    assert found[7] == MOST_BYTES
+    assert found[20:-1] == [FIRST_BYTES] * len(found[20:-1])
 
 
 def test_chunk_and_its_envelope_fit_into_a_message() -> None:

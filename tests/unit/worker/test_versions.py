@@ -13,6 +13,7 @@ from fedfleet.errors import ChecksumMismatch, UpdateInvalid
 from fedfleet.types import ModelState
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.downlink import Descent, Ladder, descend
+from fedfleet.wire.spare import spare_small
 from fedfleet.wire.weights import encode_state
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.disk import Disk
@@ -35,7 +36,6 @@ cohort = 2
 [wire]
 downlink = "topk:0.2"
 """
-CHAIN = parse_chain("topk:0.2")
 
 
 def digest_of(data: bytes) -> str:
@@ -49,12 +49,13 @@ def moved(state: ModelState, by: float) -> ModelState:
 def two_rounds() -> tuple[list[Descent], dict[str, bytes]]:
     """The ladder after each of two rounds, and every blob by its digest."""
     initial = initial_of(RECIPE)
+    chain = spare_small(parse_chain("topk:0.2"), initial.schema)
     blob = encode_state(initial)
     served = {digest_of(blob): blob}
     ladder = Ladder.at(initial, digest_of(blob), len(blob))
     descents = []
     for i in (1, 2):
-        descent = descend(ladder, moved(initial, 0.1 * i), CHAIN, i)
+        descent = descend(ladder, moved(initial, 0.1 * i), chain, i)
         ladder = descent.ladder
         served |= {digest_of(data): data for data in descent.blobs}
         descents.append(descent)
