@@ -4,16 +4,18 @@ Both drivers of a round (the coordinator service and the simulator) call the sam
 algorithm that is right in simulation is the one that is deployed. The halves keep nothing in
 attributes: what must live from round to round is a ``Memory`` that the driver stores (the worker's
 on the device, the coordinator's in the journal) and hands back.
+
+Legend: P = trainable elements of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from fedfleet.aggregation.accumulator import Aggregate
-from fedfleet.types import Array, ModelState, Schema, Section, UpdateHeader
+from fedfleet.types import Array, FloatVector, Kind, ModelState, Schema, Section, UpdateHeader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,23 @@ Memory = Mapping[str, Array]
 # trainable parameters in schema order; changes their gradients in place.
 GradientAdjuster = Callable[[Sequence["Tensor"]], None]
 
+DELTA = Kind.TRAINABLE.value
+
+
+@dataclass(frozen=True, eq=False)
+class Received:
+    """What an assignment finds on the device.
+
+    Args:
+        version: what the coordinator sent.
+        broadcast: what came along with it, by section name, shape (P,).
+        memory: what this half kept from the last round that counted; empty at first.
+    """
+
+    version: ModelState
+    broadcast: Mapping[str, FloatVector]
+    memory: Memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalWork:
@@ -34,50 +53,163 @@ class LocalWork:
         samples: training examples that the worker holds for this run (the weight by samples).
         steps: optimizer steps taken.
         lr_sum: sum of the learning rate over the steps.
+        reach: how far the steps carry along constant gradients: the 1-norm of FedNova's vector a,
+            times the learning rate (Wang 2020, arXiv 2007.07481, equation 5). lr_sum without
+            momentum, more with it.
+        epoch_losses: mean training loss of each epoch, in nats.
     """
 
     samples: int
     steps: int
     lr_sum: float
+    reach: float
+    epoch_losses: tuple[float, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-class WorkerHalf(Protocol):
-    """What an algorithm does on the device."""
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training came to.
 
-    def adjuster(
-        self, received: ModelState, broadcast: Sequence[Section], memory: Memory
-    ) -> GradientAdjuster | None:
+    Args:
+        start: the state that training started from, what ``start_from`` gave.
+        state: the state that it ended with.
+        gradient: computes the mean gradient of the loss over the training examples at ``start``,
+            shape (P,): one more pass over the data.
+    """
+
+    start: ModelState
+    state: ModelState
+    work: LocalWork
+    gradient: Callable[[], FloatVector]
+
+    @property
+    def delta(self) -> FloatVector:
+        """Trained minus started from, shape (P,)."""
+        return self.state.trainable - self.start.trainable
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """What a worker makes of its training.
+
+    Args:
+        memory: to keep on this device; becomes the next round's if the update counts.
+        metrics: numbers for the coordinator half, beside those that training reports.
+    """
+
+    sections: tuple[Section, ...]
+    memory: Memory = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class RoundResult:
+    """What a round's updates came to.
+
+    Args:
+        base: the state that the round started from.
+        headers: of the updates in the aggregate, ordered by worker.
+        memory: the coordinator half's.
+        workers: how many workers hold data for the run, connected or not.
+    """
+
+    base: ModelState
+    aggregate: Aggregate
+    headers: Sequence[UpdateHeader]
+    memory: Memory
+    workers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a round leads to.
+
+    Args:
+        state: what the next round starts from.
+        memory: what the coordinator half keeps.
+        served: what is published as the round's version, where that is another state.
+    """
+
+    state: ModelState
+    memory: Memory = field(default_factory=dict)
+    served: ModelState | None = None
+
+
+class TrainingSettings(Protocol):
+    """What an algorithm may ask of the recipe's local training."""
+
+    @property
+    def optimizer(self) -> str: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+
+class Algorithm:
+    """Both halves, with what most algorithms do; a subclass writes what is its own.
+
+    Attributes:
+        sections: names of the trainable sections that an update has beside the delta.
+        weighs_together: whether the weights depend on all updates of the round; they are then kept
+            on disk until the round closes, and ``weights`` is asked instead of ``weight``.
+        needs_workers: whether ``RoundResult.workers`` is used, so that the recipe must say it.
+    """
+
+    sections: ClassVar[tuple[str, ...]] = ()
+    weighs_together: ClassVar[bool] = False
+    needs_workers: ClassVar[bool] = False
+
+    def check_training(self, training: TrainingSettings) -> None:
+        """Raises ValueError: the algorithm is not defined for the recipe's local training."""
+
+    # Worker half
+
+    def start_from(self, received: Received) -> ModelState:
+        """The state that this worker trains from, and that it evaluates."""
+        return received.version
+
+    def adjuster(self, received: Received) -> GradientAdjuster | None:
         """The change to each step's gradient, or None."""
+        return None
 
-    def finish(
-        self,
-        received: ModelState,
-        trained: ModelState,
-        work: LocalWork,
-        broadcast: Sequence[Section],
-        memory: Memory,
-    ) -> tuple[tuple[Section, ...], Memory]:
+    def finish(self, received: Received, trained: Trained) -> Finished:
         """The update's sections and the memory to keep on this device."""
+        return Finished(self.built_in(trained), received.memory)
 
+    def built_in(
+        self, trained: Trained, delta_P: FloatVector | None = None
+    ) -> tuple[Section, Section, Section]:
+        """The sections that every update has: the delta, and the other kinds as values."""
+        delta_P = trained.delta if delta_P is None else delta_P
+        state = trained.state
+        return (
+            Section(DELTA, Kind.TRAINABLE, delta_P),
+            Section(Kind.STATISTIC.value, Kind.STATISTIC, state.statistics),
+            Section(Kind.COUNTER.value, Kind.COUNTER, state.counters),
+        )
 
-class CoordinatorHalf(Protocol):
-    """What an algorithm does where updates meet."""
+    # Coordinator half
 
     def start(self, schema: Schema) -> Memory:
         """The memory before the first round."""
+        return {}
 
     def broadcast(self, schema: Schema, memory: Memory) -> tuple[Section, ...]:
         """What is sent along with the version; empty for most."""
+        return ()
 
     def weight(self, header: UpdateHeader) -> float:
         """How much an update counts in the weighted mean, > 0."""
+        return header.weight
 
-    def step(
-        self, base: ModelState, aggregate: Aggregate, memory: Memory
-    ) -> tuple[ModelState, Memory]:
-        """The next version's state, and the memory to keep."""
+    def weights(self, headers: Sequence[UpdateHeader], memory: Memory) -> Sequence[float]:
+        """How much each update of a round counts, > 0, where they are weighed together."""
+        return [self.weight(header) for header in headers]
 
-
-class Algorithm(WorkerHalf, CoordinatorHalf, Protocol):
-    """Both halves."""
+    def step(self, result: RoundResult) -> Outcome:
+        """What the round leads to."""
+        raise NotImplementedError

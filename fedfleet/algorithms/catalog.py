@@ -8,10 +8,37 @@ from typing import Any, Literal
 
 from fedfleet.algorithms.base import Algorithm
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
+from fedfleet.algorithms.fedbn import FedBN
+from fedfleet.algorithms.feddyn import FedDyn, FedDynOptions
+from fedfleet.algorithms.fedgw import FedGW
+from fedfleet.algorithms.fednova import FedNova
+from fedfleet.algorithms.fedopt import (
+    FedAdagrad,
+    FedAdagradOptions,
+    FedAdam,
+    FedAvgM,
+    FedAvgMOptions,
+    FedOptOptions,
+    FedYogi,
+)
+from fedfleet.algorithms.fedprox import FedProx, FedProxOptions
+from fedfleet.algorithms.fedsgd import FedSGD
+from fedfleet.algorithms.scaffold import Scaffold, ScaffoldOptions
 
 # Options class and constructor. Any: each constructor takes its own options class.
 CATALOG: Mapping[str, tuple[type, Callable[[Any], Algorithm]]] = {
     "fedavg": (FedAvgOptions, FedAvg),
+    "fedsgd": (FedAvgOptions, FedSGD),
+    "fedavgm": (FedAvgMOptions, FedAvgM),
+    "fedadagrad": (FedAdagradOptions, FedAdagrad),
+    "fedadam": (FedOptOptions, FedAdam),
+    "fedyogi": (FedOptOptions, FedYogi),
+    "fedprox": (FedProxOptions, FedProx),
+    "scaffold": (ScaffoldOptions, Scaffold),
+    "feddyn": (FedDynOptions, FedDyn),
+    "fednova": (FedAvgOptions, FedNova),
+    "fedbn": (FedAvgOptions, FedBN),
+    "fedgw": (FedAvgOptions, FedGW),
 }
 
 

@@ -30,6 +30,8 @@ class RoundsConfig:
         deadline_s: seconds from the assignments (or from the wait for workers) to the deadline.
         attempts: deadlines that one round may pass before the run fails.
         selection: how the cohort is drawn from the connected workers.
+        fleet: workers that hold data for the run, connected or not; absent means data.workers. For
+            algorithms that must know it.
         max_weight: largest weight (training samples) of one update. The exact sum's resolution is
             chosen from max_weight times the cohort.
     """
@@ -42,6 +44,7 @@ class RoundsConfig:
     deadline_s: float = 300.0
     attempts: int = 3
     selection: Literal["uniform"] = "uniform"
+    fleet: int | None = None
     max_weight: int = 1 << 20
 
     def __post_init__(self) -> None:
@@ -59,6 +62,8 @@ class RoundsConfig:
             raise ValueError(
                 f"min_workers = {self.min_workers}: must be at least quorum ({self.needed})"
             )
+        if self.fleet is not None and self.fleet < self.cohort:
+            raise ValueError(f"fleet = {self.fleet}: must be at least cohort ({self.cohort})")
         if not 0 < self.deadline_s < float("inf"):
             raise ValueError(f"deadline_s = {self.deadline_s}: must be above 0")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedfleet import plugins
 from fedfleet.algorithms.catalog import CATALOG as ALGORITHMS
-from fedfleet.algorithms.catalog import AlgorithmConfig
+from fedfleet.algorithms.catalog import AlgorithmConfig, make_algorithm
 from fedfleet.codecs.config import WireConfig
 from fedfleet.data import config as data_config
 from fedfleet.data.config import DataConfig
@@ -51,6 +51,11 @@ class Recipe:
     wire: WireConfig
     source: str
 
+    @property
+    def fleet(self) -> int | None:
+        """How many workers hold data for the run, where the recipe says it."""
+        return self.rounds.fleet or self.data.workers
+
 
 def parse_recipe(text: str) -> Recipe:
     """Parse and validate a recipe; imports no torch and touches no data.
@@ -77,13 +82,16 @@ def parse_recipe(text: str) -> Recipe:
     rounds = parse_table(RoundsConfig, _table(tables, "rounds"), "rounds")
     data = _data(_table(tables, "data"))
     _check_cohort(rounds, data)
+    training = parse_table(TrainingConfig, _table(tables, "training", {}), "training")
+    algorithm = _algorithm(_table(tables, "algorithm", {"name": "fedavg"}))
+    _check_algorithm(algorithm, training, rounds.fleet or data.workers)
     return Recipe(
         name=_name(tables),
         seed=_seed(tables),
         model=_model(_table(tables, "model")),
         data=data,
-        training=parse_table(TrainingConfig, _table(tables, "training", {}), "training"),
-        algorithm=_algorithm(_table(tables, "algorithm", {"name": "fedavg"})),
+        training=training,
+        algorithm=algorithm,
         rounds=rounds,
         evaluation=parse_table(EvaluationConfig, _table(tables, "evaluation", {}), "evaluation"),
         wire=parse_table(WireConfig, _table(tables, "wire", {}), "wire"),
@@ -180,6 +188,19 @@ def _take(table: dict[str, Any], cls: type) -> dict[str, Any]:
     """Take out of a table what belongs to the class itself; the rest are the options."""
     names = {item.name for item in fields(cls)} - {"options"}
     return {key: table.pop(key) for key in list(table) if key in names}
+
+
+def _check_algorithm(config: AlgorithmConfig, training: TrainingConfig, fleet: int | None) -> None:
+    algorithm = make_algorithm(config)
+    if algorithm.needs_workers and fleet is None:
+        raise RecipeInvalid(
+            f'algorithm.name = "{config.name}": must know how many workers hold data; set '
+            "rounds.fleet, or data.workers for a partitioned data set"
+        )
+    try:
+        algorithm.check_training(training)
+    except ValueError as error:
+        raise RecipeInvalid(f'algorithm.name = "{config.name}": {error}') from error
 
 
 def _check_cohort(rounds: RoundsConfig, data: DataConfig) -> None:

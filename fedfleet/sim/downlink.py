@@ -58,6 +58,10 @@ class SimulatedDownlink:
         self._held[worker_id] = worth_keeping(ladder.base_digest, ladder.deltas)
         return self._base
 
+    def count(self, size_bytes: int) -> None:
+        """Count what is sent along with a version."""
+        self._bytes += size_bytes
+
     def take_bytes(self) -> int:
         """Bytes downloaded since the last call."""
         taken, self._bytes = self._bytes, 0

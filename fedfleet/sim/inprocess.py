@@ -30,7 +30,7 @@ from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.training.worker import LocalRun, LocalWorker
-from fedfleet.types import Evaluation, ModelState, Update, UpdateHeader
+from fedfleet.types import Evaluation, ModelState, Section, Update, UpdateHeader
 from fedfleet.wire.downlink import is_lossless
 from fedfleet.wire.spare import spare_small
 from fedfleet.wire.updates import decode_update
@@ -103,6 +103,7 @@ class _Driver:
         self._algorithm = make_algorithm(recipe.algorithm)
         self._machine = RoundMachine("sim", recipe.rounds, recipe.evaluation)
         self._state = initial_state(self._card, derive(recipe.seed, "initial"))
+        self._served = self._state
         self._downlink = SimulatedDownlink(recipe, self._state)
         self._memory: Memory = self._algorithm.start(self._trainer.schema)
         self._sum = self._new_sum()
@@ -137,7 +138,7 @@ class _Driver:
             outcome=finish.outcome,
             code=finish.code,
             reason=finish.reason,
-            state=self._state,
+            state=self._served,
             rounds=tuple(self._rounds),
             classes=self._card.classes,
         )
@@ -191,7 +192,7 @@ class _Driver:
             self._downlink.fetch(action.worker_id),
             seed=seed,
             round=action.round,
-            broadcast=self._algorithm.broadcast(self._trainer.schema, self._memory),
+            broadcast=self._broadcast(),
             memory=training_memory,
         )
         header = UpdateHeader(
@@ -227,9 +228,15 @@ class _Driver:
         self._sizes[key] = len(encoded.payload)
         return decode_update(encoded.header, encoded.payload, chain), kept
 
+    def _broadcast(self) -> tuple[Section, ...]:
+        sections = self._algorithm.broadcast(self._trainer.schema, self._memory)
+        self._downlink.count(sum(section.values.nbytes for section in sections))
+        return sections
+
     def _evaluate(self, action: act.SendAssignment) -> None:
         base = self._downlink.fetch(action.worker_id)
-        evaluation = self._worker(action.worker_id).evaluate(base)
+        memory, _ = split_memory(self._memories.get(action.worker_id, {}))
+        evaluation = self._worker(action.worker_id).evaluate(base, memory)
         self._rounds[-1].worker_evaluations[action.worker_id] = evaluation
         fields: dict[str, Any] = evaluation.to_json()
         self._tell(
@@ -262,19 +269,27 @@ class _Driver:
 
     def _fold(self, assignment_id: str) -> None:
         update, memory = self._updates[assignment_id]
-        self._sum.fold(update)
         self._memories[update.header.worker_id] = memory
-        # Only the header is needed from here on.
-        self._updates[assignment_id] = (Update(update.header, ()), {})
+        if not self._sum.waits:
+            self._sum.fold(update)
+            # Only the header is needed from here on.
+            self._updates[assignment_id] = (Update(update.header, ()), {})
 
     def _aggregate(self, action: act.Aggregate) -> None:
-        self._state, self._memory = self._sum.next_state()
+        updates = [self._updates[key][0] for key in action.assignment_ids]
+        updates.sort(key=lambda update: update.header.worker_id)
+        headers = [update.header for update in updates]
+        if self._sum.waits:
+            for update, weight in zip(updates, self._sum.weights(headers), strict=True):
+                self._sum.fold(update, weight)
+        outcome = self._sum.outcome(headers)
+        self._state, self._memory = outcome.state, outcome.memory
+        self._served = outcome.served or outcome.state
         self._downlink.descend(self._state, action.round)
         self._sum = self._new_sum()
-        headers = [self._updates[key][0].header for key in action.assignment_ids]
         evaluation = None
         if action.evaluate and self._test is not None:
-            evaluation = self._trainer.evaluate(self._state, self._test)
+            evaluation = self._trainer.evaluate(self._served, self._test)
         self._rounds.append(
             SimulatedRound(
                 round=action.round,

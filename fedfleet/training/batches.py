@@ -98,6 +98,7 @@ def batch_bounds(examples: int, batch_size: int) -> Iterator[tuple[int, int]]:
     A last batch of a single example is merged into the one before: batch normalisation has no
     variance over one value, and one example would weigh as much as a whole batch.
     """
+    batch_size = batch_size or examples
     steps = steps_per_epoch(examples, batch_size)
     for step in range(steps):
         yield step * batch_size, examples if step == steps - 1 else (step + 1) * batch_size
@@ -105,5 +106,7 @@ def batch_bounds(examples: int, batch_size: int) -> Iterator[tuple[int, int]]:
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """How many batches ``batch_bounds`` makes."""
+    if not batch_size:
+        return min(examples, 1)
     full, rest = divmod(examples, batch_size)
     return full + (rest > (1 if full and batch_size > 1 else 0))

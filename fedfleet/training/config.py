@@ -12,7 +12,7 @@ class TrainingConfig:
 
     Args:
         epochs: passes over the local training split.
-        batch_size: examples per step. The last batch of an epoch may be smaller; a last batch of
+        batch_size: examples per step; 0 takes all of them at once. The last batch of an epoch may be smaller; a last batch of
             one example joins the batch before it (batch normalisation needs two).
         optimizer: its own state (momentum, moments) starts empty in each round.
         lr: learning rate at the first round.
@@ -62,9 +62,10 @@ class TrainingConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        if self.epochs < 1:
+            raise ValueError(f"epochs = {self.epochs}: must be 1 or more")
+        if self.batch_size < 0:
+            raise ValueError(f"batch_size = {self.batch_size}: must be 1 or more, or 0 for all")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr = {self.lr}: must be above 0")
         for name in ("label_smoothing", "validation_fraction"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 
-from fedfleet.algorithms.base import LocalWork, Memory, WorkerHalf
+from fedfleet.algorithms.base import Algorithm, LocalWork, Memory, Received, Trained
 from fedfleet.data.shard import Examples
 from fedfleet.errors import TrainingFailed
 from fedfleet.models.card import ModelCard
@@ -19,13 +20,14 @@ from fedfleet.models.catalog import build
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.device import deterministic_kernels, prepare, resolve_device, thread_cap
 from fedfleet.training.evaluation import evaluate
+from fedfleet.training.gradient import mean_gradient
 from fedfleet.training.loop import LoopResult, LoopTask, train_epochs
-from fedfleet.training.optim import Plateau
+from fedfleet.training.optim import Plateau, reach
 from fedfleet.training.seeding import derive, isolated_rng
 from fedfleet.training.split import split_validation
 from fedfleet.training.state import CPU, load_state, schema_of, state_of, trainable_parameters
 from fedfleet.training.watch import Watch
-from fedfleet.types import Evaluation, ModelState, Section
+from fedfleet.types import Evaluation, FloatVector, ModelState, Section
 
 # Keys of a worker's memory that are the schedule's; algorithms neither see nor use them.
 PREFIX = "training."
@@ -40,12 +42,13 @@ class TrainTask:
         seed: of this assignment's randomness, in [0, 2^63).
         split_seed: of the local split; the same in every round, or held-out examples are trained.
         round: counted from 1, of ``rounds``.
+        broadcast: what came along with the version.
         memory: what the worker kept from the last round it took part in; empty at first.
         on_progress: called with the share done in [0, 1], at most ten times a second.
         cancelled: asked after every step; True stops the work.
     """
 
-    algorithm: WorkerHalf
+    algorithm: Algorithm
     received: ModelState
     examples: Examples
     seed: int
@@ -119,18 +122,24 @@ class LocalTrainer:
         training, validation = split_validation(
             task.examples, self._training.validation_fraction, task.split_seed
         )
-        memory = {k: v for k, v in task.memory.items() if not k.startswith(PREFIX)}
-        result, trained = self._run(task, training, validation, memory)
+        received = _received(task)
+        start = task.algorithm.start_from(received)
+        result, trained = self._run(task, received, start, training, validation)
         work = LocalWork(
             samples=len(training),
             steps=len(result.lrs),
             lr_sum=math.fsum(result.lrs),
+            reach=reach(self._training, result.lrs),
+            epoch_losses=result.epoch_losses,
             metrics=_metrics(result),
         )
-        sections, kept = task.algorithm.finish(task.received, trained, work, task.broadcast, memory)
+        gradient = partial(self._gradient, start, training)
+        finished = task.algorithm.finish(received, Trained(start, trained, work, gradient))
+        kept = finished.memory
         if self._training.scheduler == "plateau":
             kept = {**kept, **result.plateau.keep()}
-        return TrainResult(sections, kept, work)
+        metrics = {**work.metrics, **finished.metrics}
+        return TrainResult(finished.sections, kept, replace(work, metrics=metrics))
 
     def evaluate(self, state: ModelState, examples: Examples) -> Evaluation:
         """Count how a version does on labelled examples.
@@ -150,12 +159,29 @@ class LocalTrainer:
                 device=self._device,
             )
 
+    def _gradient(self, start: ModelState, training: Examples) -> FloatVector:
+        with self._loaded(start, seed=0):
+            return mean_gradient(
+                self._module,
+                self._params,
+                training,
+                self._card.inputs,
+                len(self._card.classes),
+                self._training,
+                self._device,
+            )
+
     def _run(
-        self, task: TrainTask, training: Examples, validation: Examples, memory: Memory
+        self,
+        task: TrainTask,
+        received: Received,
+        start: ModelState,
+        training: Examples,
+        validation: Examples,
     ) -> tuple[LoopResult, ModelState]:
-        adjuster = task.algorithm.adjuster(task.received, task.broadcast, memory)
+        adjuster = task.algorithm.adjuster(received)
         seed = derive(task.seed, "round", task.round)
-        with self._loaded(task.received, seed=derive(seed, "dropout")):
+        with self._loaded(start, seed=derive(seed, "dropout")):
             result = train_epochs(
                 self._module,
                 self._params,
@@ -196,6 +222,15 @@ class LocalTrainer:
             isolated_rng(seed, self._device),
         ):
             yield
+
+
+def _received(task: TrainTask) -> Received:
+    """What the algorithm's worker half sees: the schedule's part of the memory is not its own."""
+    return Received(
+        task.received,
+        {section.name: section.values for section in task.broadcast},
+        {key: array for key, array in task.memory.items() if not key.startswith(PREFIX)},
+    )
 
 
 def _metrics(result: LoopResult) -> dict[str, float]:

@@ -54,6 +54,7 @@ class LoopResult:
         train_loss, train_accuracy: means over all samples of all steps, each measured in training
             mode before its step; the loss is the one that is minimised, smoothing included.
         validation: of the trained module; None without held-out examples.
+        epoch_losses: the training loss of each epoch by itself.
     """
 
     lrs: tuple[float, ...]
@@ -61,6 +62,7 @@ class LoopResult:
     train_accuracy: float
     validation: Evaluation | None
     plateau: Plateau
+    epoch_losses: tuple[float, ...] = ()
 
 
 def train_epochs(
@@ -126,16 +128,17 @@ class _Loop:
     def run(self) -> LoopResult:
         watches_plateau = self._config.scheduler == "plateau"
         validation = None
+        epoch_losses = []
         self._module.train()  # evaluation in between gives this mode back
         for epoch in range(1, self._config.epochs + 1):
             self._epoch()
             self._check_losses()
+            epoch_losses.append(self._mean_loss(self._done - self._done // epoch))
             if watches_plateau or epoch == self._config.epochs:
                 validation = self._validate()
             if watches_plateau:
                 # A shard too small to hold anything out watches its training loss instead.
-                start = self._done - self._done // epoch
-                loss = validation.loss if validation else self._mean_loss(start)
+                loss = validation.loss if validation else epoch_losses[-1]
                 self._plateau = self._plateau.after(self._config, loss)
         if not self._stepper.lrs:
             raise TrainingFailed(
@@ -148,6 +151,7 @@ class _Loop:
             train_accuracy=int(self._correct) / float(self._sizes.sum()),
             validation=validation,
             plateau=self._plateau,
+            epoch_losses=tuple(epoch_losses),
         )
 
     def _epoch(self) -> None:

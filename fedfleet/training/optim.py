@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +35,21 @@ def make_optimizer(
     # overflows by itself, unseen by the count of steps taken.
     fused = True if config.amp != "float16" else None
     return adam(params, lr=lr, weight_decay=config.weight_decay, fused=fused)
+
+
+def reach(config: TrainingConfig, lrs: Sequence[float]) -> float:
+    """How far an optimizer carries along a constant gradient of 1, its state empty at first.
+
+    The learning rate times the 1-norm of FedNova's vector a (Wang 2020, arXiv 2007.07481, section
+    4.1): the sum of the rates for plain SGD, more with momentum. For Adam, whose steps do not scale
+    with the gradient, the sum of the rates.
+    """
+    momentum = (config.momentum or 0.0) if config.optimizer == "sgd" else 0.0
+    total = velocity = 0.0
+    for lr in lrs:
+        velocity = momentum * velocity + 1.0
+        total += lr * (1.0 + momentum * velocity if config.nesterov else velocity)
+    return total
 
 
 def cosine_lr(config: TrainingConfig, step: int, total_steps: int) -> float:

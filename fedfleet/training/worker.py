@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfleet.algorithms.base import Memory
+from fedfleet.algorithms.base import Memory, Received
 from fedfleet.algorithms.catalog import AlgorithmConfig, make_algorithm
 from fedfleet.data.config import DataConfig
 from fedfleet.data.shard import Examples, load_examples
@@ -80,8 +80,12 @@ class LocalWorker:
             )
         )
 
-    def evaluate(self, state: ModelState) -> Evaluation:
-        """Evaluate a version on what the recipe names: the held-out split, or the test share."""
+    def evaluate(self, version: ModelState, memory: Memory) -> Evaluation:
+        """Evaluate a version, as the algorithm adapts it to this worker.
+
+        On what the recipe names: the held-out split, or the test share.
+        """
+        state = self._algorithm.start_from(Received(version, {}, memory))
         if self._held_out is None:
             self._held_out = self._load_held_out()
         return self._trainer.evaluate(state, self._held_out)

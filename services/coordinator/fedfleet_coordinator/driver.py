@@ -302,6 +302,7 @@ class RunDriver:
             base_digest=ladder.base_digest,
             base_bytes=ladder.base_bytes,
             deltas=ladder.deltas,
+            broadcast=self._workshop.broadcast if action.work is act.Work.TRAIN else (),
             schema_digest=self._workshop.schema.digest,
             level=LEVEL,
             recipe=self._recipe.source,
@@ -329,7 +330,9 @@ class RunDriver:
     async def _aggregate(self, action: act.Aggregate) -> None:
         executors, store = self._around.executors, self._around.store
         made = await executors.compute(
-            lambda: self._workshop.make_next(action.round, evaluate=action.evaluate)
+            lambda: self._workshop.make_next(
+                action.round, action.assignment_ids, evaluate=action.evaluate
+            )
         )
         duration_s = time.time() - self._cohort_at_s
         moved = self._around.traffic.take_round()
@@ -347,6 +350,8 @@ class RunDriver:
 
         def commit(entry: Entry) -> VersionRecord:
             fields = {**entry.fields, "metrics": version.metrics}
+            if made.base.state_digest:
+                fields["state_digest"] = made.base.state_digest
             if made.ladder.deltas:
                 fields["ladder"] = made.ladder.to_json()
             return store.commit_round(

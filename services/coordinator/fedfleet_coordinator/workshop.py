@@ -6,14 +6,15 @@ Everything here blocks; the driver calls it in executors.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedfleet.algorithms.base import Memory
+from fedfleet.algorithms.base import Memory, Outcome
 from fedfleet.algorithms.catalog import make_algorithm
+from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import Conflict
@@ -25,23 +26,37 @@ from fedfleet.store.protocols import RunRecord, Store, UpdateRecord, VersionReco
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
-from fedfleet.types import Evaluation, ModelState, Schema
+from fedfleet.types import Evaluation, ModelState, Schema, Update
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.downlink import Ladder, descend, is_lossless, ladder_from_json
 from fedfleet.wire.spare import spare_small
-from fedfleet.wire.updates import IDENTITY, decode_update, header_from_json, header_of
+from fedfleet.wire.updates import (
+    IDENTITY,
+    decode_update,
+    header_from_json,
+    header_of,
+    section_info,
+)
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
 from fedfleet_coordinator.traffic import Moved
 
 
 @dataclass(frozen=True)
 class Base:
-    """The version that a round starts from. ``number`` is None for the initial state."""
+    """The version that a round starts from.
+
+    Args:
+        state: what training goes on from.
+        digest, size_bytes: of the published version's blob.
+        number: of the published version; None for the initial state.
+        state_digest: of the state's blob, where another state was published.
+    """
 
     state: ModelState
     digest: str
     size_bytes: int
     number: int | None
+    state_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class Workshop:
     Attributes:
         base: the version that the current round starts from.
         ladder: how workers come by it; with a lossy downlink by something close to it.
+        broadcast: what is sent along with it.
     """
 
     def __init__(self, run: RunRecord, recipe: Recipe, store: Store, data_dir: Path | None) -> None:
@@ -81,6 +97,7 @@ class Workshop:
         self._memory = self._load_memory()
         self.base = self._load_base(run)
         self.ladder = self._load_ladder(run)
+        self.broadcast = self._store_broadcast()
         self._sum = self._new_sum()
         self._outdated: set[str] = set()  # blobs that no worker needs once the round is closed
 
@@ -100,24 +117,53 @@ class Workshop:
 
         Read from its blob block by block: no update is ever held in memory.
         """
-        header = header_from_json(record.header)
-        payload = self._store.blobs.view(record.digest)
-        self._sum.fold(decode_update(header, payload, self.uplink))
+        if not self._sum.waits:
+            self._sum.fold(self._open(record))
 
-    def make_next(self, round: int, *, evaluate: bool) -> Made:
-        """Compute the next version, store its bytes, evaluate it if asked."""
-        state, memory = self._sum.next_state()
-        blob = encode_state(state)
-        base = Base(state, self._store.blobs.put(blob), len(blob), None)
-        memory_digest = self._store.blobs.put(encode_arrays(memory)) if memory else ""
+    def _open(self, record: UpdateRecord) -> Update:
+        payload = self._store.blobs.view(record.digest)
+        return decode_update(header_from_json(record.header), payload, self.uplink)
+
+    def make_next(self, round: int, assignment_ids: Collection[str], *, evaluate: bool) -> Made:
+        """Compute the next version, store its bytes, evaluate it if asked.
+
+        Args:
+            assignment_ids: of the updates that the round closes with.
+        """
+        records = self._counted(round, assignment_ids)
+        headers = [header_of(header_from_json(record.header)) for record in records]
+        if self._sum.waits:
+            for record, weight in zip(records, self._sum.weights(headers), strict=True):
+                self._sum.fold(self._open(record), weight)
+        outcome = self._sum.outcome(headers)
+        base = self._publish(outcome)
+        ladder = self._next_ladder(base, round)
+        memory_digest = ""
+        if outcome.memory:
+            memory_digest = self._store.blobs.put(encode_arrays(outcome.memory))
         evaluation = None
         if evaluate and self._examples is not None:
-            evaluation = self._trainer.evaluate(state, self._examples)
-        return Made(base, self._next_ladder(base, round), memory, memory_digest, evaluation)
+            evaluation = self._trainer.evaluate(outcome.served or outcome.state, self._examples)
+        return Made(base, ladder, outcome.memory, memory_digest, evaluation)
+
+    def _counted(self, round: int, assignment_ids: Collection[str]) -> list[UpdateRecord]:
+        """The updates that a round closes with, ordered by worker: the same in every driver."""
+        records = self._store.journal.updates(self._run_id, round)
+        counted = [record for record in records if record.assignment_id in assignment_ids]
+        return sorted(counted, key=lambda record: record.worker_id)
+
+    def _publish(self, outcome: Outcome) -> Base:
+        """Store the version's bytes, and the state's where they are others."""
+        blob = encode_state(outcome.served or outcome.state)
+        digest = self._store.blobs.put(blob)
+        if outcome.served is None:
+            return Base(outcome.state, digest, len(blob), None)
+        state_digest = self._store.blobs.put(encode_state(outcome.state))
+        return Base(outcome.state, digest, len(blob), None, state_digest)
 
     def _next_ladder(self, base: Base, round: int) -> Ladder:
         if is_lossless(self.downlink):
-            return Ladder.at(base.state, base.digest, base.size_bytes)
+            return Ladder.at(base.state, base.state_digest or base.digest, base.size_bytes)
         seed = derive(self._recipe.seed, "downlink", round)
         descent = descend(self.ladder, base.state, self.downlink, seed)
         for blob in descent.blobs:
@@ -153,9 +199,12 @@ class Workshop:
         if self.base.number is None:
             self._outdated.add(self.base.digest)
         self._outdated |= self.ladder.blobs
+        self._outdated |= {self.base.state_digest, *(one.digest for one in self.broadcast)}
+        self._outdated -= {""}
         self.ladder = made.ladder
-        self.base = Base(made.base.state, made.base.digest, made.base.size_bytes, version.number)
+        self.base = replace(made.base, number=version.number)
         self._memory = made.memory
+        self.broadcast = self._store_broadcast()
         self._sum = self._new_sum()
 
     def forget_updates(self, round: int, refused: tuple[str, ...]) -> None:
@@ -163,11 +212,21 @@ class Workshop:
         records = self._store.journal.updates(self._run_id, round)
         digests = {*(record.digest for record in records), *refused, *self._outdated}
         self._outdated.clear()
-        for digest in digests - self.ladder.blobs:
+        needed = {self.base.state_digest, *(one.digest for one in self.broadcast)}
+        for digest in digests - self.ladder.blobs - needed:
             with suppress(Conflict):  # the same bytes are still needed by another record
                 self._store.blobs.delete(digest)
 
     # State from the store
+
+    def _store_broadcast(self) -> tuple[pb.BroadcastSection, ...]:
+        """What the algorithm sends along with the version, as blobs."""
+        sent = []
+        for section in self._algorithm.broadcast(self.schema, self._memory):
+            data = bytes(identity.encode(section.values))
+            info = section_info(section, len(data), IDENTITY.steps)
+            sent.append(pb.BroadcastSection(section=info, digest=self._store.blobs.put(data)))
+        return tuple(sent)
 
     def _new_sum(self) -> RoundSum:
         return RoundSum(
@@ -189,23 +248,27 @@ class Workshop:
             return Base(state, self._store.blobs.put(blob), len(blob), None)
         for version in self._store.registry.versions(run.model):
             if (version.run_id, version.round) == (run.run_id, run.round):
-                blob = self._store.blobs.read(version.digest)
+                state_digest = self._committed(run, "state_digest") or ""
+                blob = self._store.blobs.read(state_digest or version.digest)
                 state = decode_state(version.schema, blob)
-                return Base(state, version.digest, len(blob), version.number)
+                return Base(state, version.digest, len(blob), version.number, state_digest)
         raise AssertionError("a round and its version are committed together")
 
     def _load_ladder(self, run: RunRecord) -> Ladder:
         """The ladder as the last commit left it: what workers hold must lead to the next base."""
         base = self.base
-        kept = {
-            entry.round: entry.fields["ladder"]
-            for entry in self._store.journal.entries(run.run_id)
-            if "ladder" in entry.fields
-        }
-        if run.round not in kept:
-            return Ladder.at(base.state, base.digest, base.size_bytes)
-        blob = self._store.blobs.read(kept[run.round]["anchor_digest"])
-        return ladder_from_json(kept[run.round], base.state, decode_state(self.schema, blob))
+        kept = self._committed(run, "ladder")
+        if kept is None:
+            return Ladder.at(base.state, base.state_digest or base.digest, base.size_bytes)
+        blob = self._store.blobs.read(kept["anchor_digest"])
+        return ladder_from_json(kept, base.state, decode_state(self.schema, blob))
+
+    def _committed(self, run: RunRecord, field: str) -> Any:
+        """What the last commit's journal entry says beside its event. Any: it is JSON."""
+        for entry in reversed(self._store.journal.entries(run.run_id)):
+            if entry.kind == "round_committed" and entry.round == run.round:
+                return entry.fields.get(field)
+        return None
 
 
 def round_metrics(

@@ -35,7 +35,13 @@ async def serve(
         stack.enter_context(hold_folder(config.state_dir, "the worker's state folder"))
         channel = await stack.enter_async_context(open_channel(config.coordinator))
         stub = FederationServiceStub(channel)
-        workbench = Workbench(make_bench(config), disk, stub, metrics, threads, outbox.put)
+        # Apart, so that heartbeats and assignments never wait behind the bytes of a transfer.
+        bulk = await stack.enter_async_context(
+            open_channel(config.coordinator, own_connection=True)
+        )
+        workbench = Workbench(
+            make_bench(config), disk, FederationServiceStub(bulk), metrics, threads, outbox.put
+        )
         agent = Agent(config, stub, workbench, outbox, metrics)
 
         def ready() -> tuple[bool, str]:

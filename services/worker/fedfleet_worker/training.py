@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fedfleet.algorithms.base import Memory
+from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.codecs.config import WireConfig
 from fedfleet.errors import SchemaMismatch
@@ -16,11 +17,11 @@ from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.training.worker import LocalRun, LocalWorker
-from fedfleet.types import Evaluation, Update, UpdateHeader
+from fedfleet.types import Evaluation, Schema, Section, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.deltas import apply_delta
 from fedfleet.wire.spare import spare_small
-from fedfleet.wire.updates import EncodedUpdate
+from fedfleet.wire.updates import IDENTITY, EncodedUpdate, check_section
 from fedfleet.wire.uplink import encode_uplink, split_memory
 from fedfleet.wire.weights import decode_state, encode_state
 from fedfleet_worker.config import WorkerConfig
@@ -45,11 +46,15 @@ class Bench:
         self,
         assignment: pb.Assignment,
         version: bytes,
+        broadcast: Sequence[bytes],
         memory: Memory,
         on_progress: Callable[[float], None],
         cancelled: Callable[[], bool],
     ) -> tuple[EncodedUpdate, Memory]:
         """Train; returns the encoded update and the memory that goes with it.
+
+        Args:
+            broadcast: the blobs of the assignment's broadcast sections, in their order.
 
         Raises:
             FedFleetError: with the code that the coordinator is told.
@@ -60,7 +65,7 @@ class Bench:
             decode_state(self._trainer.schema, version),
             seed=assignment.seed,
             round=assignment.round,
-            broadcast=(),
+            broadcast=_sections(assignment, broadcast, self._trainer.schema),
             memory=training_memory,
             on_progress=on_progress,
             cancelled=cancelled,
@@ -101,10 +106,11 @@ class Bench:
         state = decode_state(self._trainer.schema, version)
         return encode_state(apply_delta(state, delta, self._downlink))
 
-    def evaluate(self, assignment: pb.Assignment, version: bytes) -> Evaluation:
-        """Evaluate a version on this worker's held-out data."""
+    def evaluate(self, assignment: pb.Assignment, version: bytes, memory: Memory) -> Evaluation:
+        """Evaluate a version, as the algorithm adapts it to this worker, on held-out data."""
         self._set_up(assignment)
-        return self._worker.evaluate(decode_state(self._trainer.schema, version))
+        state = decode_state(self._trainer.schema, version)
+        return self._worker.evaluate(state, split_memory(memory)[0])
 
     def _set_up(self, assignment: pb.Assignment) -> None:
         key = hashlib.sha256(assignment.recipe.encode()).hexdigest()
@@ -138,3 +144,15 @@ class Bench:
             shard=self._config.shard,
             data_dir=self._config.data_dir,
         )
+
+
+def _sections(
+    assignment: pb.Assignment, blobs: Sequence[bytes], schema: Schema
+) -> tuple[Section, ...]:
+    """What came along with the version. Raises UpdateInvalid: not what the assignment says."""
+    sections = []
+    for sent, blob in zip(assignment.broadcast, blobs, strict=True):
+        kind = check_section(sent.section, schema, IDENTITY)
+        values = identity.decode(blob, kind, sent.section.elements)
+        sections.append(Section(sent.section.name, kind, values))
+    return tuple(sections)

@@ -54,9 +54,10 @@ class Versions:
         self._disk.keep_version(digest, initial)
         return frozenset({digest})
 
-    def missing(self, route: Route) -> list[tuple[str, int]]:
-        """Digests and sizes of what a route needs and the disk does not hold."""
+    def missing(self, assignment: pb.Assignment, route: Route) -> list[tuple[str, int]]:
+        """Digests and sizes of what a route and a broadcast need and the disk does not hold."""
         wanted = [(delta.digest, delta.size_bytes) for delta in route.deltas]
+        wanted += [(sent.digest, sent.section.encoded_bytes) for sent in assignment.broadcast]
         if route.start_bytes:
             wanted.insert(0, (route.start_digest, route.start_bytes))
         held = self._disk.held()
@@ -97,5 +98,20 @@ class Versions:
                     "applying a delta gave another version than the coordinator's; install the "
                     "same release on both"
                 )
-        self._disk.keep_versions(worth_keeping(assignment.base_digest, assignment.deltas))
         return version
+
+    def broadcast(
+        self, assignment: pb.Assignment, fetched: Mapping[str, bytes]
+    ) -> list[bytes] | None:
+        """The blobs of what comes along with the version; None when a file was torn."""
+        blobs = [
+            fetched.get(sent.digest) or self._disk.version(sent.digest)
+            for sent in assignment.broadcast
+        ]
+        whole = [blob for blob in blobs if blob is not None]
+        return whole if len(whole) == len(blobs) else None
+
+    def forget_others(self, assignment: pb.Assignment) -> None:
+        """Remove what neither this assignment nor the next will ask for."""
+        keep = worth_keeping(assignment.base_digest, assignment.deltas)
+        self._disk.keep_versions(keep | {sent.digest for sent in assignment.broadcast})

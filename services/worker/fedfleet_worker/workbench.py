@@ -25,6 +25,7 @@ from fedfleet.errors import (
 )
 from fedfleet.obs.logs import log_context
 from fedfleet.rpc.retry import backoff_s
+from fedfleet.types import Evaluation
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_to_message
 from fedfleet.wire.limits import MAX_REASON
@@ -195,19 +196,26 @@ class Workbench:
             self._send(pb.ConnectRequest(failure=failure))
 
     async def _carry_out(self, job: Job, assignment: pb.Assignment) -> None:
-        version = await self._version(job, assignment)
+        version, broadcast = await self._inputs(job, assignment)
         _check_wanted(job)
         if assignment.kind == pb.ASSIGNMENT_KIND_EVALUATE:
-            evaluation = await self._thread(lambda: self._bench.evaluate(assignment, version))
+
+            def evaluate() -> Evaluation:
+                memory = self._disk.memory(assignment.run_id)
+                return self._bench.evaluate(assignment, version, memory)
+
+            evaluation = await self._thread(evaluate)
             report = pb.EvaluationReport(
                 assignment_id=job.assignment_id, evaluation=evaluation_to_message(evaluation)
             )
             self._send(pb.ConnectRequest(evaluation=report))
             self._metrics.assignments.labels("evaluated").inc()
             return
-        job.finished = await self._train(job, assignment, version)
+        job.finished = await self._train(job, assignment, version, broadcast)
 
-    async def _train(self, job: Job, assignment: pb.Assignment, version: bytes) -> Finished:
+    async def _train(
+        self, job: Job, assignment: pb.Assignment, version: bytes, broadcast: list[bytes]
+    ) -> Finished:
         loop = asyncio.get_running_loop()
         last = [0.0]
 
@@ -222,6 +230,7 @@ class Workbench:
                 update, memory = self._bench.train(
                     assignment,
                     version,
+                    broadcast,
                     self._disk.memory(assignment.run_id),
                     on_progress,
                     job.cancelled.is_set,
@@ -234,19 +243,26 @@ class Workbench:
         progress = pb.AssignmentProgress(assignment_id=assignment_id, done_ratio=done)
         self._send(pb.ConnectRequest(progress=progress))
 
-    async def _version(self, job: Job, assignment: pb.Assignment) -> bytes:
-        """The version to start from; what is missing is downloaded, however long it takes."""
-        version = None
-        while version is None:
-            route = await self._thread(lambda: self._versions.route(assignment))
+    async def _inputs(self, job: Job, assignment: pb.Assignment) -> tuple[bytes, list[bytes]]:
+        """The version to start from and what comes along with it.
+
+        What is missing is downloaded, however long it takes.
+        """
+        versions = self._versions
+        while True:
+            route = await self._thread(lambda: versions.route(assignment))
+            missing = await self._thread(partial(versions.missing, assignment, route))
             fetched: dict[str, bytes] = {}
-            for digest, size_bytes in await self._thread(partial(self._versions.missing, route)):
+            for digest, size_bytes in missing:
                 download = Download(digest, size_bytes, self._bench.worker_id, self._metrics)
                 fetched[digest] = await self._persist(job, download)
-                await self._thread(partial(self._versions.keep, digest, fetched[digest]))
-            assemble = partial(self._versions.assemble, assignment, route, fetched)
+                await self._thread(partial(versions.keep, digest, fetched[digest]))
+            assemble = partial(versions.assemble, assignment, route, fetched)
             version = await self._thread(assemble)
-        return version
+            broadcast = await self._thread(partial(versions.broadcast, assignment, fetched))
+            if version is not None and broadcast is not None:
+                await self._thread(partial(versions.forget_others, assignment))
+                return version, broadcast
 
     async def _deliver(self, job: Job, finished: Finished) -> None:
         await self._persist(job, Upload(finished, self._metrics))
@@ -265,21 +281,27 @@ class Workbench:
 
     async def _attempts(self, transfer: Transfer[T]) -> T:
         """Try until it succeeds, can never succeed, or was refused too often at one place."""
-        furthest, stuck = -1, 0
-        for wait_s in self._backoff():
+        furthest, stuck, waits = -1, 0, self._backoff()
+        while True:
             try:
                 return await transfer.run(self._stub)
             except FedFleetError as error:
-                if _may_be_mended(error):
-                    stuck = 0 if transfer.offset_bytes > furthest else stuck + 1
-                    furthest = max(furthest, transfer.offset_bytes)
+                if transfer.offset_bytes > furthest:
+                    # It moves: a link that is cut often is no reason to wait long.
+                    furthest, stuck, waits = transfer.offset_bytes, 0, self._backoff()
+                elif _may_be_mended(error):
+                    stuck += 1
                 if stuck == STUCK or not (error.retryable or _may_be_mended(error)):
                     raise
                 logger.info(
-                    "transfer_interrupted", extra={"code": error.code, "reason": error.message}
+                    "transfer_interrupted",
+                    extra={
+                        "code": error.code,
+                        "reason": error.message,
+                        "offset_bytes": transfer.offset_bytes,
+                    },
                 )
-            await asyncio.sleep(wait_s)
-        raise AssertionError("the backoff never ends")
+            await asyncio.sleep(next(waits))
 
     async def _thread(self, work: Callable[[], T]) -> T:
         """Run blocking work; its log lines name the assignment."""

@@ -10,17 +10,25 @@ from hypothesis import strategies as st
 from samples import SCHEMA, header, sections, state, update
 
 from fedfleet.aggregation.accumulator import Aggregate, UpdateAccumulator
-from fedfleet.algorithms.base import LocalWork
-from fedfleet.algorithms.catalog import CATALOG, AlgorithmConfig, make_algorithm
+from fedfleet.algorithms.base import LocalWork, Received, RoundResult, Trained
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.types import Kind, ModelState, ParamSpec, Schema, Section, Update
 
-WORK = LocalWork(samples=7, steps=3, lr_sum=0.3)
+WORK = LocalWork(samples=7, steps=3, lr_sum=0.3, reach=0.3)
+
+
+def trained_to(received: ModelState, trained: ModelState) -> Trained:
+    return Trained(received, trained, WORK, lambda: np.zeros_like(received.trainable))
+
+
+def after(algorithm: FedAvg, base: ModelState, aggregate: Aggregate) -> ModelState:
+    """The state that a round leads to."""
+    return algorithm.step(RoundResult(base, aggregate, (), {}, 0)).state
 
 
 def finish(algorithm: FedAvg, received: ModelState, trained: ModelState, weight: float) -> Update:
-    made, _ = algorithm.finish(received, trained, WORK, (), {})
-    return Update(header(received.schema, weight=weight), made)
+    made = algorithm.finish(Received(received, {}, {}), trained_to(received, trained))
+    return Update(header(received.schema, weight=weight), made.sections)
 
 
 def aggregate_of(algorithm: FedAvg, updates: list[Update]) -> Aggregate:
@@ -47,7 +55,10 @@ def scalar(value: float) -> ModelState:
 def test_finish_sends_the_delta_and_statistics_and_counters_as_values() -> None:
     received, trained = state(seed=1), state(seed=2)
 
-    made, memory = FedAvg(FedAvgOptions()).finish(received, trained, WORK, (), {"kept": ZERO})
+    finished = FedAvg(FedAvgOptions()).finish(
+        Received(received, {}, {"kept": ZERO}), trained_to(received, trained)
+    )
+    made, memory = finished.sections, finished.memory
 
     assert [(s.name, s.kind) for s in made] == [(kind.value, kind) for kind in Kind]
     np.testing.assert_array_equal(made[0].values, trained.trainable - received.trainable)
@@ -66,7 +77,7 @@ def test_step_equals_the_papers_weighted_average_of_models() -> None:
     # Models 2, 4, 8 of 10, 20, 70 samples: (20 + 80 + 560) / 100.
     updates = [finish(algorithm, base, scalar(y), n) for y, n in ((2, 10), (4, 20), (8, 70))]
 
-    following, _ = algorithm.step(base, aggregate_of(algorithm, updates), {})
+    following = after(algorithm, base, aggregate_of(algorithm, updates))
 
     np.testing.assert_allclose(following.trainable, [6.6], rtol=1e-7)
 
@@ -76,7 +87,7 @@ def test_step_with_uniform_weighting_is_the_plain_mean() -> None:
     base = scalar(1.0)
     updates = [finish(algorithm, base, scalar(y), n) for y, n in ((2, 1), (4, 999))]
 
-    following, _ = algorithm.step(base, aggregate_of(algorithm, updates), {})
+    following = after(algorithm, base, aggregate_of(algorithm, updates))
 
     np.testing.assert_array_equal(following.trainable, [3.0])
 
@@ -85,8 +96,8 @@ def test_step_moves_by_server_lr() -> None:
     algorithm = FedAvg(FedAvgOptions(server_lr=0.5))
     base = scalar(1.0)
 
-    following, _ = algorithm.step(
-        base, aggregate_of(algorithm, [finish(algorithm, base, scalar(3.0), 5)]), {}
+    following = after(
+        algorithm, base, aggregate_of(algorithm, [finish(algorithm, base, scalar(3.0), 5)])
     )
 
     np.testing.assert_array_equal(following.trainable, [2.0])
@@ -101,7 +112,7 @@ def test_statistics_and_counters_are_never_scaled_by_server_lr(server_lr: float)
         finish(algorithm, base, state(seed=3), weight=3),
     ]
 
-    following, _ = algorithm.step(base, aggregate_of(algorithm, updates), {})
+    following = after(algorithm, base, aggregate_of(algorithm, updates))
 
     both = [one.section("statistic").values.astype(np.float64) for one in updates]
     np.testing.assert_allclose(following.statistics, (both[0] + 3 * both[1]) / 4, rtol=1e-6)
@@ -114,7 +125,7 @@ def test_integer_counters_are_never_averaged() -> None:
     algorithm = FedAvg(FedAvgOptions())
     updates = [update(counters=[10]), update(counters=[13], worker_id="w2")]
 
-    following, _ = algorithm.step(state(), aggregate_of(algorithm, updates), {})
+    following = after(algorithm, state(), aggregate_of(algorithm, updates))
 
     np.testing.assert_array_equal(following.counters, [13])
 
@@ -125,7 +136,7 @@ def test_one_round_with_equal_models_is_a_fixed_point(weights: list[int]) -> Non
     base = state(seed=4)
     updates = [finish(algorithm, base, base, w) for w in weights]
 
-    following, _ = algorithm.step(base, aggregate_of(algorithm, updates), {})
+    following = after(algorithm, base, aggregate_of(algorithm, updates))
 
     np.testing.assert_array_equal(following.trainable, base.trainable)
     np.testing.assert_allclose(following.statistics, base.statistics, rtol=1e-6)
@@ -161,16 +172,10 @@ def test_fedavg_broadcasts_nothing_and_remembers_nothing() -> None:
 
     assert algorithm.start(SCHEMA) == {}
     assert algorithm.broadcast(SCHEMA, {}) == ()
-    assert algorithm.adjuster(state(), (), {}) is None
+    assert algorithm.adjuster(Received(state(), {}, {})) is None
 
 
 @pytest.mark.parametrize("server_lr", [0.0, -1.0, float("nan"), float("inf")])
 def test_options_refuse_a_server_lr_that_is_not_above_zero(server_lr: float) -> None:
     with pytest.raises(ValueError, match=r"server_lr = .*: must be above 0"):
         FedAvgOptions(server_lr=server_lr)
-
-
-def test_catalog_makes_every_algorithm_from_its_default_options() -> None:
-    for name, (options, _) in CATALOG.items():
-        algorithm = make_algorithm(AlgorithmConfig(name=name, options=options()))
-        assert algorithm.weight(header(weight=2.0)) > 0

@@ -10,6 +10,7 @@ from fedfleet.cli.report import (
     last_evaluation,
     print_result,
     print_rounds,
+    print_traffic,
     round_result,
 )
 from fedfleet.types import Evaluation
@@ -30,7 +31,9 @@ def evaluation(correct: int, classes: int = 2) -> Evaluation:
     )
 
 
-def result(round: int, evaluated: Evaluation | None, workers: bool = True) -> RoundResult:
+def result(
+    round: int, evaluated: Evaluation | None, workers: bool = True, moved_up: int = 0
+) -> RoundResult:
     return RoundResult(
         round=round,
         version=round,
@@ -38,6 +41,9 @@ def result(round: int, evaluated: Evaluation | None, workers: bool = True) -> Ro
         updates=2,
         weight=20,
         metrics={"train_loss": 0.25},
+        bytes_up=123_000,
+        bytes_down=4_560_000,
+        traffic={"worker-0": {"bytes_up": moved_up, "bytes_down": 4_560_000}} if moved_up else {},
         evaluation=evaluated,
         worker_evaluations={"worker-0": evaluation(9), "worker-1": evaluation(1)}
         if workers
@@ -45,8 +51,8 @@ def result(round: int, evaluated: Evaluation | None, workers: bool = True) -> Ro
     )
 
 
-def console() -> Console:
-    return Console(file=StringIO(), width=120, markup=False)
+def console(width: int = 120) -> Console:
+    return Console(file=StringIO(), width=width, markup=False)
 
 
 def text(out: Console) -> str:
@@ -58,6 +64,9 @@ def test_round_result_keeps_what_the_message_says() -> None:
     message = pb.RoundSummary(round=3, version=4, duration_s=1.5, updates=2, weight=20)
     message.metrics["train_loss"] = 0.25
     message.worker_evaluations["worker-0"].CopyFrom(evaluation_to_message(evaluation(9)))
+    message.bytes_up = 100
+    message.traffic["worker-1"].CopyFrom(pb.Traffic(bytes_up=60, bytes_down=7))
+    message.traffic["worker-0"].CopyFrom(pb.Traffic(bytes_up=50, bytes_down=8))
 
     before = round_result(message)
     message.evaluation.CopyFrom(evaluation_to_message(evaluation(7)))
@@ -66,7 +75,13 @@ def test_round_result_keeps_what_the_message_says() -> None:
     assert before.evaluation is None
     assert after.evaluation == evaluation(7)
     assert after.worker_evaluations == {"worker-0": evaluation(9)}
-    assert after.to_json()["evaluation"]["accuracy"] == 0.85
+    document = after.to_json()
+    assert document["evaluation"]["accuracy"] == 0.85
+    assert (document["bytes_up"], document["bytes_down"]) == (100, 15)
+    assert list(document["traffic"].items()) == [
+        ("worker-0", {"bytes_up": 50, "bytes_down": 8}),
+        ("worker-1", {"bytes_up": 60, "bytes_down": 7}),
+    ]
 
 
 def test_last_evaluation_is_the_newest_there_is() -> None:
@@ -115,4 +130,29 @@ def test_print_rounds_has_a_line_for_each() -> None:
     print_rounds(out, [result(1, evaluation(5)), result(2, None)])
 
     assert "75.0 %" in text(out)
-    assert text(out).count("0.50 s") == 2
+    for cell in ("0.50 s", "123 kB", "4.56 MB"):
+        assert text(out).count(cell) == 2
+    assert text(out).splitlines()[-1] == "Moved in all: 246 kB up, 9.12 MB down."
+
+
+def test_print_rounds_cuts_nothing_off_on_a_narrow_terminal() -> None:
+    wide, narrow = console(), console(80)
+
+    for out in (wide, narrow):
+        print_rounds(out, [result(100, evaluation(5))])
+
+    assert "samples" in text(wide)
+    assert "samples" not in text(narrow)
+    for cell in ("100", "75.0 %", "123 kB", "4.56 MB", "0.50 s"):
+        assert cell in text(narrow)
+    assert "\u2026" not in text(narrow)
+    assert max(map(len, text(narrow).splitlines())) <= 80
+
+
+def test_print_traffic_tells_what_was_sent_again() -> None:
+    out = console()
+
+    print_traffic(out, [result(1, None, moved_up=123_000), result(2, None, moved_up=124_000)])
+
+    line = "Moved in all: 246 kB up (and 1 kB sent again or in vain), 9.12 MB down.\n"
+    assert text(out) == line

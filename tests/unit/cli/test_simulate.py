@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -10,14 +11,20 @@ def test_simulate_prints_one_document(cli, tiny: Path) -> None:
     assert result.status == 0
     assert document["outcome"] == "completed"
     assert [item["round"] for item in document["round_results"]] == [1, 2]
-    assert set(document["round_results"][-1]["worker_evaluations"]) == {"worker-0", "worker-1"}
+    first, last = document["round_results"]
+    assert set(last["worker_evaluations"]) == {"worker-0", "worker-1"}
+    # The first version is computed from the recipe; the next is downloaded by both.
+    assert (first["bytes_down"], last["traffic"]) == (0, {})
+    assert 0 < first["bytes_up"] == last["bytes_up"] < last["bytes_down"]
 
 
 def test_simulate_shows_rounds_and_the_final_tables(cli, tiny: Path) -> None:
     result = cli("simulate", str(tiny))
 
     assert result.status == 0
-    assert "round 2/2  accuracy " in result.out
+    lines = result.out.splitlines()
+    assert re.fullmatch(r"round 2/2  accuracy .+ %  loss .+  .+ B up  .+ B down", lines[1])
+    assert re.fullmatch(r"Moved in all: .+ B up, .+ B down\.", lines[-1])
     for title in ("Global model", "Accuracy per class", "Accuracy per worker"):
         assert title in result.out
 

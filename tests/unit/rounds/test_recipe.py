@@ -172,7 +172,7 @@ REFUSED = [
     (
         with_(algorithm={"name": "fedprax"}),
         "RECIPE_INVALID",
-        "algorithm.name = \"fedprax\": unknown; did you mean 'fedavg'? allowed: fedavg",
+        "algorithm.name = \"fedprax\": unknown; did you mean 'fedprox'? allowed: fed",
     ),
     (with_(wire={"uplink": "zip"}), "RECIPE_INVALID", "wire.uplink = \"zip\": no codec 'zip'; all"),
     # Of another type

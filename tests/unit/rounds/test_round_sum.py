@@ -51,7 +51,8 @@ def test_round_sum_gives_the_next_state() -> None:
         total.check(one)
         total.fold(one)
 
-    following, memory = total.next_state()
+    outcome = total.outcome([])
+    following, memory = outcome.state, outcome.memory
 
     mean = (0.1 + 0.4 + 0.9) / 6
     np.testing.assert_allclose(following.trainable, BASE.trainable + mean, rtol=1e-6)
@@ -66,7 +67,7 @@ def test_round_sum_is_bit_identical_in_every_order() -> None:
         total = new('algorithm = {name = "fedavg", statistics = "pooled"}')
         for one in order:
             total.fold(one)
-        following, _ = total.next_state()
+        following = total.outcome([]).state
         results.add((following.trainable.tobytes(), following.statistics.tobytes()))
 
     assert len(results) == 1
@@ -103,7 +104,7 @@ def test_largest_weights_of_a_whole_cohort_fit() -> None:
         total.check(one)
         total.fold(one)
 
-    following, _ = total.next_state()
+    following = total.outcome([]).state
 
     np.testing.assert_allclose(following.trainable, BASE.trainable + 1024, rtol=1e-6)
     assert following.schema is SCHEMA

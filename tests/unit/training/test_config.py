@@ -7,7 +7,7 @@ from fedfleet.training.config import EvaluationConfig, TrainingConfig
     ("options", "named"),
     [
         ({"epochs": 0}, "epochs = 0"),
-        ({"batch_size": 0}, "batch_size = 0"),
+        ({"batch_size": -1}, "batch_size = -1"),
         ({"lr": 0.0}, "lr = 0.0"),
         ({"lr": float("nan")}, "lr = nan"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0"),

@@ -10,7 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedfleet.algorithms.base import GradientAdjuster, LocalWork, Memory
+from fedfleet.algorithms.base import (
+    Finished,
+    GradientAdjuster,
+    LocalWork,
+    Memory,
+    Received,
+    Trained,
+)
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.data.shard import Examples
 from fedfleet.errors import (
@@ -27,27 +34,27 @@ from fedfleet.training.local import LocalTrainer, TrainResult, TrainTask
 from fedfleet.training.seeding import derive
 from fedfleet.training.split import split_validation
 from fedfleet.training.state import initial_state
-from fedfleet.types import Kind, ModelState, Section
+from fedfleet.types import Kind, ModelState
 
 FEDAVG = FedAvg(FedAvgOptions())
 MakeCard = Callable[..., ModelCard]
 EMPTY = Examples(np.zeros((0, 1, 8, 8), np.uint8), np.zeros(0, np.int64))
 
 
-class Recording:
+class Recording(FedAvg):
     """An algorithm that pulls towards the received version and counts its rounds in memory."""
 
     def __init__(self) -> None:
+        super().__init__(FedAvgOptions())
         self.adjusted = 0
         self.memories: list[Memory] = []
         self.works: list[LocalWork] = []
 
-    def adjuster(
-        self, received: ModelState, broadcast: Sequence[Section], memory: Memory
-    ) -> GradientAdjuster:
-        self.memories.append(memory)
-        tensors = received.tensors()
-        names = [p.name for p in received.schema.params if p.kind is Kind.TRAINABLE]
+    def adjuster(self, received: Received) -> GradientAdjuster:
+        self.memories.append(received.memory)
+        version = received.version
+        tensors = version.tensors()
+        names = [p.name for p in version.schema.params if p.kind is Kind.TRAINABLE]
 
         def adjust(params: Sequence[Tensor]) -> None:
             self.adjusted += 1
@@ -57,19 +64,11 @@ class Recording:
 
         return adjust
 
-    def finish(
-        self,
-        received: ModelState,
-        trained: ModelState,
-        work: LocalWork,
-        broadcast: Sequence[Section],
-        memory: Memory,
-    ) -> tuple[tuple[Section, ...], Memory]:
-        self.memories.append(memory)
-        self.works.append(work)
-        sections, _ = FEDAVG.finish(received, trained, work, broadcast, memory)
-        rounds = memory.get("rounds", np.zeros((), np.int64))
-        return sections, {"rounds": np.asarray(rounds + 1)}
+    def finish(self, received: Received, trained: Trained) -> Finished:
+        self.memories.append(received.memory)
+        self.works.append(trained.work)
+        rounds = received.memory.get("rounds", np.zeros((), np.int64))
+        return Finished(self.built_in(trained), {"rounds": np.asarray(rounds + 1)})
 
 
 def trainer(card: ModelCard, evaluation_batch: int = 256, **options: Any) -> LocalTrainer:

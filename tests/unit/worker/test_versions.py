@@ -93,13 +93,14 @@ def come_by(
     while True:
         route = versions.route(asked)
         fetched = {}
-        for digest, size in versions.missing(route):
+        for digest, size in versions.missing(asked, route):
             fetched[digest] = served[digest]
             assert len(served[digest]) == size
             moved_bytes += size
             versions.keep(digest, served[digest])
         version = versions.assemble(asked, route, fetched)
         if version is not None:
+            versions.forget_others(asked)
             return version, moved_bytes
 
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -95,7 +95,11 @@ class Working:
 
 
 @asynccontextmanager
-async def working(coordinator: Scripted, folder: Path) -> AsyncIterator[Working]:
+async def working(
+    coordinator: Scripted,
+    folder: Path,
+    backoff: Callable[[], Iterator[float]] = lambda: itertools.repeat(0.0),
+) -> AsyncIterator[Working]:
     disk, metrics = Disk(folder), WorkerMetrics()
     sent: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
     config = WorkerConfig(worker_id="w", shard=0, state_dir=folder)
@@ -107,7 +111,7 @@ async def working(coordinator: Scripted, folder: Path) -> AsyncIterator[Working]
             metrics,
             threads,
             sent.put_nowait,
-            lambda: itertools.repeat(0.0),
+            backoff,
         )
         task = asyncio.create_task(workbench.work())
         try:
@@ -333,6 +337,38 @@ async def test_workbench_sends_a_cut_upload_again_from_where_it_was_cut(tmp_path
             assert work.count("delivered") == 1
             assert work.disk.memory("r-1")["c"].tolist() == [1.0, 1.0]
             assert work.disk.finished() == []
+
+
+async def test_workbench_waits_longer_only_while_a_transfer_does_not_move(tmp_path: Path) -> None:
+    offsets = iter([0, 0, 4, 4, 4, 8])
+    waits: list[int] = []
+
+    def backoff() -> Iterator[float]:
+        for number in itertools.count():
+            waits.append(number)
+            yield 0.0
+
+    async def cut(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        offset_bytes = next(offsets, None)
+        if offset_bytes is None:
+            yield receipt(header)
+            return
+        yield ready(offset_bytes)
+        async for _ in requests:  # a status that overtakes the chunks may get lost in grpc
+            pass
+        raise Unavailable("cut")
+
+    keep_update(tmp_path)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = cut
+        async with working(coordinator, tmp_path, backoff) as work:
+            work.workbench.offer(unknown_version("b/1/1/train/w"))
+            await work.sent_soon("failure")
+
+            assert work.count("delivered") == 1
+            assert waits[:6] == [0, 1, 0, 1, 2, 0]
 
 
 @pytest.mark.parametrize(

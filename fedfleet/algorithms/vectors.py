@@ -1,0 +1,40 @@
+"""What several algorithms need: flat vectors cut like parameters, checks of the local training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fedfleet.algorithms.base import TrainingSettings
+from fedfleet.types import FloatVector
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def parts_of(vector_P: FloatVector) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    """Cut a flat vector like a model's parameters, once, on the parameters' device.
+
+    Returns:
+        A function from the trainable parameters, in schema order, to one tensor for each.
+    """
+    parts: list[Tensor] = []
+
+    def cut(params: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not parts:
+            start = 0
+            for param in params:
+                piece = vector_P[start : start + param.numel()].reshape(tuple(param.shape))
+                parts.append(param.new_tensor(piece))
+                start += param.numel()
+        return parts
+
+    return cut
+
+
+def check_sgd(training: TrainingSettings) -> None:
+    """Raises ValueError: local training is not by SGD (with or without momentum)."""
+    if training.optimizer != "sgd":
+        raise ValueError(
+            f'is defined for SGD; set training.optimizer = "sgd" (it is "{training.optimizer}")'
+        )

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scripted_coordinator import Scripted, ready, receipt, scripted_coordinator
+
+from fedfleet.errors import TimedOut, TransferInvalid, Unavailable
+from fedfleet.types import Kind, Section, Update, UpdateHeader
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.chunks import chunks
+from fedfleet.wire.limits import CHUNK_BYTES
+from fedfleet.wire.updates import encode_update
+from fedfleet_worker import transfer
+from fedfleet_worker.disk import Disk, Finished
+from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.transfer import Download, Upload
+
+BLOB = bytes(range(256)) * 9000
+DIGEST = hashlib.sha256(BLOB).hexdigest()
+
+
+def finished(folder: Path, values: int) -> Finished:
+    header = UpdateHeader(
+        run_id="r-1",
+        round=1,
+        assignment_id="r-1/1/1/train/w",
+        worker_id="w",
+        base_digest="0" * 64,
+        schema_digest="1" * 64,
+        weight=3.0,
+        steps=1,
+        lr_sum=0.1,
+    )
+    section = Section("trainable", Kind.TRAINABLE, np.arange(values, dtype=np.float32))
+    return Disk(folder).keep(encode_update(Update(header, (section,))), {})
+
+
+def cut_after(coordinator: Scripted, pieces: int) -> list[int]:
+    """Let every download end after so many chunks; returns where each began."""
+    begun: list[int] = []
+
+    async def download(request: pb.DownloadRequest) -> AsyncIterator[pb.DownloadResponse]:
+        begun.append(request.offset_bytes)
+        left = pieces
+        for chunk in chunks(lambda at, n: BLOB[at : at + n], len(BLOB), request.offset_bytes):
+            if left == 0:
+                raise Unavailable("cut")
+            left -= 1
+            yield pb.DownloadResponse(chunk=chunk, total_bytes=len(BLOB))
+
+    coordinator.download = download
+    return begun
+
+
+async def test_download_goes_on_where_the_last_attempt_was_cut() -> None:
+    async with scripted_coordinator() as coordinator:
+        begun = cut_after(coordinator, pieces=5)
+        download = Download(DIGEST, len(BLOB), "w", WorkerMetrics())
+        data, ended = b"", [0]
+        while not data:
+            try:
+                data = await download.run(coordinator.stub)
+            except Unavailable:
+                ended.append(download.offset_bytes)
+
+    assert data == BLOB
+    assert begun == ended
+    assert len(begun) > 2
+    assert begun == sorted(set(begun))
+
+
+async def test_download_that_stalls_is_given_up_and_keeps_what_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stall(request: pb.DownloadRequest) -> AsyncIterator[pb.DownloadResponse]:
+        first = next(chunks(lambda at, n: BLOB[at : at + n], len(BLOB)))
+        yield pb.DownloadResponse(chunk=first, total_bytes=len(BLOB))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(transfer, "STALL_S", 0.2)
+    async with scripted_coordinator() as coordinator:
+        coordinator.download = stall
+        download = Download(DIGEST, len(BLOB), "w", WorkerMetrics())
+        with pytest.raises(TimedOut):
+            await download.run(coordinator.stub)
+        assert download.offset_bytes > 0
+
+
+async def test_upload_sends_no_byte_before_the_offset_that_is_asked_for(tmp_path: Path) -> None:
+    update = finished(tmp_path, values=CHUNK_BYTES)
+    start = 3 * CHUNK_BYTES + 5
+    received: list[tuple[int, int]] = []
+
+    async def take(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield ready(start)
+        async for request in requests:
+            chunk = request.chunk
+            received.append((chunk.offset_bytes, len(chunk.data)))
+        yield receipt(header)
+
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = take
+        upload = Upload(update, WorkerMetrics())
+        await upload.run(coordinator.stub)
+
+    assert upload.offset_bytes == start
+    assert received[0][0] == start
+    assert sum(size for _, size in received) == update.header.payload_bytes - start
+
+
+async def test_upload_whose_coordinator_falls_silent_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield ready(0)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(transfer, "STALL_S", 0.2)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = silent
+        with pytest.raises(TimedOut):
+            await Upload(finished(tmp_path, CHUNK_BYTES), WorkerMetrics()).run(coordinator.stub)
+
+
+async def test_upload_that_is_told_twice_where_to_begin_is_an_error(tmp_path: Path) -> None:
+    async def twice(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield ready(0)
+        yield ready(0)
+
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = twice
+        with pytest.raises(TransferInvalid, match="twice"):
+            await Upload(finished(tmp_path, 5), WorkerMetrics()).run(coordinator.stub)
