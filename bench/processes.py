@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,6 +15,9 @@ import grpc
 
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
+
+LOG_TAIL = 1000
+EXCHANGE_WORKER = Path(__file__).parent / "exchange_worker.py"
 
 
 def free_port() -> int:
@@ -24,43 +27,77 @@ def free_port() -> int:
 
 
 @contextmanager
-def _process(module: str, log: Path, **environ: str) -> Iterator[None]:
+def process(arguments: Sequence[str], log: Path, **environ: str) -> Iterator[None]:
+    """A process while the body runs; what it prints goes to the log, whose end is shown when
+    the body fails.
+    """
     with log.open("wb") as out:
-        child = subprocess.Popen(
-            [sys.executable, "-m", module],
-            env={**os.environ, "FEDFLEET_OPS_PORT": "0", **environ},
-            stderr=out,
-        )
+        child = subprocess.Popen(arguments, env={**os.environ, **environ}, stdout=out, stderr=out)
         try:
             yield
+        except BaseException:
+            sys.stderr.write(f"{log.name} ends with:\n{log.read_text()[-LOG_TAIL:]}\n")
+            raise
         finally:
             child.terminate()
             child.wait(30)
 
 
 @contextmanager
+def _coordinator(folder: Path) -> Iterator[str]:
+    """A coordinator that keeps its store in a folder; yields its address."""
+    port = str(free_port())
+    with process(
+        (sys.executable, "-m", "fedfleet_coordinator"),
+        folder / "coordinator.log",
+        FEDFLEET_PORT=port,
+        FEDFLEET_OPS_PORT="0",
+        FEDFLEET_STORE=f"sqlite:{folder / 'store'}",
+    ):
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
 def deployed(workers: int) -> Iterator[ControlServiceStub]:
     """A coordinator and worker processes on loopback; yields the coordinator's control stub."""
-    port = str(free_port())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        store = f"sqlite:{folder / 'store'}"
-        coordinator = _process(
-            "fedfleet_coordinator", folder / "c.log", FEDFLEET_PORT=port, FEDFLEET_STORE=store
-        )
-        stack.enter_context(coordinator)
+        address = stack.enter_context(_coordinator(folder))
         for i in range(workers):
-            worker = _process(
-                "fedfleet_worker",
+            worker = process(
+                (sys.executable, "-m", "fedfleet_worker"),
                 folder / f"w{i}.log",
-                FEDFLEET_COORDINATOR=f"127.0.0.1:{port}",
+                FEDFLEET_COORDINATOR=address,
                 FEDFLEET_WORKER_ID=f"worker-{i}",
                 FEDFLEET_SHARD=str(i),
                 FEDFLEET_STATE_DIR=str(folder / f"worker-{i}"),
+                FEDFLEET_OPS_PORT="0",
                 FEDFLEET_THREADS="1",
             )
             stack.enter_context(worker)
-        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        channel = stack.enter_context(grpc.insecure_channel(address))
+        yield ControlServiceStub(channel)
+
+
+@contextmanager
+def exchanging(
+    folder: Path, workers: int, processes: int, *, together: bool = False
+) -> Iterator[ControlServiceStub]:
+    """A coordinator and workers that do not train.
+
+    Args:
+        folder: an empty one for all that they keep; the coordinator's is ``store`` in it.
+        processes: over which the workers are spread evenly.
+        together: nobody sends an update of a round before all workers have made theirs.
+    """
+    each = workers // processes
+    with ExitStack() as stack:
+        address = stack.enter_context(_coordinator(folder))
+        for first in range(0, workers, each):
+            numbers = (str(first), str(each), str(folder), str(workers if together else 0))
+            command = (sys.executable, str(EXCHANGE_WORKER), address, *numbers)
+            stack.enter_context(process(command, folder / f"w{first}.log"))
+        channel = stack.enter_context(grpc.insecure_channel(address))
         yield ControlServiceStub(channel)
 
 

@@ -34,11 +34,17 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def record(name: str, holds: bool, **figures: object) -> None:
-    """Print a line; ``holds`` says whether the stated target was met."""
+def record(name: str, holds: bool | None, **figures: object) -> None:
+    """Print a line.
+
+    Args:
+        holds: whether the stated target was met; None where there is none, or where it could not
+            be told.
+    """
     machine = {
         "processor": processor(),
         "cores": os.cpu_count(),
+        "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),
     }
     line = {"bench": name, "holds": holds, **figures, "machine": machine, "commit": commit()}

@@ -93,7 +93,10 @@ def service_table(config: type) -> str:
 
 def recipe_table(name: str, config: type, only: tuple[str, ...] = ()) -> str:
     """Fields, allowed values, defaults, meanings; the meanings are the docstring's."""
-    hints, meanings = get_type_hints(config), _arguments(config)
+    hints = get_type_hints(config)
+    meanings: dict[str, str] = {}
+    for one in reversed(config.__mro__):  # options that a class inherits are documented there
+        meanings |= _arguments(one)
     rows = []
     for item in fields(config):
         if item.name == "options" or (only and item.name not in only):

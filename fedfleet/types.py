@@ -307,10 +307,14 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What one example looks like to a model, and how pixels in [0, 1] are normalised.
+    """What one example looks like to a model: an image, or a sequence of token numbers.
+
+    Images are uint8 of shape (channels, height, width), normalised after division by 255. Token
+    sequences are uint8 of shape (width,); they have no channel, and nothing is done to them.
 
     Args:
         mean, std: one value per channel.
+        vocabulary: how many token numbers there are, from 0; 0 for images.
     """
 
     channels: int
@@ -318,15 +322,32 @@ class InputSpec:
     width: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    vocabulary: int = 0
+
+    @classmethod
+    def tokens(cls, length: int, vocabulary: int) -> InputSpec:
+        """The inputs of a model that reads sequences of so many tokens."""
+        return cls(channels=0, height=1, width=length, mean=(), std=(), vocabulary=vocabulary)
+
+    @property
+    def is_tokens(self) -> bool:
+        return self.vocabulary > 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return (self.width,) if self.is_tokens else (self.channels, self.height, self.width)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        """Plain values; those of images are as they were before there were tokens."""
+        plain = {
             "channels": self.channels,
             "height": self.height,
             "width": self.width,
             "mean": list(self.mean),
             "std": list(self.std),
         }
+        return {**plain, "vocabulary": self.vocabulary} if self.is_tokens else plain
 
     @classmethod
     def from_json(cls, value: Json) -> InputSpec:
@@ -336,4 +357,5 @@ class InputSpec:
             width=value["width"],
             mean=tuple(value["mean"]),
             std=tuple(value["std"]),
+            vocabulary=value.get("vocabulary", 0),
         )

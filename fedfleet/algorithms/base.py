@@ -194,6 +194,13 @@ class Algorithm:
 
     # Coordinator half
 
+    def check_header(self, header: UpdateHeader) -> None:
+        """Check what this half will read of an update before it is admitted.
+
+        Raises:
+            UpdateInvalid: a number is missing, or none that a worker's half sends.
+        """
+
     def start(self, schema: Schema) -> Memory:
         """The memory before the first round."""
         return {}

@@ -10,7 +10,7 @@ from fedfleet.algorithms.base import Algorithm
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.algorithms.fedbn import FedBN
 from fedfleet.algorithms.feddyn import FedDyn, FedDynOptions
-from fedfleet.algorithms.fedgw import FedGW
+from fedfleet.algorithms.fedgw import FedGW, FedGWOptions
 from fedfleet.algorithms.fednova import FedNova
 from fedfleet.algorithms.fedopt import (
     FedAdagrad,
@@ -38,7 +38,7 @@ CATALOG: Mapping[str, tuple[type, Callable[[Any], Algorithm]]] = {
     "feddyn": (FedDynOptions, FedDyn),
     "fednova": (FedAvgOptions, FedNova),
     "fedbn": (FedAvgOptions, FedBN),
-    "fedgw": (FedAvgOptions, FedGW),
+    "fedgw": (FedGWOptions, FedGW),
 }
 
 

@@ -7,10 +7,8 @@ counters follow the aggregate and are never scaled by server_lr.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
 
 from fedfleet.algorithms.base import DELTA, Algorithm, Outcome, RoundResult
 from fedfleet.types import Array, ModelState, UpdateHeader
@@ -52,9 +50,10 @@ class FedAvg(Algorithm):
 
 def moved(result: RoundResult, step_P: Array) -> ModelState:
     """The base moved by a float64 step and rounded once; the other kinds are the aggregate's."""
-    return ModelState(
-        result.base.schema,
-        (result.base.trainable + step_P).astype(np.float32),
-        result.aggregate.statistics,
-        result.aggregate.counters,
+    base_P = result.base.trainable
+    return replace(
+        result.base,
+        trainable=(base_P + step_P).astype(base_P.dtype),
+        statistics=result.aggregate.statistics,
+        counters=result.aggregate.counters,
     )

@@ -11,9 +11,11 @@ its scale and shift are averaged like any parameter.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from fedfleet.algorithms.base import Finished, Memory, Received, Trained
+from fedfleet.algorithms.base import Finished, Memory, Outcome, Received, RoundResult, Trained
 from fedfleet.algorithms.fedavg import FedAvg
 from fedfleet.types import Kind, ModelState, Schema, Section
 
@@ -59,6 +61,13 @@ class FedBN(FedAvg):
             memory,
         )
 
+    def step(self, result: RoundResult) -> Outcome:
+        """As FedAvg, and leave what is local where it is, whatever a codec or a worker says."""
+        base, places = result.base, local_places(result.base.schema)
+        trainable_P = super().step(result).state.trainable.copy()
+        trainable_P[places] = base.trainable[places]
+        return Outcome(replace(base, trainable=trainable_P), result.memory)
+
 
 def local_places(schema: Schema) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Positions in the trainable vector that belong to layers with running statistics."""
@@ -70,11 +79,6 @@ def local_places(schema: Schema) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     spans = [
         np.arange(place.start, place.stop)
         for param, place in schema.layout(Kind.TRAINABLE)
-        if param.name.rpartition(".")[0] + "." in layers or param.name in _roots(layers)
+        if param.name.removesuffix(param.name.rpartition(".")[2]) in layers
     ]
     return np.concatenate(spans) if spans else np.zeros(0, np.int64)
-
-
-def _roots(layers: set[str]) -> set[str]:
-    """Names of the parameters of a layer that is the model itself."""
-    return {"weight", "bias"} if "" in layers else set()

@@ -83,7 +83,7 @@ class FedDyn(Algorithm):
 
     def finish(self, received: Received, trained: Trained) -> Finished:
         """Send the delta; keep g_i - alpha (y - x)."""
-        own_P = _own(received) - np.float32(self._alpha) * trained.delta
+        own_P = _own(received) - self._alpha * trained.delta
         return Finished(self.built_in(trained), {_OWN: own_P})
 
     # Coordinator half

@@ -16,12 +16,15 @@ worker could not come back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 import numpy as np
 
 from fedfleet.algorithms.base import Finished, Memory, Outcome, Received, RoundResult, Trained
-from fedfleet.algorithms.fedavg import FedAvg
+from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
+from fedfleet.errors import UpdateInvalid
 from fedfleet.types import Array, UpdateHeader
 
 _WEIGHT = "fedgw."
@@ -30,6 +33,22 @@ _LOSS = "fedgw_loss_{:02d}"
 MAX_EPOCHS = 48
 # Of the mean weight of the cohort.
 _FLOOR = 1e-6
+# Squares of it are still finite.
+MAX_LOSS = 1e100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FedGWOptions:
+    """Options of ``fedgw``.
+
+    Args:
+        server_lr: step along the mean delta, > 0.
+    """
+
+    server_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        FedAvgOptions(server_lr=self.server_lr)
 
 
 class FedGW(FedAvg):
@@ -37,16 +56,28 @@ class FedGW(FedAvg):
 
     weighs_together: ClassVar[bool] = True
 
+    def __init__(self, options: FedGWOptions) -> None:
+        super().__init__(FedAvgOptions(server_lr=options.server_lr))
+
     def finish(self, received: Received, trained: Trained) -> Finished:
         """Report the mean loss of each epoch."""
         losses = trained.work.epoch_losses[:MAX_EPOCHS]
         metrics = {_LOSS.format(epoch): loss for epoch, loss in enumerate(losses)}
         return Finished(self.built_in(trained), received.memory, metrics)
 
+    def check_header(self, header: UpdateHeader) -> None:
+        """Take no update without losses that can be compared."""
+        losses = _losses(header)
+        if not losses or not all(0 <= loss <= MAX_LOSS for loss in losses):
+            raise UpdateInvalid(
+                f"metrics {_LOSS.format(0)} ...: must be a loss of 0 or more for each epoch"
+            )
+
     def weights(self, headers: Sequence[UpdateHeader], memory: Memory) -> list[float]:
         """The cohort's new w_k, their sum unchanged."""
         before_K = np.array([_known(header.worker_id, memory) for header in headers])
-        losses_KE = np.array([_losses(header) for header in headers])
+        # Of the epochs that all report.
+        losses_KE = np.array(list(zip(*(_losses(header) for header in headers), strict=False))).T
         rewards_K = gaussian_rewards(losses_KE, before_K)
         floor = _FLOOR * float(rewards_K.mean())
         rewards_K = np.maximum(rewards_K, floor)
@@ -70,7 +101,8 @@ def gaussian_rewards(losses_KE: Array, weights_K: Array) -> Array:
         weights_K: > 0.
 
     Returns:
-        Shape (K,); in proportion to ``weights_K`` where the losses say nothing.
+        Shape (K,), in the proportions of the rewards, or of ``weights_K`` where the losses say
+        nothing.
     """
     shares_K: Array = weights_K / weights_K.sum()
     count = len(weights_K)
@@ -80,10 +112,13 @@ def gaussian_rewards(losses_KE: Array, weights_K: Array) -> Array:
     squares_KE = (losses_KE - mean_E) ** 2
     spread = (shares_K**2).mean() / shares_K.mean() ** 2 / count
     variance_E = squares_KE.sum(0) / (count - 1) * spread
-    said_E = variance_E > 0
+    # Equal losses may still differ from their mean, by its rounding.
+    said_E = (losses_KE.max(0) > losses_KE.min(0)) & (variance_E > 0)
     if not said_E.any():
         return shares_K
-    rewards_K: Array = np.exp(-squares_KE[:, said_E] / (2 * variance_E[said_E])).mean(1)
+    exponents_KE = squares_KE[:, said_E] / (2 * variance_E[said_E])
+    # From the best on: in a large cohort all of them could underflow.
+    rewards_K: Array = np.exp(exponents_KE.min() - exponents_KE).mean(1)
     return rewards_K
 
 
@@ -94,5 +129,6 @@ def _known(worker_id: str, memory: Memory) -> float:
 
 
 def _losses(header: UpdateHeader) -> list[float]:
-    names = sorted(name for name in header.metrics if name.startswith(_LOSS[:11]))
-    return [header.metrics[name] for name in names]
+    """Up to the first epoch that was left out."""
+    names = (_LOSS.format(epoch) for epoch in range(MAX_EPOCHS))
+    return [header.metrics[name] for name in takewhile(header.metrics.__contains__, names)]

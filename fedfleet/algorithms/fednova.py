@@ -23,8 +23,12 @@ from fedfleet.algorithms.base import (
 )
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions, moved
 from fedfleet.algorithms.vectors import check_sgd
+from fedfleet.errors import UpdateInvalid
+from fedfleet.types import UpdateHeader
 
 _REACH = "fednova_reach"
+# Steps times learning rate, and more with momentum.
+MAX_REACH = 1e6
 
 
 class FedNova(FedAvg):
@@ -40,8 +44,16 @@ class FedNova(FedAvg):
     def finish(self, received: Received, trained: Trained) -> Finished:
         """Send the delta per unit of reach, and the reach."""
         reach = trained.work.reach
-        delta_P = (trained.delta.astype(np.float64) / reach).astype(np.float32)
+        delta_P = (trained.delta.astype(np.float64) / reach).astype(trained.delta.dtype)
         return Finished(self.built_in(trained, delta_P), received.memory, {_REACH: reach})
+
+    def check_header(self, header: UpdateHeader) -> None:
+        """Take no update whose reach is unknown: the mean reach scales the round's whole step."""
+        reach = header.metrics.get(_REACH)
+        if reach is None or not 0 < reach <= MAX_REACH:
+            raise UpdateInvalid(
+                f"metric {_REACH} = {reach}: must be above 0 and at most {MAX_REACH:g}"
+            )
 
     def step(self, result: RoundResult) -> Outcome:
         """Move along the mean direction, as far as the workers reached in the mean."""

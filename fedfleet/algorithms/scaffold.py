@@ -89,7 +89,7 @@ class Scaffold(Algorithm):
             next_P = trained.gradient()
         else:
             drift_P = trained.delta.astype(np.float64) / trained.work.reach
-            next_P = (own_P - received.broadcast[_CONTROL] - drift_P).astype(np.float32)
+            next_P = (own_P - received.broadcast[_CONTROL] - drift_P).astype(own_P.dtype)
         change = Section(_CONTROL, Kind.TRAINABLE, next_P - own_P)
         return Finished((*self.built_in(trained), change), {_OWN: next_P})
 

@@ -7,43 +7,51 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
 
-from fedfleet.cli.output import bars, console, make_table, write_json
+from fedfleet.cli.output import bars, console, fitting_table, plain, write_json
 from fedfleet.cli.recipes import load_recipe
-from fedfleet.cli.settings import DataDir, Json, config_of
-from fedfleet.data.catalog import describe as describe_dataset
-from fedfleet.data.catalog import open_dataset
-from fedfleet.data.images import Index, Labels
-from fedfleet.data.partition import partition as split
+from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
+from fedfleet.data.images import Index
+from fedfleet.data.shard import Shards
 from fedfleet.data.summary import ShardRow, describe_partition
-from fedfleet.errors import InvalidInput, SettingInvalid
+from fedfleet.errors import InvalidInput, NotInstalled, SettingInvalid
 from fedfleet.rounds.recipe import Recipe
 
 # More classes than these are drawn as bars only.
 MOST_COLUMNS = 12
-
-RecipeOption = Annotated[
-    str,
-    typer.Option("--recipe", metavar="RECIPE", help="A recipe's file, or a shipped one's name."),
-]
+COMMONEST = 3
+FORMATS = (".png", ".svg")
+# Resolved only when a picture is asked for: it needs matplotlib, which is an extra.
+_PLOT = "fedfleet.cli.data_plot:plot_partition"
 
 
 def describe(
     context: typer.Context,
-    recipe: RecipeOption,
+    recipe: RecipeArgument,
     data_dir: DataDir = None,
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Also draw it, into a .png or .svg file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show who holds what."""
+    draw = None if plot is None else _plotter(plot)
     parsed = load_recipe(recipe)
-    labels, shards = _shards(parsed, data_dir or config_of(context).data_dir)
-    classes = describe_dataset(parsed.data).classes
-    rows = describe_partition(labels, shards, classes)
+    shards = _shards(parsed, data_dir or config_of(context).data_dir)
+    labels, classes = shards.train.labels, shards.spec.classes
+    rows = describe_partition(labels, shards.indexes, classes, shards.owners)
+    if plot is not None and draw is not None:
+        try:
+            draw(plot.expanduser(), _title(parsed, rows), rows, classes, shards.spec.groups)
+        except OSError as error:
+            raise SettingInvalid(f"--plot {plot}: {error.strerror}") from error
     if as_json:
         write_json(
             {
@@ -55,13 +63,13 @@ def describe(
                 "shards": [row.to_json(classes) for row in rows],
             }
         )
-        return
-    _print(console(), parsed, rows, classes)
+    else:
+        _print(console(), parsed, rows, classes)
 
 
 def partition(
     context: typer.Context,
-    recipe: RecipeOption,
+    recipe: RecipeArgument,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")],
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -70,7 +78,7 @@ def partition(
     parsed = load_recipe(recipe)
     if parsed.data.workers is None:
         raise InvalidInput('data.partition = "none": each worker\'s data are its own, not a shard')
-    _, shards = _shards(parsed, data_dir or config_of(context).data_dir)
+    shards = _shards(parsed, data_dir or config_of(context).data_dir).indexes
     paths = [_write(out.expanduser(), parsed, number, shards) for number in range(len(shards))]
     if as_json:
         write_json({"files": [str(path) for path in paths]})
@@ -78,11 +86,22 @@ def partition(
         console().print(f"{len(paths)} files in {out}, {paths[0].name} to {paths[-1].name}")
 
 
-def _shards(recipe: Recipe, data_dir: Path | None) -> tuple[Labels, list[Index]]:
-    """The training labels, and each shard's index into them."""
-    labels = open_dataset(recipe.data, "train", data_dir).labels
-    classes = describe_dataset(recipe.data).classes
-    return labels, split(labels, recipe.data, len(classes), recipe.seed)
+def _shards(recipe: Recipe, data_dir: Path | None) -> Shards:
+    return Shards(recipe.data, seed=recipe.seed, data_dir=data_dir)
+
+
+def _plotter(path: Path) -> Any:
+    """The function that draws. Any: it is found by name."""
+    if path.suffix.lower() not in FORMATS:
+        raise SettingInvalid(f"--plot {path}: the file's name must end in {' or '.join(FORMATS)}")
+    try:
+        return pkgutil.resolve_name(_PLOT)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("matplotlib"):
+            raise
+        raise NotInstalled(
+            "--plot: matplotlib is not installed here; pip install 'fedfleet[report]' brings it"
+        ) from error
 
 
 def _write(folder: Path, recipe: Recipe, number: int, shards: list[Index]) -> Path:
@@ -107,28 +126,61 @@ def _write(folder: Path, recipe: Recipe, number: int, shards: list[Index]) -> Pa
     return path
 
 
+def _title(recipe: Recipe, rows: list[ShardRow]) -> str:
+    data = recipe.data
+    setting: str = data.partition
+    for value in (data.alpha, data.fine_alpha, data.classes_per_worker, data.shards_per_worker):
+        setting += "" if value is None else f" {value:g}"
+    if data.feature_noise is not None:
+        setting += f", feature noise up to {data.feature_noise:g}"
+    examples = sum(row.examples for row in rows)
+    return f"{data.dataset}, {examples} training examples, partition {setting}, seed {recipe.seed}"
+
+
 def _print(out: Console, recipe: Recipe, rows: list[ShardRow], classes: tuple[str, ...]) -> None:
-    are_few = len(classes) <= MOST_COLUMNS
-    names = classes if are_few else ()
-    right = ("worker", "examples", "classes", "skew")
-    setting: str = recipe.data.partition
-    if recipe.data.alpha is not None:
-        setting += f" {recipe.data.alpha:g}"
-    table = make_table(
-        f"{recipe.data.dataset}, {sum(row.examples for row in rows)} training examples, "
-        f"partition {setting}, seed {recipe.seed}",
-        (*right, "mix", *names),
-        right=(*right, *names),
-    )
+    names = classes if len(classes) <= MOST_COLUMNS else ()
+    right = ("worker", "examples", "classes", "entropy", "skew", *names)
     most = max(max(row.per_class) for row in rows)
-    for row in rows:
-        table.add_row(
-            str(row.shard),
-            str(row.examples),
-            str(row.classes_held),
-            f"{row.skew:.2f}",
-            bars(row.per_class, most=most, encoding=out.encoding),
-            *([str(count) for count in row.per_class] if are_few else ()),
-        )
+    # Either a column for each class, or the commonest ones by name.
+    last = names or ("most examples of",)
+    has_owners = any(row.owners for row in rows)
+    table = fitting_table(
+        out,
+        _title(recipe, rows),
+        (*right[:5], "mix", *last, *(("belong to",) if has_owners else ())),
+        [
+            (
+                str(row.shard),
+                str(row.examples),
+                str(row.classes_held),
+                f"{row.entropy:.2f}",
+                f"{row.skew:.2f}",
+                bars(row.per_class, most=most, encoding=out.encoding),
+                *(map(str, row.per_class) if names else (_commonest(row, classes),)),
+                *((_brief(row.owners),) if has_owners else ()),
+            )
+            for row in rows
+        ],
+        right=right,
+        leave_out=() if names else last,
+    )
     out.print(table)
-    out.print("mix: one bar per class, of one scale; skew: 0 = everybody's mix, 1 = nothing of it")
+    out.print(
+        "mix: one bar per class, of one scale; entropy: of the labels, in bits; "
+        "skew: 0 = everybody's mix, 1 = nothing of it"
+    )
+
+
+def _commonest(row: ShardRow, classes: tuple[str, ...]) -> str:
+    """The classes of which a shard holds most, with how many."""
+    order = sorted(range(len(classes)), key=lambda label: -row.per_class[label])[:COMMONEST]
+    held = [label for label in order if row.per_class[label]]
+    return ", ".join(f"{plain(classes[label])} {row.per_class[label]}" for label in held)
+
+
+def _brief(owners: tuple[str, ...]) -> str:
+    """The first owner's name, and how many others there are."""
+    if not owners:
+        return ""
+    others = f" and {len(owners) - 1} more" if len(owners) > 1 else ""
+    return plain(owners[0])[:40] + others

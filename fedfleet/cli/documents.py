@@ -47,6 +47,7 @@ def worker_document(worker: pb.Worker) -> Document:
         "assignment_id": worker.assignment_id or None,
         "progress_ratio": worker.progress_ratio,
         "updates": worker.updates,
+        "traffic": traffic_document(worker.traffic),
         "tags": list(worker.tags),
         "software_version": worker.software_version,
         "device": {
@@ -58,6 +59,11 @@ def worker_document(worker: pb.Worker) -> Document:
             "os": device.os,
         },
     }
+
+
+def traffic_document(traffic: pb.Traffic) -> Document:
+    """Payload bytes as seen from the worker."""
+    return {"bytes_up": traffic.bytes_up, "bytes_down": traffic.bytes_down}
 
 
 def alias_document(alias: pb.Alias) -> Document:

@@ -11,10 +11,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 # Wide enough for every table here: a pipe has no width that a line could be cut to.
 PIPE_COLUMNS = 160
+_ANY_WIDTH = 10_000
 
 
 def console() -> Console:
@@ -59,6 +61,33 @@ def make_table(title: str, columns: Sequence[str], *, right: Iterable[str] = ())
     return table
 
 
+def fitting_table(
+    out: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Iterable[str] = (),
+    leave_out: Sequence[str] = (),
+) -> Table:
+    """A table with its rows, made to fit the console: a number that is cut says nothing.
+
+    Args:
+        right: as of ``make_table``.
+        leave_out: columns to do without where there is no room, the first ones first.
+    """
+    anywhere = out.options.update(max_width=_ANY_WIDTH)
+    cells = [dict(zip(columns, row, strict=True)) for row in rows]
+    for count in range(len(leave_out) + 1):
+        kept = [column for column in columns if column not in leave_out[:count]]
+        table = make_table(title, kept, right=right)
+        for row in cells:
+            table.add_row(*(row[column] for column in kept))
+        if Measurement.get(out, anywhere, table).maximum <= out.width:
+            break
+    return table
+
+
 def plain(text: str) -> str:
     """The text on one line, without what could steer a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
@@ -95,11 +124,11 @@ def ago(at_s: float) -> str:
 def size(size_bytes: int) -> str:
     """A number of bytes in the unit that fits."""
     value = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:  # from there on three digits would be 1e+03
             return f"{value:.3g} {unit}"
         value /= 1000
-    return f"{value:.3g} GB"
+    return f"{value:.3g} TB"
 
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -11,13 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from fedfleet.cli.output import bars, make_table, number, percent
+from fedfleet.cli.documents import Document, traffic_document
+from fedfleet.cli.output import bars, fitting_table, make_table, number, percent, size
 from fedfleet.types import Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_from_message
 
 # More classes than these are shown by their worst.
 MOST_CLASSES = 20
+# What a narrow terminal does without, the first first.
+_NARROW = ("samples", "version", "train loss", "updates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,10 @@ class RoundResult:
         duration_s: from the choice of the cohort to the commit; None in a simulation.
         weight: training samples behind the updates.
         metrics: sample-weighted means of the workers' training metrics.
+        bytes_up: payload bytes of the updates that count.
+        bytes_down: payload bytes that workers downloaded since the round before.
+        traffic: by worker id, what was moved since the round before, with what was sent again;
+            empty in a simulation.
         worker_evaluations: by worker id.
     """
 
@@ -38,7 +45,10 @@ class RoundResult:
     updates: int
     weight: float
     metrics: Mapping[str, float]
+    bytes_up: int
+    bytes_down: int
     evaluation: Evaluation | None
+    traffic: Mapping[str, Document] = field(default_factory=dict)
     worker_evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -49,6 +59,9 @@ class RoundResult:
             "updates": self.updates,
             "weight": self.weight,
             "metrics": dict(self.metrics),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "traffic": dict(sorted(self.traffic.items())),
             "evaluation": self.evaluation.to_json() if self.evaluation else None,
             "worker_evaluations": {
                 name: evaluation.to_json()
@@ -69,6 +82,9 @@ def round_result(summary: pb.RoundSummary) -> RoundResult:
         updates=summary.updates,
         weight=summary.weight,
         metrics=dict(summary.metrics),
+        bytes_up=summary.bytes_up,
+        bytes_down=sum(moved.bytes_down for moved in summary.traffic.values()),
+        traffic={name: traffic_document(moved) for name, moved in summary.traffic.items()},
         evaluation=evaluation,
         worker_evaluations={
             name: evaluation_from_message(message)
@@ -86,22 +102,39 @@ def last_evaluation(rounds: Sequence[RoundResult]) -> tuple[int, Evaluation] | N
 
 
 def print_rounds(out: Console, rounds: Sequence[RoundResult]) -> None:
-    """Print one line per round."""
-    columns = ("round", "version", "updates", "samples", "accuracy", "loss", "train loss", "took")
-    table = make_table("Rounds", columns, right=columns)
-    for item in rounds:
-        evaluation = item.evaluation
-        table.add_row(
-            str(item.round),
-            "-" if item.version is None else str(item.version),
-            str(item.updates),
-            f"{item.weight:g}",
-            percent(evaluation.accuracy if evaluation else None),
-            number(evaluation.loss if evaluation else None),
-            number(item.metrics.get("train_loss")),
-            "-" if item.duration_s is None else f"{item.duration_s:.2f} s",
-        )
-    out.print(table)
+    """Print one line per round, and what they moved in all."""
+    columns = (
+        *("round", "version", "updates", "samples", "accuracy", "loss", "train loss"),
+        *("up", "down", "took"),
+    )
+    rows = [_round_row(item) for item in rounds]
+    out.print(fitting_table(out, "Rounds", columns, rows, right=columns, leave_out=_NARROW))
+    print_traffic(out, rounds)
+
+
+def _round_row(item: RoundResult) -> tuple[str, ...]:
+    evaluation = item.evaluation
+    return (
+        str(item.round),
+        "-" if item.version is None else str(item.version),
+        str(item.updates),
+        f"{item.weight:g}",
+        percent(evaluation.accuracy if evaluation else None),
+        number(evaluation.loss if evaluation else None),
+        number(item.metrics.get("train_loss")),
+        size(item.bytes_up),
+        size(item.bytes_down),
+        "-" if item.duration_s is None else f"{item.duration_s:.2f} s",
+    )
+
+
+def print_traffic(out: Console, rounds: Sequence[RoundResult]) -> None:
+    """Print what all rounds moved, in a line."""
+    counted = sum(item.bytes_up for item in rounds)
+    moved = sum(one["bytes_up"] for item in rounds for one in item.traffic.values())
+    more = f" (and {size(moved - counted)} sent again or in vain)" if moved > counted else ""
+    down = sum(item.bytes_down for item in rounds)
+    out.print(f"Moved in all: {size(counted)} up{more}, {size(down)} down.")
 
 
 def print_result(out: Console, rounds: Sequence[RoundResult], classes: Sequence[str]) -> None:

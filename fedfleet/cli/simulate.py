@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fedfleet.cli.output import console, number, percent, write_json
+from fedfleet.cli.output import console, number, percent, size, write_json
 from fedfleet.cli.recipes import load_recipe
-from fedfleet.cli.report import RoundResult, print_result
+from fedfleet.cli.report import RoundResult, print_result, print_rounds, print_traffic
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
 from fedfleet.errors import FedFleetError, error_for_code
 
@@ -61,14 +61,20 @@ def simulate(
             }
         )
     else:
+        if out.is_terminal:  # where the bar has shown the last round only
+            print_rounds(out, rounds)
         print_result(out, rounds, simulation.classes)
+        if not out.is_terminal:
+            print_traffic(out, rounds)
     _raise_if_failed(simulation)
 
 
 def _brief(done: SimulatedRound) -> str:
+    moved = f"{size(done.bytes_up)} up  {size(done.bytes_down)} down"
     if done.evaluation is None:
-        return f"train loss {number(done.metrics.get('train_loss'))}"
-    return f"accuracy {percent(done.evaluation.accuracy)}  loss {number(done.evaluation.loss)}"
+        return f"train loss {number(done.metrics.get('train_loss'))}  {moved}"
+    evaluated = done.evaluation
+    return f"accuracy {percent(evaluated.accuracy)}  loss {number(evaluated.loss)}  {moved}"
 
 
 def _result(done: SimulatedRound) -> RoundResult:
@@ -79,6 +85,8 @@ def _result(done: SimulatedRound) -> RoundResult:
         updates=len(done.workers),
         weight=done.weight,
         metrics=done.metrics,
+        bytes_up=done.bytes_up,
+        bytes_down=done.bytes_down,
         evaluation=done.evaluation,
         worker_evaluations=done.worker_evaluations,
     )

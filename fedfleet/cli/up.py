@@ -24,7 +24,7 @@ from fedfleet.cli.live import RunView
 from fedfleet.cli.output import console
 from fedfleet.cli.predict import print_answer
 from fedfleet.cli.recipes import load_recipe
-from fedfleet.cli.report import print_result, round_result
+from fedfleet.cli.report import print_result, print_traffic, round_result
 from fedfleet.cli.runs import raise_if_failed
 from fedfleet.cli.sample import Sample, held_out_image
 from fedfleet.cli.settings import CliConfig, DataDir, config_of, environment
@@ -111,6 +111,7 @@ def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | Non
     raise_if_failed(response.run)
     rounds = [round_result(summary) for summary in response.rounds]
     print_result(out, rounds, response.classes)
+    print_traffic(out, rounds)
     if sample is not None:
         _ask(out, children, fleet, plan, sample, response.rounds[-1].version)
     return fleet

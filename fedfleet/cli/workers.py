@@ -5,10 +5,13 @@ from __future__ import annotations
 import typer
 
 from fedfleet.cli.documents import worker_document
-from fedfleet.cli.output import ago, console, make_table, number, plain, size, write_json
+from fedfleet.cli.output import ago, console, fitting_table, number, plain, size, write_json
 from fedfleet.cli.session import connect
 from fedfleet.cli.settings import Coordinator, Json
 from fedfleet.v1 import control_service_pb2 as pb
+
+# What a narrow terminal does without, the first first.
+_NARROW = ("accelerator", "memory", "cores", "tags", "examples/s")
 
 
 def workers(context: typer.Context, coordinator: Coordinator = None, as_json: Json = False) -> None:
@@ -18,22 +21,31 @@ def workers(context: typer.Context, coordinator: Coordinator = None, as_json: Js
     if as_json:
         write_json({"workers": [worker_document(worker) for worker in found]})
         return
-    right = ("updates", "cores", "memory", "examples/s")
+    out = console()
+    if not found:
+        out.print("No worker has connected yet.")
+        return
+    right = ("updates", "up", "down", "cores", "memory", "examples/s")
     columns = ("worker", "state", "last seen", *right, "accelerator", "tags")
-    table = make_table("", columns, right=right)
-    for worker in found:
-        table.add_row(
-            plain(worker.worker_id),
-            worker_state(worker),
-            ago(worker.last_seen_s),
-            str(worker.updates),
-            str(worker.device.cpu_count or "-"),
-            size(worker.device.memory_bytes) if worker.device.memory_bytes else "-",
-            number(worker.device.samples_per_s or None),
-            plain(worker.device.accelerator or "-"),
-            plain(", ".join(worker.tags)),
-        )
-    console().print(table if found else "No worker has connected yet.")
+    rows = [_row(worker) for worker in found]
+    out.print(fitting_table(out, "", columns, rows, right=right, leave_out=_NARROW))
+
+
+def _row(worker: pb.Worker) -> tuple[str, ...]:
+    device = worker.device
+    return (
+        plain(worker.worker_id),
+        worker_state(worker),
+        ago(worker.last_seen_s),
+        str(worker.updates),
+        size(worker.traffic.bytes_up),
+        size(worker.traffic.bytes_down),
+        str(device.cpu_count or "-"),
+        size(device.memory_bytes) if device.memory_bytes else "-",
+        number(device.samples_per_s or None),
+        plain(device.accelerator or "-"),
+        plain(", ".join(worker.tags)),
+    )
 
 
 def worker_state(worker: pb.Worker) -> str:

@@ -16,7 +16,7 @@ from fedfleet import plugins
 from fedfleet.data.config import BUILT_IN, DataConfig
 from fedfleet.data.images import LabeledImages
 from fedfleet.data.partition import check_labels
-from fedfleet.errors import DataInvalid, UnknownDataset
+from fedfleet.errors import DataInvalid, RecipeInvalid, UnknownDataset
 from fedfleet.tables import suggest
 from fedfleet.types import InputSpec
 
@@ -27,6 +27,7 @@ SOURCES: Mapping[str, str] = {
     "cifar100": "fedfleet.data.cifar:CIFAR100",
     "digits": "fedfleet.data.digits:DIGITS",
     "folder": "fedfleet.data.folder:FOLDER",
+    "shakespeare": "fedfleet.data.shakespeare:SHAKESPEARE",
     "synthetic": "fedfleet.data.synthetic:SYNTHETIC",
 }
 
@@ -37,10 +38,12 @@ class DatasetSpec:
 
     Args:
         classes: label names, in the order of the label numbers.
+        groups: the group that each class belongs to, from 0, where the classes come in groups.
     """
 
     inputs: InputSpec
     classes: tuple[str, ...]
+    groups: tuple[int, ...] | None = None
 
 
 class DatasetSource(Protocol):
@@ -71,6 +74,7 @@ def describe(config: DataConfig) -> DatasetSpec:
     Raises:
         UnknownDataset: neither built in nor an installed plug-in that can be used.
         DataInvalid: a plug-in refuses its options or describes nothing usable.
+        RecipeInvalid: the data are text, to which noise cannot be added.
     """
     source = _source(config.dataset)
     try:
@@ -79,6 +83,11 @@ def describe(config: DataConfig) -> DatasetSpec:
         raise DataInvalid(f'data set "{config.dataset}": {error}') from error
     if not isinstance(spec, DatasetSpec):
         raise DataInvalid(f'data set "{config.dataset}": describe() must return a DatasetSpec')
+    if spec.inputs.is_tokens and config.feature_noise is not None:
+        raise RecipeInvalid(
+            f"data.feature_noise = {config.feature_noise:g}: is added to images, "
+            f'data set "{config.dataset}" holds text; leave it out'
+        )
     return spec
 
 

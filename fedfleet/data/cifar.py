@@ -26,6 +26,7 @@ class Cifar:
     Args:
         mean, std: of the training split per channel, as published.
         classes: in the order of the labels.
+        groups: the coarse class of each class, where there are any.
     """
 
     name: str
@@ -33,10 +34,11 @@ class Cifar:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+    groups: tuple[int, ...] | None = None
 
     def describe(self, options: CifarOptions) -> DatasetSpec:
         inputs = InputSpec(channels=3, height=32, width=32, mean=self.mean, std=self.std)
-        return DatasetSpec(inputs, self.classes)
+        return DatasetSpec(inputs, self.classes, self.groups)
 
     def open(self, options: CifarOptions, split: Split, data_dir: Path | None) -> LabeledImages:
         """Open a split, fetching the set first where it is absent and the options say so."""
@@ -94,10 +96,18 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 wardrobe whale willow_tree wolf woman worm
 """
 
+# The coarse class of each: 20 groups of 5, as the set's own coarse labels have them.
+_CIFAR100_GROUPS = """
+4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 11 5
+5 19 8 8 15 13 14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16 12 9 13
+15 13 16 19 2 4 6 19 5 5 8 19 18 1 2 15 6 0 17 8 14 13
+"""
+
 CIFAR100: DatasetSource = Cifar(
     name="cifar100",
     label_column="fine_label",
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
     classes=tuple(_CIFAR100_CLASSES.split()),
+    groups=tuple(int(group) for group in _CIFAR100_GROUPS.split()),
 )

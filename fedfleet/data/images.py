@@ -1,11 +1,11 @@
 """What a data set's split is: labels known at once, images decoded when they are asked for.
 
-Legend: N = examples of the split, n = examples asked for, C = channels, H, W = size.
+Legend: N = examples of the split, n = examples asked for, C = channels, H, W = size, T = tokens.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,25 @@ class LabeledImages(Protocol):
     def load(self, index: Index) -> Pixels:
         """Decode the rows of an index (n,), in its order: uint8, shape (n, C, H, W).
 
+        Where the data set is described as tokens, their numbers: uint8, shape (n, T).
+
         Raises:
             DataInvalid: an image cannot be decoded; the text names it.
+        """
+
+
+@runtime_checkable
+class OwnedImages(LabeledImages, Protocol):
+    """A split of which each example belongs to somebody: a data set that comes with a split."""
+
+    @property
+    def owners(self) -> Index:
+        """The number of each example's owner, int64, shape (N,)."""
+
+    @property
+    def owner_names(self) -> tuple[str, ...]:
+        """By owner's number; each owns an example of this split. The same name is the same owner
+        in both splits, the number need not be.
         """
 
 

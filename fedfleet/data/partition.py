@@ -9,25 +9,41 @@ bit, one example may land in the neighbouring shard, with a chance below 1e-9 pe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from fedfleet.data.class_split import by_classes
 from fedfleet.data.config import DataConfig
 from fedfleet.data.draws import Draws
 from fedfleet.data.images import Index, Labels
+from fedfleet.data.pachinko import pachinko
 from fedfleet.errors import DataEmpty, DataInvalid, RecipeInvalid
 
+T = TypeVar("T")
 
-def partition(labels: Labels, config: DataConfig, num_classes: int, seed: int) -> list[Index]:
+
+def partition(
+    labels: Labels,
+    config: DataConfig,
+    num_classes: int,
+    seed: int,
+    *,
+    groups: Sequence[int] | None = None,
+    owners: Index | None = None,
+) -> list[Index]:
     """Split the examples into ``config.workers`` shards (one, of all, without a partition).
 
     Args:
         labels: int64, shape (N,), each from 0 to num_classes - 1.
+        groups: of each class, for ``pachinko``; None where the data set has none.
+        owners: of each example, int64, shape (N,), for ``natural``; None where nobody owns them.
 
     Raises:
         DataEmpty: there are no examples.
         DataInvalid: a label is out of range.
-        RecipeInvalid: the examples or classes are too few for the shards.
+        RecipeInvalid: the examples, classes or owners are too few for the shards, or the data set
+            has no groups or owners.
     """
     check_labels(labels, num_classes)
     if config.workers is None:
@@ -37,15 +53,42 @@ def partition(labels: Labels, config: DataConfig, num_classes: int, seed: int) -
             f"data.workers = {config.workers}: the training split has {len(labels)} examples only"
         )
     draws = Draws(seed, "partition", config.partition)
-    by_class = _shuffled_classes(labels, num_classes, draws)
-    if config.alpha is not None:
-        shards = _dirichlet(by_class, config.workers, config.alpha, draws)
-        _fill_empty(shards, labels)
-    elif config.classes_per_worker is not None:
-        shards = _classes(by_class, config.workers, config.classes_per_worker, draws)
+    if config.partition == "natural":
+        shards = _natural(_present(owners, config, "owners"), config.workers, draws)
     else:
-        shards = _iid(by_class, config.workers)
+        by_class = _shuffled_classes(labels, num_classes, draws)
+        shards = _by_class(by_class, config, config.workers, draws, groups)
+        _fill_empty(shards, labels)
     return [np.sort(shard) for shard in shards]
+
+
+def _present(part: T | None, config: DataConfig, what: str) -> T:
+    if part is None:
+        raise RecipeInvalid(
+            f'data.partition = "{config.partition}": data set "{config.dataset}" has no {what}'
+        )
+    return part
+
+
+def _by_class(
+    by_class: Sequence[Index],
+    config: DataConfig,
+    workers: int,
+    draws: Draws,
+    groups: Sequence[int] | None,
+) -> list[Index]:
+    """The partitions that look at labels; which one, its own fields tell."""
+    if config.alpha is not None and config.fine_alpha is not None:
+        known = _present(groups, config, "groups of classes")
+        return pachinko(by_class, known, workers, config.alpha, config.fine_alpha, draws)
+    if config.alpha is not None:
+        split = _quantity if config.partition == "quantity" else _dirichlet
+        return split(by_class, workers, config.alpha, draws)
+    if config.classes_per_worker is not None:
+        return by_classes(by_class, workers, config.classes_per_worker, draws)
+    if config.shards_per_worker is not None:
+        return _shards(by_class, workers, config.shards_per_worker, draws)
+    return _iid(by_class, workers)
 
 
 def check_labels(labels: Labels, num_classes: int) -> None:
@@ -91,6 +134,53 @@ def _dirichlet(by_class: Sequence[Index], workers: int, alpha: float, draws: Dra
     return [np.concatenate(part) for part in parts]
 
 
+def _quantity(by_class: Sequence[Index], workers: int, alpha: float, draws: Draws) -> list[Index]:
+    """Cut the examples in random order into shards whose sizes are drawn from Dirichlet(alpha)
+    (Li et al. 2022, arXiv:2102.02079, section 4.3): the labels' mix is everybody's.
+    """
+    order = np.concatenate(by_class)
+    order = order[draws.permutation(len(order))]
+    shares = draws.dirichlet(alpha, workers)
+    ends = np.floor(np.cumsum(shares)[:-1] * len(order)).astype(np.int64)
+    return np.split(order, ends)
+
+
+def _shards(by_class: Sequence[Index], workers: int, each: int, draws: Draws) -> list[Index]:
+    """Sort by label, cut into equal slices, give each worker ``each`` of them (McMahan et al.
+    2017, arXiv:1602.05629, section 3). A slice may straddle two classes.
+    """
+    order = np.concatenate(by_class)
+    if each * workers > len(order):
+        raise RecipeInvalid(
+            f"data.shards_per_worker = {each}: {workers} workers would take {each * workers} "
+            f"slices of {len(order)} examples"
+        )
+    slices = np.array_split(order, each * workers)
+    dealt = draws.permutation(len(slices)).reshape(workers, each)
+    return [np.concatenate([slices[number] for number in row]) for row in dealt]
+
+
+def _natural(owners: Index, workers: int, draws: Draws) -> list[Index]:
+    holder_of = deal_owners(int(owners.max()) + 1, workers, draws)
+    return [np.flatnonzero(holder_of[owners] == worker) for worker in range(workers)]
+
+
+def deal_owners(owners: int, workers: int, draws: Draws) -> Index:
+    """Deal owners out to workers at random, all of an owner's examples to one worker.
+
+    Returns:
+        The worker of each owner, int64, shape (owners,); their numbers differ by at most one.
+
+    Raises:
+        RecipeInvalid: there are more workers than owners.
+    """
+    if workers > owners:
+        raise RecipeInvalid(
+            f"data.workers = {workers}: the training split belongs to {owners} owners only"
+        )
+    return draws.permutation(owners) % workers
+
+
 def _fill_empty(shards: list[Index], labels: Labels) -> None:
     """Give each empty shard one example of the largest shard's commonest class.
 
@@ -104,48 +194,3 @@ def _fill_empty(shards: list[Index], labels: Labels) -> None:
         place = int(np.flatnonzero(labels[donor] == commonest)[0])
         shards[empty] = donor[place : place + 1]
         shards[largest] = np.delete(donor, place)
-
-
-def _classes(by_class: Sequence[Index], workers: int, each: int, draws: Draws) -> list[Index]:
-    """Give each worker exactly ``each`` classes, and each class's examples evenly to its holders.
-
-    After McMahan et al. 2017 (arXiv:1602.05629, section 3), where a worker gets two slices of the
-    examples sorted by label; those may straddle classes, these do not.
-    """
-    present = [label for label, members in enumerate(by_class) if len(members)]
-    field = f"data.classes_per_worker = {each}"
-    if each > len(present):
-        raise RecipeInvalid(f"{field}: the training split has {len(present)} classes only")
-    if each * workers < len(present):
-        raise RecipeInvalid(
-            f"{field}: {workers} workers would hold {each * workers} of the {len(present)} classes "
-            f"and leave the others out; raise it or data.workers"
-        )
-    parts: list[list[Index]] = [[] for _ in range(workers)]
-    for label, holders in zip(present, _holders(len(present), workers, each, draws), strict=True):
-        members = by_class[label]
-        if len(members) < len(holders):
-            raise RecipeInvalid(
-                f"{field}: class {label} has {len(members)} examples for {len(holders)} workers"
-            )
-        for place, worker in enumerate(holders):
-            parts[worker].append(members[place :: len(holders)])
-    return [np.concatenate(part) for part in parts]
-
-
-def _holders(classes: int, workers: int, each: int, draws: Draws) -> list[list[int]]:
-    """Choose which workers hold each class.
-
-    Every worker takes the classes with the most places left, ties at random. Places per class
-    differ by at most one, and taking the fullest first never leaves a worker short (Gale 1957).
-    """
-    places, spare = divmod(workers * each, classes)
-    left = np.full(classes, places)
-    left[draws.permutation(classes)[:spare]] += 1
-    holders: list[list[int]] = [[] for _ in range(classes)]
-    for worker in range(workers):
-        ties = draws.permutation(classes)
-        for label in ties[np.argsort(-left[ties], kind="stable")][:each]:
-            left[label] -= 1
-            holders[label].append(worker)
-    return holders

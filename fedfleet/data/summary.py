@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedfleet.data.images import Index, Labels
 
@@ -23,15 +24,19 @@ class ShardRow:
         examples: how many it holds.
         per_class: examples per class, in the order of the classes.
         classes_held: classes of which it holds an example.
+        entropy: of its labels, in bits: 0 means one class, log2(classes) the same of each.
         skew: total variation distance from the label distribution of all shards together, in
             [0, 1]; 0 means the same mix.
+        owners: the names of those whose examples it holds, where the data set has owners.
     """
 
     shard: int
     examples: int
     per_class: tuple[int, ...]
     classes_held: int
+    entropy: float
     skew: float
+    owners: tuple[str, ...] = ()
 
     def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
         return {
@@ -39,12 +44,17 @@ class ShardRow:
             "examples": self.examples,
             "per_class": dict(zip(classes, self.per_class, strict=True)),
             "classes_held": self.classes_held,
+            "entropy": self.entropy,
             "skew": self.skew,
+            **({"owners": list(self.owners)} if self.owners else {}),
         }
 
 
 def describe_partition(
-    labels: Labels, shards: Sequence[Index], classes: Sequence[str]
+    labels: Labels,
+    shards: Sequence[Index],
+    classes: Sequence[str],
+    owners: Sequence[tuple[str, ...]] | None = None,
 ) -> list[ShardRow]:
     """Count what each shard holds.
 
@@ -52,6 +62,7 @@ def describe_partition(
         labels: int64, shape (N,).
         shards: one index into the labels per worker, as ``partition`` returns them.
         classes: the labels' names.
+        owners: of each shard, where the data set has owners.
     """
     counts_WC = np.stack([np.bincount(labels[shard], minlength=len(classes)) for shard in shards])
     total_C = counts_WC.sum(axis=0)
@@ -66,7 +77,14 @@ def describe_partition(
                 examples=examples,
                 per_class=tuple(int(count) for count in counts_C),
                 classes_held=int(np.count_nonzero(counts_C)),
+                entropy=_entropy(mix_C),
                 skew=float(np.abs(mix_C - everyone_C).sum() / 2),
+                owners=owners[number] if owners else (),
             )
         )
     return rows
+
+
+def _entropy(mix_C: npt.NDArray[np.float64]) -> float:
+    held = mix_C[mix_C > 0]
+    return float(np.abs(held @ np.log2(held)))  # never -0.0

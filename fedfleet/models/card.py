@@ -16,6 +16,7 @@ _INPUT_FIELDS = {"channels", "height", "width", "mean", "std"}
 # Larger sides than any architecture here trains on; keeps junk from asking for huge buffers.
 MAX_SIDE = 4096
 MAX_CHANNELS = 64
+MAX_VOCABULARY = 256  # a token is a byte
 _LARGEST = 1e6  # of a mean or a standard deviation of pixels in [0, 1]
 
 
@@ -35,9 +36,10 @@ class ModelCard:
         """The card as plain JSON values."""
         options = self.model.options
         plain = dict(options) if isinstance(options, Mapping) else asdict(options)
+        given = {key: value for key, value in plain.items() if value is not None}
         return {
             "architecture": self.model.architecture,
-            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()},
+            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
             "inputs": self.inputs.to_json(),
             "classes": list(self.classes),
         }
@@ -78,21 +80,39 @@ def _model(architecture: Any, options: Any) -> ModelConfig:
 
 
 def _inputs(value: Any) -> InputSpec:
-    if not isinstance(value, Mapping) or set(value) != _INPUT_FIELDS:
+    fields = set(value) if isinstance(value, Mapping) else set()
+    if fields - {"vocabulary"} != _INPUT_FIELDS:
         raise RecipeInvalid(f"card.inputs: must be a table of {', '.join(sorted(_INPUT_FIELDS))}")
-    for name, largest in (("channels", MAX_CHANNELS), ("height", MAX_SIDE), ("width", MAX_SIDE)):
-        if type(value[name]) is not int or not 1 <= value[name] <= largest:
-            raise RecipeInvalid(
-                f"card.inputs.{name} = {value[name]!r}: must be from 1 to {largest}"
-            )
-    channels = value["channels"]
+    if "vocabulary" in fields:
+        return _tokens(value)
+    channels = _whole(value, "channels", MAX_CHANNELS)
     return InputSpec(
         channels=channels,
-        height=value["height"],
-        width=value["width"],
+        height=_whole(value, "height", MAX_SIDE),
+        width=_whole(value, "width", MAX_SIDE),
         mean=_per_channel("mean", value["mean"], channels, above=-_LARGEST),
         std=_per_channel("std", value["std"], channels, above=0.0),
     )
+
+
+def _tokens(value: Json) -> InputSpec:
+    """The inputs of a model of text."""
+    inputs = InputSpec.tokens(
+        length=_whole(value, "width", MAX_SIDE),
+        vocabulary=_whole(value, "vocabulary", MAX_VOCABULARY),
+    )
+    for name, want in inputs.to_json().items():
+        given = list(value[name]) if isinstance(value[name], tuple) else value[name]
+        if type(given) is not type(want) or given != want:
+            raise RecipeInvalid(f"card.inputs.{name} = {given!r}: of text it must be {want}")
+    return inputs
+
+
+def _whole(value: Json, name: str, largest: int) -> int:
+    number = value[name]
+    if type(number) is not int or not 1 <= number <= largest:
+        raise RecipeInvalid(f"card.inputs.{name} = {number!r}: must be from 1 to {largest}")
+    return number
 
 
 def _per_channel(name: str, value: Any, channels: int, *, above: float) -> tuple[float, ...]:

@@ -16,15 +16,17 @@ from torch import nn
 from fedfleet import plugins
 from fedfleet.errors import RecipeInvalid, UnknownModel
 from fedfleet.models.card import ModelCard
-from fedfleet.models.config import BUILT_IN
+from fedfleet.models.config import BUILT_IN, OF_TEXT
 from fedfleet.tables import suggest
 
 # Each is a function (inputs, num_classes, options) -> nn.Module.
 BUILDERS: Mapping[str, str] = {
+    "char_lstm": "fedfleet.models.char_lstm:build",
     "cnn": "fedfleet.models.cnn:build",
     "mlp": "fedfleet.models.mlp:build",
     "mobilenet_v3_small": "fedfleet.models.mobilenet:build",
     "resnet18": "fedfleet.models.resnet:build",
+    "vit": "fedfleet.models.vit:build",
 }
 
 # Each is a function (module) -> None that overwrites the random start where the recipe asks.
@@ -45,6 +47,13 @@ def build(card: ModelCard) -> nn.Module:
     name, options = card.model.architecture, card.model.options
     if name not in BUILDERS:
         return _build_plugin(card)
+    if card.inputs.is_tokens != (name in OF_TEXT):
+        reads, held = ("text", "images") if name in OF_TEXT else ("images", "text")
+        fitting = sorted(n for n in BUILDERS if card.inputs.is_tokens == (n in OF_TEXT))
+        raise RecipeInvalid(
+            f'architecture = "{name}": reads {reads}, the data set holds {held}; '
+            f"use {', '.join(fitting)}"
+        )
     # Any: each builder takes its own options class, which the recipe or the card has checked.
     builder: Any = pkgutil.resolve_name(BUILDERS[name])
     module: nn.Module = builder(card.inputs, len(card.classes), options)

@@ -6,6 +6,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Norm = Literal["batch", "group", "layer", "none"]
+
+# The narrowest level of HeteroFL is a sixteenth; the widest keeps a recipe from filling a memory.
+MIN_WIDTH = 0.01
+MAX_WIDTH = 8.0
+
+
+def _check_norm(norm: Norm, groups: int | None) -> None:
+    if groups is not None and norm != "group":
+        raise ValueError(f'groups = {groups}: has no meaning with norm = "{norm}"')
+    if groups is not None and groups < 1:
+        raise ValueError(f"groups = {groups}: must be 1 or more")
+
+
+def _check_width(width: float) -> None:
+    if not MIN_WIDTH <= width <= MAX_WIDTH:
+        raise ValueError(f"width = {width}: must be from {MIN_WIDTH} to {MAX_WIDTH}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CharLstmOptions:
+    """Options of ``char_lstm``, which reads text.
+
+    Args:
+        embedding: numbers per character.
+        hidden: units of each layer.
+        layers: LSTM layers, one above the other.
+    """
+
+    embedding: int = 8
+    hidden: int = 256
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CnnOptions:
@@ -13,13 +51,21 @@ class CnnOptions:
 
     Args:
         hidden: units of the first dense layer.
+        width: multiplies the channels of each convolution and ``hidden``; rounded up.
+        norm: after each convolution; the paper's network has none.
+        groups: of group normalisation; absent means as many as divide the channels, up to 32.
     """
 
     hidden: int = 512
+    width: float = 1.0
+    norm: Norm = "none"
+    groups: int | None = None
 
     def __post_init__(self) -> None:
         if self.hidden < 1:
             raise ValueError(f"hidden = {self.hidden}: must be 1 or more")
+        _check_width(self.width)
+        _check_norm(self.norm, self.groups)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,18 +106,57 @@ class ResNetOptions:
     """Options of ``resnet18``.
 
     Args:
-        norm: batch normalisation, or group normalisation, which has no running statistics.
+        norm: ``batch`` keeps running statistics; ``group``, ``layer`` (one group of all channels)
+            and ``none`` keep nothing but parameters.
+        groups: of group normalisation; absent means as many as divide the channels, up to 32.
+        width: multiplies the channels of every layer, rounded up; 0.25 has a sixteenth of the
+            parameters.
     """
 
-    norm: Literal["batch", "group"] = "batch"
+    norm: Norm = "batch"
+    groups: int | None = None
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_width(self.width)
+        _check_norm(self.norm, self.groups)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VitOptions:
+    """Options of ``vit``; the defaults suit a processor and images of 32x32.
+
+    Args:
+        patch: side in pixels of the squares that the image is cut into.
+        dim: numbers per patch, divisible by ``heads``.
+        depth: blocks.
+        heads: of attention in each block.
+    """
+
+    patch: int = 4
+    dim: int = 64
+    depth: int = 4
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "dim", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        if self.dim % self.heads:
+            raise ValueError(f"dim = {self.dim}: must be divisible by heads = {self.heads}")
 
 
 BUILT_IN: Mapping[str, type] = {
+    "char_lstm": CharLstmOptions,
     "cnn": CnnOptions,
     "mlp": MlpOptions,
     "mobilenet_v3_small": MobileNetOptions,
     "resnet18": ResNetOptions,
+    "vit": VitOptions,
 }
+
+# These read sequences of tokens, all other built-in ones images.
+OF_TEXT = frozenset({"char_lstm"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,42 +11,38 @@ Legend: B = batch, C = input channels, H, W = input size, K = classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedfleet.models.config import ResNetOptions
+from fedfleet.models.layers import MakeNorm, make_norm, scaled
 from fedfleet.types import InputSpec
 
-Norm = Callable[[int], nn.Module]
-
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of each pair of blocks
-_MAX_GROUPS = 32
 
 
-def group_norm(channels: int) -> nn.Module:
-    """Group normalisation with the most groups, up to 32, that divide the channels."""
-    groups = max(g for g in range(1, _MAX_GROUPS + 1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels)
-
-
-def _conv3x3(channels_in: int, channels_out: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+def _conv3x3(channels_in: int, channels_out: int, stride: int, *, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=bias)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added (figure 2 of the paper)."""
+    """Two 3x3 convolutions around which the input is added (figure 2 of the paper).
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, norm: Norm) -> None:
+    Args:
+        bias: of the convolutions, which normalisation would take away again.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int, norm: MakeNorm, *, bias: bool
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels_in, channels_out, stride)
+        self.conv1 = _conv3x3(channels_in, channels_out, stride, bias=bias)
         self.norm1 = norm(channels_out)
-        self.conv2 = _conv3x3(channels_out, channels_out, 1)
+        self.conv2 = _conv3x3(channels_out, channels_out, 1, bias=bias)
         self.norm2 = norm(channels_out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            projection = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+            projection = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=bias)
             self.shortcut = nn.Sequential(projection, norm(channels_out))
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -58,19 +54,39 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """A 3x3 stem, four stages of two blocks, the mean over the map, one dense layer."""
 
-    def __init__(self, inputs: InputSpec, num_classes: int, norm: Norm) -> None:
+    def __init__(self, inputs: InputSpec, num_classes: int, options: ResNetOptions) -> None:
         super().__init__()
-        channels = _STAGES[0][0]
-        self.stem = nn.Sequential(_conv3x3(inputs.channels, channels, 1), norm(channels), nn.ReLU())
+        norm = make_norm(options.norm, options.groups)
+        is_bare = options.norm == "none"
+        channels = scaled(_STAGES[0][0], options.width)
+        stem = _conv3x3(inputs.channels, channels, 1, bias=is_bare)
+        self.stem = nn.Sequential(stem, norm(channels), nn.ReLU())
         blocks: list[nn.Module] = []
-        for width, stride in _STAGES:
-            blocks += [BasicBlock(channels, width, stride, norm), BasicBlock(width, width, 1, norm)]
-            channels = width
+        for stage_channels, stride in _STAGES:
+            wide = scaled(stage_channels, options.width)
+            blocks += [
+                BasicBlock(channels, wide, stride, norm, bias=is_bare),
+                BasicBlock(wide, wide, 1, norm, bias=is_bare),
+            ]
+            channels = wide
         self.blocks = nn.Sequential(*blocks)
         self.output = nn.Linear(channels, num_classes)
+        self._start(is_bare=is_bare)
+
+    def _start(self, *, is_bare: bool) -> None:
+        """Draw the first weights.
+
+        Without normalisation each block starts as its shortcut, or the sums of eight blocks grow
+        out of range (Zhang et al. 2019, arXiv:1901.09321, section 3).
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            if is_bare and isinstance(block, BasicBlock):
+                nn.init.zeros_(block.conv2.weight)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return the logits, shape (B, K)."""
@@ -80,6 +96,9 @@ class ResNet18(nn.Module):
 
 
 def build(inputs: InputSpec, num_classes: int, options: ResNetOptions) -> nn.Module:
-    """Build ``resnet18``; takes inputs of any size."""
-    norm: Norm = nn.BatchNorm2d if options.norm == "batch" else group_norm
-    return ResNet18(inputs, num_classes, norm)
+    """Build ``resnet18``; takes inputs of any size.
+
+    Raises:
+        RecipeInvalid: the groups do not divide a layer's channels.
+    """
+    return ResNet18(inputs, num_classes, options)

@@ -65,6 +65,7 @@ class RoundSum:
                 f"the update starts from version {header.base_digest[:12]}, "
                 f"the round from {self._base_digest[:12]}"
             )
+        self._algorithm.check_header(header)
         if not self.waits:
             weight = self._algorithm.weight(header)
             if not 0 < weight <= self._max_weight:

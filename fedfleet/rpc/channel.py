@@ -13,10 +13,10 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # What a side has received and not read yet is lost when the connection is cut, and sent again:
-    # with a chunk it must be less than CHUNK_BYTES. Left to grpc's probing it grows to megabytes.
+    # Without probing, a stream has 64 KiB and the message being read on its way. Probing lets that
+    # grow to megabytes: lost and sent again when the connection is cut, and on a slow link a queue
+    # in which heartbeats come too late.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 1 << 18),
 )
 
 

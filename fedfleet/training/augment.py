@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedfleet.errors import RecipeInvalid
+from fedfleet.types import InputSpec
+
 PAD_SHARE = 8  # a crop moves by up to an eighth of the side: 4 pixels of 32
 
 
@@ -31,6 +34,16 @@ class Draws:
         """The draws of one batch, on the device of its images."""
         offset = None if self.offset_N2 is None else self.offset_N2[start:stop].to(device)
         return Draws(self.flip_N[start:stop].to(device), offset)
+
+
+def check_augment(kind: Literal["none", "flip", "flip-crop"], inputs: InputSpec) -> None:
+    """Refuse to mirror or cut what is no image.
+
+    Raises:
+        RecipeInvalid: the model reads text.
+    """
+    if kind != "none" and inputs.is_tokens:
+        raise RecipeInvalid(f'training.augment = "{kind}": is of images, this model reads text')
 
 
 def draw(

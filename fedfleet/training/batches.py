@@ -1,6 +1,6 @@
-"""Gives out a shard that lies in memory as float batches on the device.
+"""Gives out a shard that lies in memory as batches on the device.
 
-Legend: N = examples of the shard, B = batch, C = channels, H, W = height, width.
+Legend: N = examples of the shard, B = batch, C = channels, H, W = height, width, T = tokens.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from fedfleet.types import InputSpec
 
 
 class Batches:
-    """The examples of a shard as tensors: uint8 on the host, normalised float on the device.
+    """The examples of a shard as tensors: uint8 on the host; on the device normalised float, or
+    token numbers where the model reads text.
 
     Raises:
-        DataInvalid: images or labels are not what the model's card says.
+        DataInvalid: images, tokens or labels are not what the model's card says.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Batches:
         pin_memory: bool = False,
     ) -> None:
         check_examples(examples, inputs, num_classes)
+        self._is_tokens = inputs.is_tokens
         self._images_NCHW = to_tensor(examples.images)
         self._labels_N = to_tensor(examples.labels)
         self._device = device
@@ -52,7 +54,9 @@ class Batches:
         return len(self._labels_N)
 
     def take(self, index_B: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The chosen uint8 images (B, C, H, W) and int64 labels (B,), on the device."""
+        """The chosen uint8 images (B, C, H, W) or tokens (B, T) and int64 labels (B,), on the
+        device.
+        """
         images, labels = self._images_NCHW[index_B], self._labels_N[index_B]
         if self._pin:
             images, labels = images.pin_memory(), labels.pin_memory()
@@ -62,7 +66,9 @@ class Batches:
         )
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
-        """Turn uint8 pixels into the float32 that the model sees."""
+        """Turn uint8 pixels into the float32 that the model sees, tokens into int64."""
+        if self._is_tokens:
+            return images_BCHW.long()
         pixels = images_BCHW.to(torch.float32, memory_format=self._format)
         return pixels.mul_(self._scale).add_(self._shift)
 
@@ -73,11 +79,16 @@ def check_examples(examples: Examples, inputs: InputSpec, num_classes: int) -> N
     Raises:
         DataInvalid: naming what was found and what the model expects.
     """
-    want = (inputs.channels, inputs.height, inputs.width)
+    want = inputs.shape
     if examples.images.shape[1:] != want or examples.images.dtype != np.uint8:
         raise DataInvalid(
             f"images have shape {examples.images.shape[1:]} ({examples.images.dtype}), "
             f"the model expects {want} (uint8)"
+        )
+    if inputs.is_tokens and (examples.images >= inputs.vocabulary).any():
+        raise DataInvalid(
+            f"tokens run to {examples.images.max()}, the model knows {inputs.vocabulary} "
+            f"(0 to {inputs.vocabulary - 1})"
         )
     labels = examples.labels
     if labels.shape != (len(examples.images),) or labels.dtype != np.int64:

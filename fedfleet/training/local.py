@@ -17,6 +17,7 @@ from fedfleet.data.shard import Examples
 from fedfleet.errors import TrainingFailed
 from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
+from fedfleet.training.augment import check_augment
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.device import deterministic_kernels, prepare, resolve_device, thread_cap
 from fedfleet.training.evaluation import evaluate
@@ -97,6 +98,7 @@ class LocalTrainer:
         self._card = card
         self._training = training
         self._evaluation = evaluation
+        check_augment(training.augment, card.inputs)
         self._device = resolve_device(device or training.device)
         with isolated_rng(0, CPU):  # the values are replaced before they are used
             self._module = prepare(build(card), training, self._device)

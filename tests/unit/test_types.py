@@ -151,3 +151,13 @@ def test_input_spec_survives_json() -> None:
     spec = InputSpec(channels=1, height=8, width=8, mean=(0.3,), std=(0.25,))
 
     assert InputSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_input_spec_of_tokens_survives_json_and_images_are_written_as_before() -> None:
+    text = InputSpec.tokens(80, 81)
+    images = InputSpec(channels=1, height=8, width=9, mean=(0.3,), std=(0.25,))
+
+    assert InputSpec.from_json(json.loads(json.dumps(text.to_json()))) == text
+    assert (text.is_tokens, text.shape) == (True, (80,))
+    assert (images.is_tokens, images.shape) == (False, (1, 8, 9))
+    assert "vocabulary" not in images.to_json()

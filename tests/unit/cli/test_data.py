@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 
 def test_describe_counts_every_example_once(cli) -> None:
-    document = cli("data", "describe", "--recipe", "digits", "--json").document
+    document = cli("data", "describe", "digits", "--json").document
 
     shards = document["shards"]
     assert len(shards) == 4
@@ -14,7 +19,7 @@ def test_describe_counts_every_example_once(cli) -> None:
 
 
 def test_describe_prints_one_line_per_worker(cli, tiny: Path) -> None:
-    result = cli("data", "describe", "--recipe", str(tiny))
+    result = cli("data", "describe", str(tiny))
 
     assert result.status == 0
     assert "synthetic, 400 training examples, partition iid, seed 3" in result.out
@@ -27,7 +32,7 @@ def test_describe_of_a_hundred_classes_is_narrow_enough(cli, tmp_path: Path, tin
         tiny.read_text().replace('dataset = "synthetic"', 'dataset = "synthetic"\nclasses = 100')
     )
 
-    result = cli("data", "describe", "--recipe", str(recipe))
+    result = cli("data", "describe", str(recipe))
 
     assert result.status == 0
     assert max(len(line) for line in result.out.splitlines()) <= 160
@@ -37,10 +42,8 @@ def test_describe_of_a_hundred_classes_is_narrow_enough(cli, tmp_path: Path, tin
 def test_partition_writes_what_describe_counts(cli, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "shards"
 
-    files = cli("data", "partition", "--recipe", "digits", "--out", str(folder), "--json").document[
-        "files"
-    ]
-    described = cli("data", "describe", "--recipe", "digits", "--json").document
+    files = cli("data", "partition", "digits", "--out", str(folder), "--json").document["files"]
+    described = cli("data", "describe", "digits", "--json").document
 
     documents = [json.loads(Path(path).read_text()) for path in files]
     assert [len(d["index"]) for d in documents] == [s["examples"] for s in described["shards"]]
@@ -52,7 +55,7 @@ def test_partition_of_own_data_is_refused(cli, tmp_path: Path, tiny: Path) -> No
     recipe = tmp_path / "own.toml"
     recipe.write_text(tiny.read_text().replace('partition = "iid"\nworkers = 2\n', ""))
 
-    result = cli("data", "partition", "--recipe", str(recipe), "--out", str(tmp_path / "out"))
+    result = cli("data", "partition", str(recipe), "--out", str(tmp_path / "out"))
 
     assert result.status == 1
     assert result.err.startswith("fedfleet: INVALID_INPUT: ")
@@ -60,7 +63,97 @@ def test_partition_of_own_data_is_refused(cli, tmp_path: Path, tiny: Path) -> No
 
 
 def test_partition_into_a_file_is_refused(cli, tmp_path: Path, tiny: Path) -> None:
-    result = cli("data", "partition", "--recipe", str(tiny), "--out", str(tiny))
+    result = cli("data", "partition", str(tiny), "--out", str(tiny))
 
     assert result.status == 1
     assert result.err.startswith("fedfleet: SETTING_INVALID: --out")
+
+
+@pytest.mark.parametrize(("name", "starts"), [("map.png", b"\x89PNG"), ("map.SVG", b"<?xml")])
+def test_describe_plots_into_a_file(cli, tmp_path: Path, tiny: Path, name, starts) -> None:
+    path = tmp_path / name
+
+    result = cli("data", "describe", str(tiny), "--plot", str(path))
+
+    assert result.status == 0
+    assert path.read_bytes().startswith(starts)
+    assert "synthetic, 400 training examples" in result.out
+
+
+@pytest.mark.parametrize("name", ["map", "map.pdf"])
+def test_describe_refuses_another_format(cli, tmp_path: Path, tiny: Path, name) -> None:
+    result = cli("data", "describe", str(tiny), "--plot", str(tmp_path / name))
+
+    assert result.status == 1
+    assert result.err.startswith("fedfleet: SETTING_INVALID: --plot")
+    assert "must end in .png or .svg" in result.err
+
+
+def test_describe_into_a_folder_that_is_not_there_says_so(cli, tmp_path: Path, tiny: Path) -> None:
+    result = cli("data", "describe", str(tiny), "--plot", str(tmp_path / "no" / "map.png"))
+
+    assert result.status == 1
+    assert result.err.startswith("fedfleet: SETTING_INVALID: --plot")
+    assert "No such file" in result.err
+
+
+def test_plot_without_matplotlib_says_what_to_install(tiny: Path) -> None:
+    """In a process that has not loaded it and cannot."""
+    code = (
+        "import sys\n"
+        "sys.modules['matplotlib'] = None\n"
+        "from fedfleet.cli.main import main\n"
+        f"assert main(['data', 'describe', {str(tiny)!r}], {{}}) == 0\n"
+        f"sys.exit(main(['data', 'describe', {str(tiny)!r}, '--plot', 'map.png'], {{}}))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "pip install 'fedfleet[report]'" in done.stderr
+
+
+def test_describe_names_the_commonest_classes_of_many(cli, tmp_path: Path, tiny: Path) -> None:
+    recipe = tmp_path / "many.toml"
+    text = tiny.read_text().replace('"synthetic"', '"synthetic"\nclasses = 30')
+    recipe.write_text(text.replace('"iid"', '"classes"\nclasses_per_worker = 15'))
+
+    lines = cli("data", "describe", str(recipe)).out.splitlines()
+
+    named = [line for line in lines if re.search(r"(cloud\d+ 1[34](, )?){3}", line)]
+    assert len(named) == 2
+
+
+def test_describe_says_whose_the_examples_are(cli, tmp_path: Path) -> None:
+    plays = tmp_path / "shakespeare"
+    plays.mkdir()
+    (plays / "play.txt").write_text("KING:\n" + "ab" * 60 + "\n\nALL:\n" + "xyz" * 40 + "\n")
+    recipe = tmp_path / "plays.toml"
+    recipe.write_text(PLAYS)
+
+    result = cli("data", "describe", str(recipe), "--data-dir", str(tmp_path))
+    document = cli("data", "describe", str(recipe), "--data-dir", str(tmp_path), "--json").document
+
+    lines = [line for line in result.out.splitlines() if "KING" in line or "ALL" in line]
+    assert len(lines) == 2
+    assert sorted(shard["owners"] for shard in document["shards"]) == [["ALL"], ["KING"]]
+    assert sorted(round(shard["entropy"], 2) for shard in document["shards"]) == [1.0, 1.58]
+
+
+PLAYS = """
+name = "plays"
+
+[model]
+architecture = "char_lstm"
+
+[data]
+dataset = "shakespeare"
+partition = "natural"
+workers = 2
+sequence = 5
+min_samples = 4
+
+[rounds]
+rounds = 2
+cohort = 2
+"""

@@ -130,8 +130,8 @@ def test_error_is_one_line_with_its_code(cli, argv, environ, code: str) -> None:
     "argv",
     [
         ("--help",),
-        ("data", "describe", "--recipe", "digits"),
-        ("data", "describe", "--recipe", "digits", "--json"),
+        ("data", "describe", "digits"),
+        ("data", "describe", "digits", "--json"),
     ],
 )
 def test_closed_pipe_leaves_no_trace(argv: tuple[str, ...]) -> None:
@@ -162,7 +162,7 @@ sys.exit(main(sys.argv[2:]))
     ("package", "argv"),
     [
         ("torch", ("simulate", "digits")),
-        ("sklearn", ("data", "describe", "--recipe", "digits")),
+        ("sklearn", ("data", "describe", "digits")),
         ("PIL", ("up", "--once")),
     ],
 )
@@ -182,7 +182,7 @@ def test_full_disk_is_one_line(cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("fedfleet.cli.data.load_recipe", full)
 
-    result = cli("data", "describe", "--recipe", "digits")
+    result = cli("data", "describe", "digits")
 
     assert result.status == 1
     assert result.err == "fedfleet: STORE_FULL: held-out.png: No space left on device\n"
@@ -194,7 +194,7 @@ def test_ctrl_c_exits_with_130_and_no_trace(cli, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("fedfleet.cli.data.load_recipe", interrupted)
 
-    result = cli("data", "describe", "--recipe", "digits")
+    result = cli("data", "describe", "digits")
 
     assert result.status == 130
     assert result.err == ""

@@ -24,6 +24,18 @@ def test_cifar_class_names_are_those_in_the_files(real_data, name, column):
     assert list(describe(cifar(name)).classes) == metadata["info"]["features"][column]["names"]
 
 
+def test_cifar100_groups_are_its_own_coarse_labels(real_data):
+    groups = describe(cifar("cifar100")).groups
+    file = next((real_data / "cifar100").glob("**/test-*.parquet"))
+    table = pq.read_table(file, columns=["fine_label", "coarse_label"])
+
+    pairs = set(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+    assert pairs == set(enumerate(groups))
+    assert np.bincount(groups).tolist() == [5] * 20
+    assert describe(cifar("cifar10")).groups is None
+
+
 @pytest.mark.parametrize(("name", "each"), [("cifar10", 5000), ("cifar100", 500)])
 def test_cifar_holds_the_published_number_of_each_class(real_data, name, each):
     for split, count in (("train", each), ("test", each // 5)):

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from fedfleet.data.config import DataConfig, DigitsOptions, FolderOptions, SyntheticOptions
+from fedfleet.data.config import (
+    DataConfig,
+    DigitsOptions,
+    FolderOptions,
+    ShakespeareOptions,
+    SyntheticOptions,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,6 +24,23 @@ from fedfleet.data.config import DataConfig, DigitsOptions, FolderOptions, Synth
         ({"partition": "dirichlet", "workers": 4, "alpha": float("inf")}, "alpha = inf"),
         ({"partition": "classes", "workers": 4}, "classes_per_worker: .* needs it"),
         ({"partition": "classes", "workers": 4, "classes_per_worker": 0}, "must be 1 or more"),
+        ({"partition": "shards", "workers": 4}, "shards_per_worker: .* needs it"),
+        ({"partition": "shards", "workers": 4, "shards_per_worker": 0}, "must be 1 or more"),
+        ({"partition": "iid", "workers": 4, "shards_per_worker": 2}, "has no meaning"),
+        ({"partition": "quantity", "workers": 4}, "alpha: .* needs it"),
+        ({"partition": "natural", "workers": 4, "alpha": 1.0}, "alpha = 1.0: has no meaning"),
+        ({"partition": "pachinko", "workers": 4, "alpha": 0.1}, "fine_alpha: .* needs it"),
+        (
+            {"partition": "pachinko", "workers": 4, "alpha": 0.1, "fine_alpha": -1.0},
+            "fine_alpha = -1.0: must be from",
+        ),
+        (
+            {"partition": "dirichlet", "workers": 4, "alpha": 0.1, "fine_alpha": 1.0},
+            "fine_alpha = 1.0: has no meaning",
+        ),
+        ({"feature_noise": 0.1}, "feature_noise = 0.1: has no meaning"),
+        ({"partition": "iid", "workers": 4, "feature_noise": 0.0}, "must be above 0"),
+        ({"partition": "iid", "workers": 4, "feature_noise": 1.5}, "must be above 0, at most 1"),
     ],
 )
 def test_data_config_refuses_what_is_wrong_or_would_be_ignored(values, text):
@@ -40,6 +63,15 @@ def test_data_config_refuses_what_is_wrong_or_would_be_ignored(values, text):
 def test_folder_options_out_of_range_are_refused(values):
     with pytest.raises(ValueError):
         FolderOptions(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"sequence": 0}, {"min_samples": 0}, {"max_samples": 0}, {"test_fraction": 1.0}],
+)
+def test_shakespeare_options_out_of_range_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        ShakespeareOptions(**values)
 
 
 @pytest.mark.parametrize("values", [{"samples": 3}, {"features": 0}, {"classes": 1}])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fedfleet.data.catalog import open_dataset
 from fedfleet.data.config import DataConfig, DigitsOptions, SyntheticOptions
-from fedfleet.data.shard import load_examples
+from fedfleet.data.shard import Shards, load_examples
 from fedfleet.errors import DataEmpty, DataMissing, RecipeInvalid
 
 WHOLE = DataConfig(dataset="digits", options=DigitsOptions())
@@ -87,3 +89,39 @@ def test_more_shards_than_examples_are_refused():
 
     with pytest.raises(RecipeInvalid, match=r"data.workers = 21"):
         load(config, "train", 0)
+
+
+NOISY = DataConfig(
+    dataset="digits", options=DigitsOptions(), partition="iid", workers=4, feature_noise=0.2
+)
+
+
+def test_noise_is_of_the_workers_level_and_of_training_images_only():
+    clean = replace(NOISY, feature_noise=None)
+    levels = []
+    for shard in range(4):
+        noisy, plain = (load(config, "train", shard) for config in (NOISY, clean))
+        assert np.array_equal(noisy.labels, plain.labels)
+        inner = (plain.images > 100) & (plain.images < 156)  # nothing is cut off there
+        noise = (noisy.images.astype(float) - plain.images)[inner] / 255
+        levels.append(noise.std())
+        assert rows(load(NOISY, "test", shard)) == rows(load(clean, "test", shard))
+
+    np.testing.assert_allclose(levels, [0.05, 0.1, 0.15, 0.2], rtol=0.1)
+    assert rows(load(NOISY, "test", None)) == rows(load(clean, "test", None))
+
+
+def test_noise_is_the_same_at_every_load_and_not_on_two_shards():
+    assert rows(load(NOISY, "train", 1)) == rows(load(NOISY, "train", 1))
+    assert rows(load(NOISY, "train", 1)) != rows(load(NOISY, "train", 1, seed=4))
+
+
+def test_shards_opens_and_splits_once():
+    shards = Shards(SPLIT, seed=3, data_dir=None)
+
+    for split in ("train", "test"):
+        for shard in range(4):
+            assert rows(shards.load(split, shard)) == rows(load(SPLIT, split, shard))
+    assert shards.train is shards.train
+    assert shards.indexes is shards.indexes
+    assert shards.owners == [()] * 4

@@ -14,6 +14,8 @@ def test_describe_partition_counts_what_each_shard_holds():
     assert [(row.shard, row.examples, row.classes_held) for row in rows] == [(0, 2, 1), (1, 4, 2)]
     assert [row.per_class for row in rows] == [(2, 0, 0), (0, 2, 2)]
     np.testing.assert_allclose([row.skew for row in rows], [2 / 3, 1 / 3])
+    assert [row.entropy for row in rows] == [0.0, 1.0]
+    assert "owners" not in rows[0].to_json(["a", "b", "c"])
     assert rows[0].to_json(["a", "b", "c"])["per_class"] == {"a": 2, "b": 0, "c": 0}
 
 
@@ -23,3 +25,11 @@ def test_describe_partition_finds_no_skew_in_equal_mixes():
     rows = describe_partition(labels, [np.array([0, 1]), np.array([2, 3])], ["a", "b"])
 
     assert [row.skew for row in rows] == [0.0, 0.0]
+
+
+def test_describe_partition_names_owners_where_there_are_any():
+    labels = np.array([0, 1], np.int64)
+
+    rows = describe_partition(labels, [np.array([0]), np.array([1])], ["a", "b"], [("K",), ("Q",)])
+
+    assert [row.to_json(["a", "b"])["owners"] for row in rows] == [["K"], ["Q"]]

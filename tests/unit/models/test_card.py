@@ -14,6 +14,7 @@ from fedfleet.errors import RecipeInvalid, UnknownModel
 from fedfleet.models import card as card_module
 from fedfleet.models.card import ModelCard
 from fedfleet.models.config import BUILT_IN, CnnOptions, MlpOptions, MobileNetOptions
+from fedfleet.types import InputSpec
 
 ROOT = Path(card_module.__file__).parents[2]
 JUNK = st.recursive(
@@ -85,6 +86,48 @@ def test_card_inputs_out_of_range_are_refused(field, value):
 
     with pytest.raises(RecipeInvalid, match=f"card.inputs.{field}"):
         ModelCard.from_json(valid() | {"inputs": inputs})
+
+
+TEXT = {
+    "channels": 0,
+    "height": 1,
+    "width": 80,
+    "mean": [],
+    "std": [],
+    "vocabulary": 81,
+}
+
+
+def test_card_of_a_model_of_text_survives_json():
+    card = ModelCard.from_json(valid() | {"inputs": TEXT})
+
+    assert card.inputs == InputSpec.tokens(80, 81)
+    assert card.to_json()["inputs"] == TEXT
+    assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_card_of_images_is_written_as_before_there_was_text():
+    """Stored cards load, and those of images are the same bytes."""
+    assert ModelCard.from_json(valid()).to_json() == valid()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocabulary", 0),
+        ("vocabulary", 257),
+        ("vocabulary", True),
+        ("width", 0),
+        ("channels", 1),
+        ("channels", False),
+        ("height", 2),
+        ("mean", [0.5]),
+        ("std", None),
+    ],
+)
+def test_card_inputs_of_text_out_of_range_are_refused(field, value):
+    with pytest.raises(RecipeInvalid, match=f"card.inputs.{field}"):
+        ModelCard.from_json(valid() | {"inputs": TEXT | {field: value}})
 
 
 def test_card_of_an_architecture_that_is_not_installed_is_refused():

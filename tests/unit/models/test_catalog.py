@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from fedfleet.errors import UnknownModel
 from fedfleet.models import catalog
 from fedfleet.models.catalog import BUILDERS, PRETRAINED, build, build_initial
-from fedfleet.models.config import BUILT_IN, CnnOptions, MlpOptions
+from fedfleet.models.config import BUILT_IN, OF_TEXT, CnnOptions, MlpOptions
+from fedfleet.types import InputSpec
 
 
 def test_every_built_in_has_options_and_a_builder():
@@ -22,8 +24,12 @@ def test_every_built_in_has_options_and_a_builder():
 @pytest.mark.parametrize("name", list(BUILT_IN))
 def test_every_built_in_learns_from_a_batch(make_card, name):
     torch.manual_seed(0)
-    model = build(make_card(name, BUILT_IN[name](), (3, 32, 32), classes=4))
+    card = make_card(name, BUILT_IN[name](), (3, 32, 32), classes=4)
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
+    if name in OF_TEXT:
+        card = replace(card, inputs=InputSpec.tokens(12, 30))
+        images = torch.randint(0, 30, (8, 12))
+    model = build(card)
 
     loss = torch.nn.functional.cross_entropy(model(images), labels)
     loss.backward()
@@ -47,7 +53,7 @@ def test_build_draws_from_torchs_global_generator(make_card, make):
 
 def test_unknown_architecture_is_refused_with_what_is_there(make_card):
     with pytest.raises(
-        UnknownModel, match=r'"resnet50": not installed.*allowed: cnn, mlp'
+        UnknownModel, match=r'"resnet50": not installed.*allowed: char_lstm, cnn, mlp'
     ) as caught:
         build(make_card("resnet50", {}))
 

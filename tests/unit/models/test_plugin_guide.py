@@ -174,7 +174,7 @@ def test_plugin_data_that_are_missing_or_of_another_shape_are_refused(recipe, da
 
 
 def test_plugins_of_a_package_that_is_not_installed_are_unknown():
-    with pytest.raises(UnknownModel, match="allowed: cnn"):
+    with pytest.raises(UnknownModel, match="allowed: char_lstm, cnn"):
         build(plugin_card("tiny_conv", {}))
     with pytest.raises((UnknownModel, UnknownDataset)):
         parse_recipe(dict(BLOCK.findall(GUIDE.read_text()))["stripes.toml"])

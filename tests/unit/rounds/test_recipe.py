@@ -162,7 +162,7 @@ REFUSED = [
     (
         with_(model={"architecture": "resnet81"}),
         "UNKNOWN_MODEL",
-        "model.architecture = \"resnet81\": unknown; did you mean 'resnet18'? allowed: cnn, mlp, ",
+        "model.architecture = \"resnet81\": unknown; did you mean 'resnet18'? allowed: char_lstm, ",
     ),
     (
         with_(data={"dataset": "cifar"}),
@@ -188,7 +188,7 @@ REFUSED = [
     (
         with_(data={"partition": "random", "workers": 3}),
         "RECIPE_INVALID",
-        'data.partition = "random": must be one of "iid", "dirichlet", "classes", "none"',
+        'data.partition = "random": must be one of "iid", "dirichlet", "classes", "shards", ',
     ),
     # Out of range
     (with_(name="Digits"), "RECIPE_INVALID", 'name = "Digits": must be 1 to 64 of a-z'),

@@ -1,10 +1,13 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfleet.training.augment import Draws, augment, draw
+from fedfleet.errors import RecipeInvalid
+from fedfleet.training.augment import Draws, augment, check_augment, draw
 from fedfleet.training.seeding import torch_generator
+from fedfleet.types import InputSpec
 
 CPU = torch.device("cpu")
 
@@ -58,3 +61,12 @@ def test_augment_leaves_its_input_alone() -> None:
 
     assert torch.equal(images, before)
     assert torch.equal(flipped, before.flip(3))
+
+
+@pytest.mark.parametrize("kind", ["flip", "flip-crop"])
+def test_augmenting_text_is_refused(kind: str) -> None:
+    with pytest.raises(RecipeInvalid, match=f'training.augment = "{kind}": is of images'):
+        check_augment(kind, InputSpec.tokens(5, 7))
+
+    check_augment("none", InputSpec.tokens(5, 7))
+    check_augment(kind, InputSpec(channels=1, height=2, width=2, mean=(0.0,), std=(1.0,)))

@@ -76,3 +76,36 @@ def test_batches_refuse_data_that_do_not_fit_the_model(examples: Examples, text:
         Batches(examples, RGB, 3, CPU)
 
     assert caught.value.code == "DATA_INVALID"
+
+
+TEXT = InputSpec.tokens(5, 7)
+
+
+def tokens(count: int = 3) -> Examples:
+    images = (np.arange(count * 5) % 7).astype(np.uint8).reshape(count, 5)
+    return Examples(images, np.arange(count, dtype=np.int64) % 3)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_batches_of_tokens_are_their_numbers(channels_last: bool) -> None:
+    batches = Batches(tokens(), TEXT, 3, torch.device("cpu"), channels_last=channels_last)
+
+    taken, labels = batches.take(torch.tensor([2, 0]))
+    seen = batches.normalise(taken)
+
+    assert seen.dtype == torch.int64
+    assert np.array_equal(seen.numpy(), tokens().images[[2, 0]])
+    assert labels.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        (np.zeros((2, 4), np.uint8), "the model expects"),
+        (np.zeros((2, 1, 1, 5), np.uint8), "the model expects"),
+        (np.full((2, 5), 7, np.uint8), "tokens run to 7, the model knows 7"),
+    ],
+)
+def test_batches_refuse_tokens_that_the_model_does_not_know(images: np.ndarray, text: str) -> None:
+    with pytest.raises(DataInvalid, match=text):
+        Batches(Examples(images, np.zeros(2, np.int64)), TEXT, 3, torch.device("cpu"))

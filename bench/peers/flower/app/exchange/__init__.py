@@ -1,0 +1,1 @@
+"""The exchange of bench/exchange.py as an application of Flower."""
