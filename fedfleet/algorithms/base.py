@@ -213,6 +213,14 @@ class Algorithm:
         """How much an update counts in the weighted mean, > 0."""
         return header.weight
 
+    @property
+    def largest_weight(self) -> float | None:
+        """The most that ``weight`` gives, where that does not depend on the samples.
+
+        The exact sum then resolves weights of 1 as well as it does large ones.
+        """
+        return None
+
     def weights(self, headers: Sequence[UpdateHeader], memory: Memory) -> Sequence[float]:
         """How much each update of a round counts, > 0, where they are weighed together."""
         return [self.weight(header) for header in headers]

@@ -41,6 +41,11 @@ class FedAvg(Algorithm):
         """n_i, or 1."""
         return header.weight if self._options.weighting == "samples" else 1.0
 
+    @property
+    def largest_weight(self) -> float | None:
+        """1 where every worker counts alike."""
+        return 1.0 if self._options.weighting == "uniform" else None
+
     def step(self, result: RoundResult) -> Outcome:
         """Move along the mean delta."""
         return Outcome(

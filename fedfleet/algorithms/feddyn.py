@@ -96,6 +96,11 @@ class FedDyn(Algorithm):
         """Every worker alike."""
         return 1.0
 
+    @property
+    def largest_weight(self) -> float:
+        """1."""
+        return 1.0
+
     def step(self, result: RoundResult) -> Outcome:
         """Start the next round from the cohort's mean minus h / alpha; publish the mean."""
         mean_P = result.aggregate.means[DELTA]

@@ -107,6 +107,11 @@ class Scaffold(Algorithm):
         """Every worker alike: weights by samples converge to neither objective."""
         return 1.0
 
+    @property
+    def largest_weight(self) -> float:
+        """1."""
+        return 1.0
+
     def step(self, result: RoundResult) -> Outcome:
         """Move along the mean delta, and c by the share of the fleet that took part."""
         aggregate = result.aggregate

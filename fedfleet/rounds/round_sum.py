@@ -39,12 +39,12 @@ class RoundSum:
         self._base_digest = base_digest
         self._memory = memory
         self._workers = recipe.fleet or 0
-        self._max_weight = recipe.rounds.max_weight
+        self._max_weight = float(algorithm.largest_weight or recipe.rounds.max_weight)
         self._accumulator = UpdateAccumulator(
             base.schema,
             policy=recipe.algorithm.statistics,
             max_updates=recipe.rounds.cohort,
-            max_weight=recipe.rounds.max_weight,
+            max_weight=self._max_weight,
             extra=algorithm.sections,
         )
 
@@ -71,7 +71,7 @@ class RoundSum:
             if not 0 < weight <= self._max_weight:
                 raise UpdateInvalid(
                     f"weight {weight:g}: must be above 0 and at most rounds.max_weight = "
-                    f"{self._max_weight}"
+                    f"{self._max_weight:g}"
                 )
         self._accumulator.check(update)
 

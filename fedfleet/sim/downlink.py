@@ -48,8 +48,17 @@ class SimulatedDownlink:
         descent = descend(self._ladder, version, self._chain, derive(self._seed, "downlink", round))
         self._ladder, self._base = descent.ladder, descent.base
 
-    def fetch(self, worker_id: str) -> ModelState:
-        """What a worker starts from now; counts what it has to download."""
+    def fetch(self, worker_id: str, published: ModelState | None = None) -> ModelState:
+        """What a worker starts from now; counts what it has to download.
+
+        Args:
+            published: what it evaluates instead, where training goes on from another state.
+        """
+        if published is not None:
+            # It takes the place of what the worker held, as on a device.
+            self._bytes += self._ladder.base_bytes
+            self._held[worker_id] = frozenset()
+            return published
         ladder, held = self._ladder, self._held[worker_id]
         route = cheapest_route(
             ladder.base_digest, ladder.base_bytes, ladder.deltas, held.__contains__

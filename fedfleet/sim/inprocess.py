@@ -104,6 +104,7 @@ class _Driver:
         self._machine = RoundMachine("sim", recipe.rounds, recipe.evaluation)
         self._state = initial_state(self._card, derive(recipe.seed, "initial"))
         self._served = self._state
+        self._published: ModelState | None = None
         self._downlink = SimulatedDownlink(recipe, self._state)
         self._memory: Memory = self._algorithm.start(self._trainer.schema)
         self._sum = self._new_sum()
@@ -234,7 +235,7 @@ class _Driver:
         return sections
 
     def _evaluate(self, action: act.SendAssignment) -> None:
-        base = self._downlink.fetch(action.worker_id)
+        base = self._downlink.fetch(action.worker_id, self._published)
         memory, _ = split_memory(self._memories.get(action.worker_id, {}))
         evaluation = self._worker(action.worker_id).evaluate(base, memory)
         self._rounds[-1].worker_evaluations[action.worker_id] = evaluation
@@ -284,6 +285,7 @@ class _Driver:
                 self._sum.fold(update, weight)
         outcome = self._sum.outcome(headers)
         self._state, self._memory = outcome.state, outcome.memory
+        self._published = outcome.served
         self._served = outcome.served or outcome.state
         self._downlink.descend(self._state, action.round)
         self._sum = self._new_sum()

@@ -12,8 +12,9 @@ class TrainingConfig:
 
     Args:
         epochs: passes over the local training split.
-        batch_size: examples per step; 0 takes all of them at once. The last batch of an epoch may be smaller; a last batch of
-            one example joins the batch before it (batch normalisation needs two).
+        batch_size: examples per step; 0 takes all of them at once. The last batch of an epoch may
+            be smaller; a last batch of one example joins the batch before it (batch normalisation
+            needs two).
         optimizer: its own state (momentum, moments) starts empty in each round.
         lr: learning rate at the first round.
         momentum, nesterov: of SGD only.

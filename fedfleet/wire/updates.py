@@ -187,6 +187,8 @@ def _check_shape(message: pb.UpdateHeader) -> None:
     names = [info.name for info in message.sections]
     for name in (*names, *message.metrics, message.level):
         limits.check_count("characters in a name", len(name), limits.MAX_NAME)
+        if not name.isprintable():
+            raise UpdateInvalid(f"the name {name!r}: must be of printable characters")
     if len(set(names)) != len(names):
         raise UpdateInvalid("two sections have the same name")
     if not 0 < message.payload_bytes <= limits.MAX_PAYLOAD_BYTES:

@@ -12,6 +12,7 @@ from fedfleet.env import read
 from fedfleet.errors import FedFleetError
 from fedfleet.obs.logs import setup_logging
 from fedfleet.store.open import open_store
+from fedfleet_coordinator.arenas import limit_arenas
 from fedfleet_coordinator.config import CoordinatorConfig
 from fedfleet_coordinator.service import Coordinator
 
@@ -37,6 +38,7 @@ def main() -> int:
     try:
         config = read(CoordinatorConfig, os.environ)
         setup_logging("coordinator", config.log_level)
+        limit_arenas()
         asyncio.run(serve(config))
     except FedFleetError as error:
         sys.stderr.write(f"fedfleet-coordinator: {error.code}: {error.message}\n")

@@ -294,6 +294,8 @@ class RunDriver:
 
     def _send(self, action: act.SendAssignment) -> None:
         ladder = self._workshop.ladder
+        if action.work is act.Work.EVALUATE:
+            ladder = self._workshop.published
         assignment = pb.Assignment(
             assignment_id=action.assignment_id,
             run_id=self.run_id,

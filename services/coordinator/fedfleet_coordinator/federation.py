@@ -13,6 +13,7 @@ from fedfleet.errors import (
     AssignmentClosed,
     FedFleetError,
     InvalidInput,
+    LimitExceeded,
     NotFound,
     NotServed,
     TimedOut,
@@ -31,6 +32,7 @@ from fedfleet.wire.updates import IDENTITY
 from fedfleet_coordinator.config import CoordinatorConfig
 from fedfleet_coordinator.driver import RunDriver
 from fedfleet_coordinator.fleet import Session
+from fedfleet_coordinator.room import Room
 from fedfleet_coordinator.runs import RunQueue
 from fedfleet_coordinator.surroundings import Surroundings
 
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 MISSED_HEARTBEATS = 3
+# How long room is kept for a chunk that is on its way.
+ROOM_S = 2.0
 
 
 class FederationServicer(pb_grpc.FederationServiceServicer):
@@ -52,9 +56,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         self._traffic = around.traffic
         self._heartbeat_s = config.heartbeat_s
         self._stall_s = config.stall_s
-        # Room for one chunk each: a stream is not read before there is room for what would come,
-        # so that flow control holds the worker back. Those who wait take turns.
-        self._room = asyncio.Semaphore((config.in_flight_mb << 20) // limits.CHUNK_BYTES)
+        self._room = Room(config.in_flight_mb, self._metrics)
         self._uploads: dict[str, asyncio.Task[object]] = {}
 
     # Connect
@@ -226,7 +228,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             # The run may have been taken up by another driver while the payload came.
             driver = self._driver(header)
             duplicate = await driver.accept(header)
-        except (InvalidInput, AssignmentClosed) as error:
+        except (InvalidInput, LimitExceeded, AssignmentClosed) as error:
             # An earlier upload of this update, cut inside its journal write, may have got through.
             if isinstance(error, AssignmentClosed) and await self._accepted(header):
                 self._metrics.updates.labels("duplicate").inc()
@@ -248,12 +250,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         requests: AsyncIterator[pb.UploadRequest],
     ) -> None:
         while writer.offset_bytes < header.payload_bytes:
-            async with self._room:
-                self._metrics.in_flight.inc(limits.CHUNK_BYTES)
-                try:
-                    size_bytes = await self._take_chunk(header, writer, requests)
-                finally:
-                    self._metrics.in_flight.dec(limits.CHUNK_BYTES)
+            size_bytes = await self._take_chunk(header, writer, requests)
             self._traffic.count_up(header.worker_id, chain, size_bytes)
         await self._executors.io(writer.commit)
 
@@ -263,7 +260,26 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         writer: BlobWriter,
         requests: AsyncIterator[pb.UploadRequest],
     ) -> int:
-        request = await _next(requests, self._stall_s)
+        """Receive a chunk once there is room for it; a slow worker does not keep the room."""
+        async with self._room.hold():
+            coming = asyncio.ensure_future(_next(requests, self._stall_s))
+            try:
+                await asyncio.wait({coming}, timeout=ROOM_S)
+            except BaseException:
+                coming.cancel()
+                raise
+            if coming.done():
+                return await self._keep_chunk(header, writer, coming.result())
+        try:
+            request = await coming
+        finally:
+            coming.cancel()
+        async with self._room.hold():
+            return await self._keep_chunk(header, writer, request)
+
+    async def _keep_chunk(
+        self, header: pb.UpdateHeader, writer: BlobWriter, request: pb.UploadRequest | None
+    ) -> int:
         if request is None:
             raise TransferInvalid(
                 f"the upload ended at byte {writer.offset_bytes} of {header.payload_bytes}"
@@ -291,7 +307,8 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             return  # the worker may send the same bytes better
         await driver.discard(header.payload_digest)
         if not isinstance(error, AssignmentClosed):
-            await driver.fail_assignment(header.assignment_id, error.code, error.message)
+            reason = error.message[: limits.MAX_REASON]
+            await driver.fail_assignment(header.assignment_id, error.code, reason)
 
     async def _supersede(self, assignment_id: str) -> None:
         """End an older upload of the same assignment: its connection is probably dead."""

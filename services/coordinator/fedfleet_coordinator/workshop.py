@@ -105,6 +105,13 @@ class Workshop:
     def schema(self) -> Schema:
         return self._trainer.schema
 
+    @property
+    def published(self) -> Ladder:
+        """How workers come by what they evaluate: the version, where training has another state."""
+        if not self.base.state_digest:
+            return self.ladder
+        return Ladder.at(self.base.state, self.base.digest, self.base.size_bytes)
+
     # A round
 
     def check(self, header: pb.UpdateHeader) -> None:

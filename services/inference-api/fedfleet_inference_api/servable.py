@@ -86,6 +86,10 @@ def load_servable(blobs: Blobs, record: VersionRecord, alias: str) -> Servable:
             be served.
     """
     card = ModelCard.from_json(record.card)
+    if card.inputs.is_tokens:
+        raise VersionInvalid(
+            f"{record.model} version {record.number} reads text; this service answers images only"
+        )
     if card.inputs.channels not in (1, 3):
         raise VersionInvalid(
             f"{record.model} version {record.number} takes {card.inputs.channels} channels: "
