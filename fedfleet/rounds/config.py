@@ -29,7 +29,10 @@ class RoundsConfig:
             cohort + over_select. At the deadline a quorum is enough.
         deadline_s: seconds from the assignments (or from the wait for workers) to the deadline.
         attempts: deadlines that one round may pass before the run fails.
-        selection: how the cohort is drawn from the connected workers.
+        selection: how the cohort is drawn from the connected workers: every set alike
+            (``uniform``), or ``skewed``, for experiments: by propensities that are one Dirichlet
+            draw for the whole run.
+        skew: the Dirichlet parameter, > 0, of ``skewed`` only: .05 is very unequal; absent means 1.
         fleet: workers that hold data for the run, connected or not; absent means data.workers. For
             algorithms that must know it.
         max_weight: largest weight (training samples) of one update. The exact sum's resolution is
@@ -43,7 +46,8 @@ class RoundsConfig:
     min_workers: int | None = None
     deadline_s: float = 300.0
     attempts: int = 3
-    selection: Literal["uniform"] = "uniform"
+    selection: Literal["uniform", "skewed"] = "uniform"
+    skew: float | None = None
     fleet: int | None = None
     max_weight: int = 1 << 20
 
@@ -62,6 +66,10 @@ class RoundsConfig:
             raise ValueError(
                 f"min_workers = {self.min_workers}: must be at least quorum ({self.needed})"
             )
+        if self.skew is not None and self.selection != "skewed":
+            raise ValueError(f'skew = {self.skew}: is of selection = "skewed"; leave one out')
+        if self.skew is not None and not 0.001 <= self.skew <= 1e6:
+            raise ValueError(f"skew = {self.skew}: must be from 0.001 to 1e6")
         if self.fleet is not None and self.fleet < self.cohort:
             raise ValueError(f"fleet = {self.fleet}: must be at least cohort ({self.cohort})")
         if not 0 < self.deadline_s < float("inf"):

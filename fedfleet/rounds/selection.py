@@ -1,9 +1,33 @@
-"""Draws a cohort: a function of the candidates and a seed, the same on every machine."""
+"""Draws a cohort: a function of the candidates and seeds, the same on every machine."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import random
 from collections.abc import Sequence
+
+from fedfleet.rounds.config import RoundsConfig
+
+# Of a hash's first eight bytes, so that a share is above 0 and at most 1.
+_UNIT = 2.0**-64
+
+
+def select_cohort(
+    config: RoundsConfig, candidates: Sequence[str], size: int, *, run_seed: int, draw_seed: int
+) -> tuple[str, ...]:
+    """Draw ``size`` different candidates as the recipe asks.
+
+    Args:
+        run_seed: of what stays the same in every draw of the run.
+        draw_seed: of this draw.
+
+    Returns:
+        The drawn ones in order of their names.
+    """
+    if config.selection == "skewed":
+        return select_skewed(candidates, size, config.skew or 1.0, run_seed, draw_seed)
+    return select_uniform(candidates, size, draw_seed)
 
 
 def select_uniform(candidates: Sequence[str], size: int, seed: int) -> tuple[str, ...]:
@@ -11,10 +35,36 @@ def select_uniform(candidates: Sequence[str], size: int, seed: int) -> tuple[str
 
     Ranks the candidates by a keyed hash, so the draw does not depend on their order nor on a
     library's random stream.
-
-    Returns:
-        The drawn ones in order of their names.
     """
-    key = seed.to_bytes(8, "big")
-    ranked = sorted(candidates, key=lambda name: hashlib.sha256(key + name.encode()).digest())
+    ranked = sorted(candidates, key=lambda name: _hash(seed, name))
     return tuple(sorted(ranked[:size]))
+
+
+def select_skewed(
+    candidates: Sequence[str], size: int, skew: float, run_seed: int, draw_seed: int
+) -> tuple[str, ...]:
+    """Draw ``size`` different candidates one after the other, in proportion to their propensities.
+
+    The propensities of the fleet are one draw from a symmetric Dirichlet distribution with the
+    parameter ``skew``: small is very unequal, large is uniform. Each worker's is a Gamma variate of
+    its own, so it does not depend on who else is there. Ranking by ``log(u) / q`` is the draw
+    without replacement (Efraimidis and Spirakis 2006, algorithm A).
+    """
+
+    def rank(name: str) -> tuple[float, bytes]:
+        drawn = _hash(draw_seed, name)
+        share = (int.from_bytes(drawn[:8], "big") + 1) * _UNIT
+        return math.log(share) / max(propensity(name, skew, run_seed), 1e-300), drawn
+
+    return tuple(sorted(sorted(candidates, key=rank, reverse=True)[:size]))
+
+
+def propensity(worker_id: str, skew: float, run_seed: int) -> float:
+    """How often a worker takes part, up to a factor that is the fleet's: Gamma(skew, 1), > 0."""
+    # Simulates who is there; nobody's secret depends on it.
+    source = random.Random(_hash(run_seed, worker_id))  # noqa: S311
+    return source.gammavariate(skew, 1.0)
+
+
+def _hash(seed: int, name: str) -> bytes:
+    return hashlib.sha256(seed.to_bytes(8, "big") + name.encode()).digest()

@@ -24,7 +24,7 @@ from fedfleet.rounds.machine import RoundMachine
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
-from fedfleet.rounds.selection import select_uniform
+from fedfleet.rounds.selection import select_cohort
 from fedfleet.sim.downlink import SimulatedDownlink
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
@@ -150,7 +150,13 @@ class _Driver:
     def _carry_out(self, action: act.Action) -> None:
         if isinstance(action, act.SelectCohort):
             seed = derive(self._recipe.seed, "cohort", action.round, action.draw)
-            chosen = select_uniform(action.candidates, action.size, seed)
+            chosen = select_cohort(
+                self._recipe.rounds,
+                action.candidates,
+                action.size,
+                run_seed=derive(self._recipe.seed, "participation"),
+                draw_seed=seed,
+            )
             self._tell(ev.CohortSelected(at_s=self._now_s, workers=chosen))
         elif isinstance(action, act.SendAssignment):
             self._assignment(action)

@@ -21,7 +21,7 @@ from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.machine import RoundMachine
 from fedfleet.rounds.recipe import Recipe
-from fedfleet.rounds.selection import select_uniform
+from fedfleet.rounds.selection import select_cohort
 from fedfleet.store.protocols import (
     Entry,
     RoundCommit,
@@ -288,7 +288,13 @@ class RunDriver:
 
     async def _select(self, action: act.SelectCohort) -> None:
         seed = derive(self._recipe.seed, "cohort", action.round, action.draw)
-        chosen = select_uniform(action.candidates, action.size, seed)
+        chosen = select_cohort(
+            self._recipe.rounds,
+            action.candidates,
+            action.size,
+            run_seed=derive(self._recipe.seed, "participation"),
+            draw_seed=seed,
+        )
         self._cohort_at_s = time.time()
         await self._log.append(ev.CohortSelected(at_s=self._cohort_at_s, workers=chosen))
 
