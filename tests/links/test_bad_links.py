@@ -105,6 +105,8 @@ async def test_worker_that_is_offline_for_30_s_goes_on_and_keeps_its_assignment(
             await asyncio.sleep(OFFLINE_S)
             link.up = True
             run = await remote.finished(run_id)
+            # The run may end before its last receipt has crossed the link.
+            await until(lambda: bool(logged(tmp_path, FAR, "update_delivered")))
 
     assert (run.code, run.reason) == ("", "")
     assert [e["workers"] for e in journal_of(tmp_path, run_id, "cohort_selected")] == [[FAR]]
