@@ -57,7 +57,7 @@ class SimulatedDownlink:
         if published is not None:
             # It takes the place of what the worker held, as on a device.
             self._bytes += self._ladder.base_bytes
-            self._held[worker_id] = frozenset()
+            self._held[worker_id] = frozenset({self._initial})
             return published
         ladder, held = self._ladder, self._held[worker_id]
         route = cheapest_route(

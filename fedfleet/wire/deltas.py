@@ -19,7 +19,7 @@ from fedfleet.wire.updates import IDENTITY, check_section, open_sections, sectio
 
 _HEAD_BYTES = 4
 # Three sections with a chain each; far more than an honest header takes.
-_MAX_HEADER_BYTES = 1 << 16
+MAX_DELTA_HEADER = 1 << 16
 
 
 def encode_delta(start: ModelState, end: ModelState, chain: Chain, seed: int) -> bytes:
@@ -71,7 +71,7 @@ def apply_delta(start: ModelState, data: bytes, chain: Chain) -> ModelState:
 
 def _open(data: bytes) -> tuple[pb.DeltaHeader, memoryview]:
     end = _HEAD_BYTES + int.from_bytes(data[:_HEAD_BYTES], "little")
-    if not _HEAD_BYTES < end <= min(len(data), _MAX_HEADER_BYTES):
+    if not _HEAD_BYTES < end <= min(len(data), MAX_DELTA_HEADER):
         raise UpdateInvalid(f"a delta of {len(data)} bytes whose header would end at byte {end}")
     try:
         header = pb.DeltaHeader.FromString(data[_HEAD_BYTES:end])

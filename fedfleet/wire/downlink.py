@@ -75,9 +75,14 @@ class Ladder:
 
     @property
     def blobs(self) -> frozenset[str]:
-        """Digests of the blobs that workers may ask for in this round or the next."""
+        """Digests of the blobs that workers may ask for in this round or the next.
+
+        The anchor of the last delta is among them although the anchor may have moved: whoever holds
+        nothing begins there.
+        """
         deltas = (*self.rungs, *self.deltas)
-        return frozenset({self.anchor_digest, *(delta.digest for delta in deltas)})
+        starts = (delta.from_digest for delta in self.deltas[-1:])
+        return frozenset({self.anchor_digest, *starts, *(delta.digest for delta in deltas)})
 
 
 def ladder_from_json(value: Mapping[str, Any], version: ModelState, anchor: ModelState) -> Ladder:
@@ -209,6 +214,7 @@ def check_ladder(base_digest: str, deltas: Sequence[pb.VersionDelta]) -> None:
     Raises:
         LimitExceeded, InvalidInput, UpdateInvalid: too long, no digests, or it does not lead there.
     """
+    limits.check_digest(base_digest)
     limits.check_count("deltas", len(deltas), limits.MAX_DELTAS)
     for delta in deltas:
         for digest in (delta.from_digest, delta.to_digest, delta.digest):

@@ -358,6 +358,8 @@ class RunDriver:
 
         def commit(entry: Entry) -> VersionRecord:
             fields = {**entry.fields, "metrics": version.metrics}
+            if not made.needed <= {version.digest}:
+                fields["blobs"] = sorted(made.needed - {version.digest})
             if made.base.state_digest:
                 fields["state_digest"] = made.base.state_digest
             if made.ladder.deltas:
@@ -395,8 +397,9 @@ class RunDriver:
         )
 
     async def forget(self) -> None:
-        """Delete the updates of the last round of a run that was ended without this driver."""
+        """Delete what is left of a run that is over; its versions stay."""
         await self._forget_updates(self._machine.round)
+        await self._around.executors.io(self._workshop.forget_run)
 
     async def _forget_updates(self, round: int) -> None:
         refused = tuple(self._refused)
@@ -429,8 +432,7 @@ class RunDriver:
             },
         )
         self._around.changed()
-        # A run that failed or was stopped leaves the updates of its last round.
-        await self._forget_updates(self._machine.round)
+        await self.forget()
 
 
 def _round_began_s(entries: Sequence[Entry], round: int) -> float:

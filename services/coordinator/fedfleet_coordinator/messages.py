@@ -115,7 +115,7 @@ def _round(entry: Entry, metrics: Mapping[str, Any]) -> pb.RoundSummary:
         bytes_up=metrics["bytes_up"],
         traffic={
             worker_id: pb.Traffic(bytes_up=moved["up"], bytes_down=moved["down"])
-            for worker_id, moved in metrics["traffic"].items()
+            for worker_id, moved in metrics.get("traffic", {}).items()
         },
     )
     if metrics["evaluation"] is not None:

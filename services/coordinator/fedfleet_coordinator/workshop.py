@@ -6,7 +6,7 @@ Everything here blocks; the driver calls it in executors.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -67,7 +67,13 @@ class Made:
     ladder: Ladder
     memory: Memory
     memory_digest: str
+    broadcast: tuple[pb.BroadcastSection, ...]
     evaluation: Evaluation | None
+
+    @property
+    def needed(self) -> set[str]:
+        """Digests of the blobs that the next round will live on."""
+        return _needed(self.base, self.ladder, self.broadcast, self.memory_digest)
 
 
 class Workshop:
@@ -94,12 +100,19 @@ class Workshop:
             self._examples = load_examples(
                 recipe.data, "test", seed=recipe.seed, shard=None, data_dir=data_dir
             )
+        self._memory_digest = store.journal.memory_digest(run.run_id)
         self._memory = self._load_memory()
         self.base = self._load_base(run)
         self.ladder = self._load_ladder(run)
-        self.broadcast = self._store_broadcast()
+        self.broadcast = self._store_broadcast(self._memory)
         self._sum = self._new_sum()
-        self._outdated: set[str] = set()  # blobs that no worker needs once the round is closed
+        # Blobs that nobody needs once the round is closed; a process that ended before it deleted
+        # them left their names in the journal.
+        self._outdated = {
+            digest
+            for entry in store.journal.entries(run.run_id)
+            for digest in entry.fields.get("blobs", ())
+        }
 
     @property
     def schema(self) -> Schema:
@@ -151,7 +164,8 @@ class Workshop:
         evaluation = None
         if evaluate and self._examples is not None:
             evaluation = self._trainer.evaluate(outcome.served or outcome.state, self._examples)
-        return Made(base, ladder, outcome.memory, memory_digest, evaluation)
+        broadcast = self._store_broadcast(outcome.memory)
+        return Made(base, ladder, outcome.memory, memory_digest, broadcast, evaluation)
 
     def _counted(self, round: int, assignment_ids: Collection[str]) -> list[UpdateRecord]:
         """The updates that a round closes with, ordered by worker: the same in every driver."""
@@ -203,15 +217,13 @@ class Workshop:
 
     def advance(self, made: Made, version: VersionRecord) -> None:
         """Take the committed version as the next round's base."""
+        self._outdated |= self.needed
         if self.base.number is None:
             self._outdated.add(self.base.digest)
-        self._outdated |= self.ladder.blobs
-        self._outdated |= {self.base.state_digest, *(one.digest for one in self.broadcast)}
-        self._outdated -= {""}
         self.ladder = made.ladder
         self.base = replace(made.base, number=version.number)
-        self._memory = made.memory
-        self.broadcast = self._store_broadcast()
+        self._memory, self._memory_digest = made.memory, made.memory_digest
+        self.broadcast = made.broadcast
         self._sum = self._new_sum()
 
     def forget_updates(self, round: int, refused: tuple[str, ...]) -> None:
@@ -219,17 +231,28 @@ class Workshop:
         records = self._store.journal.updates(self._run_id, round)
         digests = {*(record.digest for record in records), *refused, *self._outdated}
         self._outdated.clear()
-        needed = {self.base.state_digest, *(one.digest for one in self.broadcast)}
-        for digest in digests - self.ladder.blobs - needed:
+        self._delete(digests - self.needed)
+
+    def forget_run(self) -> None:
+        """Delete what only this run's workers would have asked for; its versions stay."""
+        self._delete(self.needed | ({self.base.digest} if self.base.number is None else set()))
+
+    def _delete(self, digests: Collection[str]) -> None:
+        for digest in digests:
             with suppress(Conflict):  # the same bytes are still needed by another record
                 self._store.blobs.delete(digest)
 
+    @property
+    def needed(self) -> set[str]:
+        """Digests of the blobs that the current round lives on, its updates aside."""
+        return _needed(self.base, self.ladder, self.broadcast, self._memory_digest)
+
     # State from the store
 
-    def _store_broadcast(self) -> tuple[pb.BroadcastSection, ...]:
+    def _store_broadcast(self, memory: Memory) -> tuple[pb.BroadcastSection, ...]:
         """What the algorithm sends along with the version, as blobs."""
         sent = []
-        for section in self._algorithm.broadcast(self.schema, self._memory):
+        for section in self._algorithm.broadcast(self.schema, memory):
             data = bytes(identity.encode(section.values))
             info = section_info(section, len(data), IDENTITY.steps)
             sent.append(pb.BroadcastSection(section=info, digest=self._store.blobs.put(data)))
@@ -241,9 +264,8 @@ class Workshop:
         )
 
     def _load_memory(self) -> Memory:
-        digest = self._store.journal.memory_digest(self._run_id)
-        if digest:
-            return decode_arrays(self._store.blobs.read(digest))
+        if self._memory_digest:
+            return decode_arrays(self._store.blobs.read(self._memory_digest))
         return self._algorithm.start(self._trainer.schema)
 
     def _load_base(self, run: RunRecord) -> Base:
@@ -276,6 +298,16 @@ class Workshop:
             if entry.kind == "round_committed" and entry.round == run.round:
                 return entry.fields.get(field)
         return None
+
+
+def _needed(
+    base: Base,
+    ladder: Ladder,
+    broadcast: Iterable[pb.BroadcastSection],
+    memory_digest: str,
+) -> set[str]:
+    sent = (one.digest for one in broadcast)
+    return {*ladder.blobs, base.state_digest, memory_digest, *sent} - {""}
 
 
 def round_metrics(

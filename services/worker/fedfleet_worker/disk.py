@@ -23,6 +23,7 @@ from fedfleet.errors import UpdateInvalid
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.store.durable import sync_folder
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.limits import check_digest
 from fedfleet.wire.updates import EncodedUpdate, header_from_json, header_to_json
 from fedfleet.wire.weights import decode_arrays, encode_arrays
 
@@ -172,7 +173,7 @@ class Disk:
 
     def version(self, digest: str) -> bytes | None:
         """A version or delta that was kept and is still whole; what is not is removed."""
-        path = self._versions / digest
+        path = self._versions / check_digest(digest)
         with disk_errors():
             data = path.read_bytes() if path.exists() else None
             if data is not None and hashlib.sha256(data).hexdigest() == digest:
@@ -184,7 +185,7 @@ class Disk:
         """Keep a version or a delta until ``keep_versions`` does not name it."""
         with disk_errors():
             # Not synced: a torn file fails its digest and is downloaded again.
-            (self._versions / digest).write_bytes(data)
+            (self._versions / check_digest(digest)).write_bytes(data)
 
     def keep_versions(self, digests: Collection[str]) -> None:
         """Remove every version and delta but these."""

@@ -9,7 +9,7 @@ from fedfleet.algorithms.base import Memory
 from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.codecs.config import WireConfig
-from fedfleet.errors import SchemaMismatch
+from fedfleet.errors import LimitExceeded, SchemaMismatch
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
@@ -17,9 +17,10 @@ from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.training.worker import LocalRun, LocalWorker
-from fedfleet.types import Evaluation, Schema, Section, Update, UpdateHeader
+from fedfleet.types import Evaluation, Kind, Schema, Section, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
-from fedfleet.wire.deltas import apply_delta
+from fedfleet.wire import limits
+from fedfleet.wire.deltas import MAX_DELTA_HEADER, apply_delta
 from fedfleet.wire.spare import spare_small
 from fedfleet.wire.updates import IDENTITY, EncodedUpdate, check_section
 from fedfleet.wire.uplink import encode_uplink, split_memory
@@ -95,6 +96,35 @@ class Bench:
         """
         self._set_up(assignment)
         return encode_state(initial_state(self._card, derive(self._seed, "initial")))
+
+    def check_sizes(self, assignment: pb.Assignment) -> None:
+        """Check what an assignment asks to download, before any of it is.
+
+        Raises:
+            LimitExceeded, InvalidInput, UpdateInvalid: more than the run's model can take.
+        """
+        self._set_up(assignment)
+        schema = self._trainer.schema
+        plain = {kind: schema.elements(kind) * kind.dtype.itemsize for kind in Kind}
+        spare = MAX_DELTA_HEADER + 256 * len(schema.params)
+        whole = sum(plain.values()) + spare
+        delta_most = (
+            whole
+            - plain[Kind.TRAINABLE]
+            + self._downlink.max_bytes(schema.elements(Kind.TRAINABLE))
+        )
+        sizes = [("version", assignment.base_bytes, whole)]
+        sizes += [("delta", delta.size_bytes, delta_most) for delta in assignment.deltas]
+        for what, size, most in sizes:
+            if not 0 < size <= most:
+                raise LimitExceeded(
+                    f"a {what} of {size} bytes: this model's takes 1 to {most}; the recipe and the "
+                    "coordinator do not agree"
+                )
+        limits.check_count("broadcast sections", len(assignment.broadcast), limits.MAX_SECTIONS)
+        for sent in assignment.broadcast:
+            limits.check_digest(sent.digest)
+            check_section(sent.section, schema, IDENTITY)
 
     def climb(self, assignment: pb.Assignment, version: bytes, delta: bytes) -> bytes:
         """The version to which a delta leads from another.

@@ -32,6 +32,7 @@ class Versions:
             LimitExceeded, InvalidInput, UpdateInvalid: the assignment names no way.
         """
         check_ladder(assignment.base_digest, assignment.deltas)
+        self._bench.check_sizes(assignment)
         held = self._disk.held()
         starts = {assignment.base_digest, *(delta.from_digest for delta in assignment.deltas)}
         # Past the first round the initial version is only good for climbing from it.
@@ -61,7 +62,7 @@ class Versions:
         if route.start_bytes:
             wanted.insert(0, (route.start_digest, route.start_bytes))
         held = self._disk.held()
-        return [(digest, size) for digest, size in wanted if digest not in held]
+        return [(digest, size) for digest, size in dict(wanted).items() if digest not in held]
 
     def keep(self, digest: str, data: bytes) -> None:
         """Keep what was downloaded, until an assignment can do without it."""

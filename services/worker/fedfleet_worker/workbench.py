@@ -249,7 +249,8 @@ class Workbench:
         What is missing is downloaded, however long it takes.
         """
         versions = self._versions
-        while True:
+        for _ in range(STUCK):
+            _check_wanted(job)
             route = await self._thread(lambda: versions.route(assignment))
             missing = await self._thread(partial(versions.missing, assignment, route))
             fetched: dict[str, bytes] = {}
@@ -263,6 +264,7 @@ class Workbench:
             if version is not None and broadcast is not None:
                 await self._thread(partial(versions.forget_others, assignment))
                 return version, broadcast
+        raise ChecksumMismatch("the disk does not keep what was downloaded; check the device")
 
     async def _deliver(self, job: Job, finished: Finished) -> None:
         await self._persist(job, Upload(finished, self._metrics))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import initial_of
 
 from fedfleet.codecs.chain import parse_chain
-from fedfleet.errors import ChecksumMismatch, UpdateInvalid
+from fedfleet.errors import ChecksumMismatch, FedFleetError, UpdateInvalid
 from fedfleet.types import ModelState
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.v1 import types_pb2 as types_pb
 from fedfleet.wire.downlink import Descent, Ladder, descend
 from fedfleet.wire.spare import spare_small
 from fedfleet.wire.weights import encode_state
@@ -192,3 +194,42 @@ def test_assignment_whose_deltas_do_not_lead_to_its_base_is_refused(versions: Ve
 
     with pytest.raises(UpdateInvalid, match="do not lead to its base"):
         versions.route(asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"base_digest": "/etc/hostname"}, "INVALID_INPUT"),
+        ({"base_bytes": 0}, "LIMIT_EXCEEDED"),
+        ({"base_bytes": 1 << 40}, "LIMIT_EXCEEDED"),
+        ({"delta_bytes": 1 << 62}, "LIMIT_EXCEEDED"),
+        ({"broadcast_digest": "../../x"}, "INVALID_INPUT"),
+        ({"broadcast_elements": 1 << 30}, "UPDATE_INVALID"),
+    ],
+)
+def test_assignment_that_asks_for_what_cannot_be_is_refused_before_any_download(
+    versions: Versions, changes: dict[str, Any], code: str
+) -> None:
+    descents, _ = two_rounds()
+    asked = assignment(descents[0], 2)
+    elements = descents[0].base.trainable.size
+    section = types_pb.SectionInfo(
+        name="c",
+        kind=types_pb.SECTION_KIND_TRAINABLE,
+        elements=changes.get("broadcast_elements", elements),
+        encoded_bytes=4 * elements,
+        codec=[types_pb.CodecStep(kind=types_pb.CODEC_KIND_IDENTITY)],
+    )
+    digest = changes.get("broadcast_digest", "0" * 64)
+    asked.broadcast.append(pb.BroadcastSection(section=section, digest=digest))
+    if "base_digest" in changes:
+        asked.base_digest = changes["base_digest"]
+        del asked.deltas[:]
+    asked.base_bytes = changes.get("base_bytes", asked.base_bytes)
+    if "delta_bytes" in changes:
+        asked.deltas[0].size_bytes = changes["delta_bytes"]
+
+    with pytest.raises(FedFleetError) as caught:
+        versions.route(asked)
+
+    assert caught.value.code == code
