@@ -55,6 +55,7 @@ cohort = 1
 PLUGIN = """
 import threading
 import torch
+from harness import initial_of, tiny_recipe
 
 started, go = threading.Event(), threading.Event()
 
@@ -142,7 +143,15 @@ def keep_update(folder: Path, values: int = 5) -> str:
 
 def unknown_version(assignment_id: str) -> pb.Assignment:
     digest = hashlib.sha256(assignment_id.encode()).hexdigest()
-    return pb.Assignment(assignment_id=assignment_id, base_digest=digest, base_bytes=100)
+    recipe = tiny_recipe()
+    return pb.Assignment(
+        assignment_id=assignment_id,
+        round=2,  # of the first it would compute the version
+        base_digest=digest,
+        base_bytes=100,
+        recipe=recipe,
+        schema_digest=initial_of(recipe).schema.digest,
+    )
 
 
 @pytest.fixture
