@@ -96,7 +96,7 @@ async def test_run_with_a_downlink_goes_on_after_a_restart_as_if_nothing_had_bee
 async def test_workers_that_lose_what_they_held_find_the_anchor_in_every_round(
     tmp_path: Path,
 ) -> None:
-    """Evaluating FedDyn's published mean empties a worker, past what the ladder still leads from."""
+    """Evaluating FedDyn's published mean empties a worker, round after round."""
     more = '[algorithm]\nname = "feddyn"\nalpha = 0.1\n[evaluation]\nworkers = "all"\n[wire]'
     recipe = RECIPE.format(rounds=14, cohort=2, downlink="topk:0.1|int8").replace("[wire]", more)
     async with running_coordinator(tmp_path / "state") as running:

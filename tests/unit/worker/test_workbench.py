@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness import initial_of, tiny_recipe
 from scripted_coordinator import Scripted, ready, receipt, scripted_coordinator, soon
 
 from fedfleet.errors import (
