@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 
 from fedfleet.rounds.config import RoundsConfig
 
@@ -60,10 +60,27 @@ def select_skewed(
 
 
 def propensity(worker_id: str, skew: float, run_seed: int) -> float:
-    """How often a worker takes part, up to a factor that is the fleet's: Gamma(skew, 1), > 0."""
-    # Simulates who is there; nobody's secret depends on it.
-    source = random.Random(_hash(run_seed, worker_id))  # noqa: S311
-    return source.gammavariate(skew, 1.0)
+    """How often a worker takes part, up to a factor that is the fleet's: Gamma(skew, 1), >= 0.
+
+    Marsaglia and Tsang 2000, A simple method for generating gamma variables; from hashes, so that
+    it does not depend on a library's random stream.
+    """
+    uniforms = _uniforms(_hash(run_seed, worker_id))
+    # Below 1: Gamma(skew) is Gamma(skew + 1) times u^(1 / skew).
+    boost = next(uniforms) ** (1 / skew) if skew < 1 else 1.0
+    d = (skew if skew >= 1 else skew + 1) - 1 / 3
+    while True:
+        normal = math.sqrt(-2 * math.log(next(uniforms))) * math.cos(2 * math.pi * next(uniforms))
+        v = (1 + normal / math.sqrt(9 * d)) ** 3
+        if v > 0 and math.log(next(uniforms)) < normal**2 / 2 + d * (1 - v + math.log(v)):
+            return d * v * boost
+
+
+def _uniforms(key: bytes) -> Iterator[float]:
+    """Numbers above 0 and at most 1, for ever."""
+    for number in count():
+        drawn = hashlib.sha256(key + number.to_bytes(8, "big")).digest()
+        yield (int.from_bytes(drawn[:8], "big") + 1) * _UNIT
 
 
 def _hash(seed: int, name: str) -> bytes:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,3 +109,14 @@ def test_smaller_skew_is_more_unequal_participation() -> None:
         return sum(sorted(counts.values())[-8:]) / sum(counts.values())
 
     assert busiest(0.05) > busiest(0.5) > busiest(5.0) > 0.2
+
+
+@pytest.mark.parametrize("skew", [0.3, 1.0, 4.0])
+def test_propensities_have_the_mean_and_variance_of_a_gamma_variate(skew: float) -> None:
+    drawn = [propensity(f"w{i}", skew, 5) for i in range(4000)]
+
+    mean = sum(drawn) / len(drawn)
+    variance = sum((one - mean) ** 2 for one in drawn) / len(drawn)
+    # Both are skew; the variance's own spread is that of a heavy tail.
+    assert abs(mean - skew) < 5 * math.sqrt(skew / len(drawn))
+    assert abs(variance - skew) < 0.25 * skew
