@@ -10,6 +10,7 @@ Legend: P = trainable elements of the model.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -149,7 +150,7 @@ class TrainingSettings(Protocol):
     def batch_size(self) -> int: ...
 
 
-class Algorithm:
+class Algorithm(ABC):
     """Both halves, with what most algorithms do; a subclass writes what is its own.
 
     Attributes:
@@ -163,7 +164,7 @@ class Algorithm:
     weighs_together: ClassVar[bool] = False
     needs_workers: ClassVar[bool] = False
 
-    def check_training(self, training: TrainingSettings) -> None:
+    def check_training(self, training: TrainingSettings) -> None:  # noqa: B027 - most allow all
         """Raises ValueError: the algorithm is not defined for the recipe's local training."""
 
     # Worker half
@@ -194,7 +195,7 @@ class Algorithm:
 
     # Coordinator half
 
-    def check_header(self, header: UpdateHeader) -> None:
+    def check_header(self, header: UpdateHeader) -> None:  # noqa: B027 - as above
         """Check what this half will read of an update before it is admitted.
 
         Raises:
@@ -225,6 +226,6 @@ class Algorithm:
         """How much each update of a round counts, > 0, where they are weighed together."""
         return [self.weight(header) for header in headers]
 
+    @abstractmethod
     def step(self, result: RoundResult) -> Outcome:
         """What the round leads to."""
-        raise NotImplementedError
