@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from fedfleet.codecs.chain import Chain
@@ -262,21 +263,18 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         requests: AsyncIterator[pb.UploadRequest],
     ) -> int:
         """Receive a chunk once there is room for it; a slow worker does not keep the room."""
-        async with self._room.hold():
+        async with AsyncExitStack() as room:
+            await room.enter_async_context(self._room.hold())
             coming = asyncio.ensure_future(_next(requests, self._stall_s))
             try:
                 await asyncio.wait({coming}, timeout=ROOM_S)
-            except BaseException:
-                coming.cancel()
-                raise
-            if coming.done():
+                if not coming.done():
+                    await room.aclose()
+                    await coming
+                    await room.enter_async_context(self._room.hold())
                 return await self._keep_chunk(header, writer, coming.result())
-        try:
-            request = await coming
-        finally:
-            coming.cancel()
-        async with self._room.hold():
-            return await self._keep_chunk(header, writer, request)
+            finally:
+                coming.cancel()
 
     async def _keep_chunk(
         self, header: pb.UpdateHeader, writer: BlobWriter, request: pb.UploadRequest | None
