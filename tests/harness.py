@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,50 @@ cohort = {cohort}
 {more}
 """
 
+DIGITS = """
+name = "{name}"
+seed = {seed}
+[model]
+architecture = "mlp"
+hidden = {hidden}
+[data]
+dataset = "digits"
+partition = "iid"
+workers = {workers}
+[training]
+threads = 1
+[rounds]
+rounds = {rounds}
+cohort = {cohort}
+{more}
+"""
+
 
 def tiny_recipe(*, workers: int = 2, rounds: int = 1, cohort: int = 2, more: str = "") -> str:
     """Ten parameters; ``more`` continues the table [rounds]."""
     return TINY.format(workers=workers, rounds=rounds, cohort=cohort, more=more)
+
+
+def digits_recipe(
+    name: str,
+    *,
+    seed: int = 6,
+    hidden: Sequence[int] = (40,),
+    workers: int = 2,
+    rounds: int = 1,
+    cohort: int = 2,
+    more: str = "",
+) -> str:
+    """A first matrix that is large enough to be sparsified; ``more`` continues [rounds]."""
+    return DIGITS.format(
+        name=name,
+        seed=seed,
+        hidden=list(hidden),
+        workers=workers,
+        rounds=rounds,
+        cohort=cohort,
+        more=more,
+    )
 
 
 def free_port() -> int:

@@ -28,13 +28,13 @@ from fedfleet.algorithms.base import (
     Trained,
 )
 from fedfleet.algorithms.fedavg import moved
-from fedfleet.algorithms.vectors import parts_of
-from fedfleet.types import FloatVector, Kind, Schema, UpdateHeader
+from fedfleet.algorithms.vectors import kept, parts_of
+from fedfleet.types import Kind, Schema, UpdateHeader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_OWN = "feddyn.own"
+_OWN = "feddyn.own"  # g_i
 _SUM = "feddyn.h"
 
 
@@ -70,7 +70,7 @@ class FedDyn(Algorithm):
     def adjuster(self, received: Received) -> GradientAdjuster:
         """Add alpha (y - x) - g_i."""
         anchors = parts_of(received.version.trainable)
-        corrections = parts_of(_own(received))
+        corrections = parts_of(kept(received, _OWN))
 
         def adjust(params: Sequence[Tensor]) -> None:
             for param, anchor, own in zip(
@@ -83,7 +83,7 @@ class FedDyn(Algorithm):
 
     def finish(self, received: Received, trained: Trained) -> Finished:
         """Send the delta; keep g_i - alpha (y - x)."""
-        own_P = _own(received) - self._alpha * trained.delta
+        own_P = kept(received, _OWN) - self._alpha * trained.delta
         return Finished(self.built_in(trained), {_OWN: own_P})
 
     # Coordinator half
@@ -109,9 +109,3 @@ class FedDyn(Algorithm):
         start = moved(result, mean_P - sum_P / self._alpha)
         served = moved(result, mean_P) if self._serve == "mean" else None
         return Outcome(start, {_SUM: sum_P}, served)
-
-
-def _own(received: Received) -> FloatVector:
-    """g_i, zero before the first round."""
-    own_P = received.memory.get(_OWN)
-    return np.zeros_like(received.version.trainable) if own_P is None else own_P

@@ -30,13 +30,13 @@ from fedfleet.algorithms.base import (
     TrainingSettings,
 )
 from fedfleet.algorithms.fedavg import FedAvgOptions, moved
-from fedfleet.algorithms.vectors import check_sgd, parts_of
-from fedfleet.types import FloatVector, Kind, Schema, Section, UpdateHeader
+from fedfleet.algorithms.vectors import check_sgd, kept, parts_of
+from fedfleet.types import Kind, Schema, Section, UpdateHeader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_OWN = "scaffold.own"
+_OWN = "scaffold.own"  # c_i
 _CONTROL = "control"
 
 
@@ -73,7 +73,7 @@ class Scaffold(Algorithm):
 
     def adjuster(self, received: Received) -> GradientAdjuster:
         """Add c - c_i."""
-        corrections = parts_of(received.broadcast[_CONTROL] - _own(received))
+        corrections = parts_of(received.broadcast[_CONTROL] - kept(received, _OWN))
 
         def adjust(params: Sequence[Tensor]) -> None:
             for param, correction in zip(params, corrections(params), strict=True):
@@ -84,7 +84,7 @@ class Scaffold(Algorithm):
 
     def finish(self, received: Received, trained: Trained) -> Finished:
         """Send the delta and how the control variate changed; keep the new one."""
-        own_P = _own(received)
+        own_P = kept(received, _OWN)
         if self._options.option == "I":
             next_P = trained.gradient()
         else:
@@ -119,9 +119,3 @@ class Scaffold(Algorithm):
         control_P = result.memory[_CONTROL] + share * aggregate.means[_CONTROL]
         step_P = self._options.server_lr * aggregate.means[DELTA]
         return Outcome(moved(result, step_P), {_CONTROL: control_P})
-
-
-def _own(received: Received) -> FloatVector:
-    """c_i, zero before the first round."""
-    own_P = received.memory.get(_OWN)
-    return np.zeros_like(received.version.trainable) if own_P is None else own_P

@@ -1,11 +1,13 @@
-"""What several algorithms need: flat vectors cut like parameters, checks of the local training."""
+"""What several algorithms need: flat vectors of a worker, checks of the local training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fedfleet.algorithms.base import TrainingSettings
+import numpy as np
+
+from fedfleet.algorithms.base import Received, TrainingSettings
 from fedfleet.types import FloatVector
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ def parts_of(vector_P: FloatVector) -> Callable[[Sequence[Tensor]], Sequence[Ten
         return parts
 
     return cut
+
+
+def kept(received: Received, name: str) -> FloatVector:
+    """The vector over trainable elements that this worker keeps, shape (P,); zero at first."""
+    kept_P = received.memory.get(name)
+    return np.zeros_like(received.version.trainable) if kept_P is None else kept_P
 
 
 def check_sgd(training: TrainingSettings) -> None:

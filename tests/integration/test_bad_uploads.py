@@ -8,7 +8,7 @@ import tracemalloc
 import urllib.request
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from bad_updates import (
 from harness import (
     Running,
     ScriptedWorker,
+    digits_recipe,
     free_port,
     initial_of,
     raises_code,
@@ -42,8 +43,8 @@ from harness import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedfleet.codecs.chain import Chain, parse_chain
 from fedfleet.errors import FedFleetError
+from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.types import ModelState
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1 import types_pb2 as types_pb
@@ -52,21 +53,7 @@ from fedfleet.wire.limits import CHUNK_BYTES, MAX_MESSAGE_BYTES
 from fedfleet.wire.spare import spare_small
 from fedfleet.wire.updates import EncodedUpdate
 
-RECIPE = """
-name = "bad"
-seed = 5
-[model]
-architecture = "mlp"
-hidden = [{hidden}]
-[data]
-dataset = "digits"
-partition = "iid"
-workers = 2
-[training]
-threads = 1
-[rounds]
-rounds = 1
-cohort = 1
+MORE = """
 min_workers = 2
 attempts = 2
 [evaluation]
@@ -88,9 +75,7 @@ class Round:
         self.run_id = run_id
         self._ops_port = ops_port
         self._state: ModelState = initial_of(recipe)
-        self._chain: Chain = spare_small(
-            parse_chain(recipe.rpartition('"')[0].rpartition('"')[2]), self._state.schema
-        )
+        self._chain = spare_small(parse_recipe(recipe).wire.uplink_chain, self._state.schema)
         self.workers = {name: ScriptedWorker(running, name) for name in ("worker-0", "worker-1")}
 
     async def first(self) -> ScriptedWorker:
@@ -143,8 +128,10 @@ class Round:
 
 
 @asynccontextmanager
-async def one_round(folder: Path, uplink: str, hidden: str = "40") -> AsyncIterator[Round]:
-    recipe = RECIPE.format(uplink=uplink, hidden=hidden)
+async def one_round(
+    folder: Path, uplink: str, hidden: Sequence[int] = (40,)
+) -> AsyncIterator[Round]:
+    recipe = digits_recipe("bad", hidden=hidden, cohort=1, more=MORE.format(uplink=uplink))
     ops_port = free_port()
     async with running_coordinator(folder, ops_port=ops_port) as running:
         yield Round(running, await running.submit(recipe), recipe, ops_port)
@@ -302,7 +289,7 @@ def kept_of(digest: str, folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("bombs", ["first", "last", "all"])
 async def test_bomb_takes_no_memory(bombs: str, tmp_path: Path) -> None:
-    hidden, elements, block = "600, 600", 64 * 600 + 600 + 600 * 601 + 6010, 1 << 15
+    hidden, elements, block = (600, 600), 64 * 600 + 600 + 600 * 601 + 6010, 1 << 15
     sizes = [min(block, elements - at) for at in range(0, elements, block)]
     bomb = raw_deflate(bytes(30 << 20))
     parts = [segment(int8(n)) for n in sizes]

@@ -6,41 +6,27 @@ import shutil
 from pathlib import Path
 
 import pytest
-from harness import fleet, free_port, running_coordinator, state_of_version
+from harness import digits_recipe, fleet, free_port, running_coordinator, state_of_version
 
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.sim.inprocess import simulate
 from fedfleet.types import Kind
 
-RECIPE = """
-name = "down"
-seed = 6
-[model]
-architecture = "mlp"
-hidden = [40]
-[data]
-dataset = "digits"
-partition = "iid"
-workers = 4
-[training]
-threads = 1
-[rounds]
-rounds = {rounds}
-cohort = {cohort}
-[wire]
-uplink = "int8"
-downlink = "{downlink}"
-"""
 # Dense: one anchor for all rounds. Sparse: every base is the next anchor, and those who were not
 # chosen climb.
 CHAINS = ("int8", "topk:0.1|int8", "eden:2", "stc:0.1")
+
+
+def recipe_of(downlink: str, *, rounds: int, cohort: int, more: str = "") -> str:
+    wire = f'[wire]\nuplink = "int8"\ndownlink = "{downlink}"'
+    return digits_recipe("down", workers=4, rounds=rounds, cohort=cohort, more=f"{more}\n{wire}")
 
 
 @pytest.mark.parametrize("downlink", CHAINS)
 async def test_deployed_and_simulated_downlinks_agree_in_every_bit_and_byte(
     downlink: str, tmp_path: Path
 ) -> None:
-    recipe = RECIPE.format(rounds=5, cohort=2, downlink=downlink)
+    recipe = recipe_of(downlink, rounds=5, cohort=2)
     async with running_coordinator(tmp_path / "state") as running:
         with fleet(running.address, 4, tmp_path):
             await running.connected(4)  # else a first cohort could be drawn from fewer
@@ -72,7 +58,7 @@ async def test_deployed_and_simulated_downlinks_agree_in_every_bit_and_byte(
 async def test_run_with_a_downlink_goes_on_after_a_restart_as_if_nothing_had_been(
     tmp_path: Path,
 ) -> None:
-    recipe = RECIPE.format(rounds=6, cohort=4, downlink="topk:0.1|int8")
+    recipe = recipe_of("topk:0.1|int8", rounds=6, cohort=4)
     port = free_port()
     state = tmp_path / "state"
     async with running_coordinator(state, port=port) as running:
@@ -97,8 +83,8 @@ async def test_workers_that_lose_what_they_held_find_the_anchor_in_every_round(
     tmp_path: Path,
 ) -> None:
     """Evaluating FedDyn's published mean empties a worker, round after round."""
-    more = '[algorithm]\nname = "feddyn"\nalpha = 0.1\n[evaluation]\nworkers = "all"\n[wire]'
-    recipe = RECIPE.format(rounds=14, cohort=2, downlink="topk:0.1|int8").replace("[wire]", more)
+    more = '[algorithm]\nname = "feddyn"\nalpha = 0.1\n[evaluation]\nworkers = "all"'
+    recipe = recipe_of("topk:0.1|int8", rounds=14, cohort=2, more=more)
     async with running_coordinator(tmp_path / "state") as running:
         with fleet(running.address, 4, tmp_path):
             await running.connected(4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import fleet, running_coordinator, state_of_version
+from harness import digits_recipe, fleet, running_coordinator, state_of_version
 
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.sim.inprocess import simulate
@@ -71,24 +71,7 @@ cohort = 2
 workers = "all"
 """,
     # A biased chain, whose residual goes from round to round, and a random one.
-    "topk": """
-name = "parity"
-seed = 6
-[model]
-architecture = "mlp"
-hidden = [40]
-[data]
-dataset = "digits"
-partition = "iid"
-workers = 2
-[training]
-threads = 1
-[rounds]
-rounds = 3
-cohort = 2
-[wire]
-uplink = "topk:0.05|int8"
-""",
+    "topk": digits_recipe("parity", rounds=3, more='[wire]\nuplink = "topk:0.05|int8"'),
 }
 
 

@@ -8,27 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ScriptedWorker, initial_of, raises_code, running_coordinator, update_for
+from harness import (
+    ScriptedWorker,
+    digits_recipe,
+    initial_of,
+    raises_code,
+    running_coordinator,
+    update_for,
+)
 
 from fedfleet.cli.main import main
 
-RECIPE = """
-name = "moved"
-[model]
-architecture = "mlp"
-hidden = [40]
-[data]
-dataset = "digits"
-partition = "iid"
-workers = 2
-[training]
-threads = 1
-[rounds]
-rounds = 1
-cohort = 2
-[evaluation]
-coordinator = false
-"""
+RECIPE = digits_recipe("moved", more="[evaluation]\ncoordinator = false")
 UPDATE_BYTES = 4 * (64 * 40 + 40 + 40 * 10 + 10)
 
 

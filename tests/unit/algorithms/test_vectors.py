@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from samples import state
 
-from fedfleet.algorithms.vectors import check_sgd, parts_of
+from fedfleet.algorithms.base import Received
+from fedfleet.algorithms.vectors import check_sgd, kept, parts_of
 from fedfleet.training.config import TrainingConfig
 
 
@@ -29,6 +31,17 @@ def test_parts_of_copies_and_cuts_once() -> None:
 
     assert cut(params) is first
     assert vector.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_kept_is_zero_like_the_model_until_the_worker_keeps_a_vector() -> None:
+    version = state()
+    own = np.full_like(version.trainable, 2.0)
+
+    first = kept(Received(version, {}, {}), "own")
+    later = kept(Received(version, {}, {"own": own}), "own")
+
+    assert (first.dtype, first.tolist()) == (np.float32, [0.0] * version.trainable.size)
+    assert later is own
 
 
 def test_check_sgd_allows_momentum_and_nothing_but_sgd() -> None:

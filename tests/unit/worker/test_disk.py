@@ -7,27 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worker_updates import an_update
 
 from fedfleet.errors import FedFleetError
-from fedfleet.types import Kind, Section, Update, UpdateHeader
-from fedfleet.wire.updates import EncodedUpdate, encode_update
 from fedfleet_worker.disk import MEMORIES, Disk
-
-
-def an_update(assignment_id: str = "r-1/1/1/train/w", run_id: str = "r-1") -> EncodedUpdate:
-    header = UpdateHeader(
-        run_id=run_id,
-        round=1,
-        assignment_id=assignment_id,
-        worker_id="w",
-        base_digest="0" * 64,
-        schema_digest="1" * 64,
-        weight=3.0,
-        steps=1,
-        lr_sum=0.1,
-    )
-    values = np.arange(5, dtype=np.float32)
-    return encode_update(Update(header, (Section("trainable", Kind.TRAINABLE, values),)))
 
 
 def test_disk_gives_a_finished_update_back_after_a_restart(tmp_path: Path) -> None:
@@ -42,11 +25,11 @@ def test_disk_gives_a_finished_update_back_after_a_restart(tmp_path: Path) -> No
 
 def test_disk_advances_the_memory_with_the_receipt_only(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    dropped = disk.keep(an_update("r-1/1/1/train/w"), {"c": np.full(2, 1.0)})
+    dropped = disk.keep(an_update(assignment_id="r-1/1/1/train/w"), {"c": np.full(2, 1.0)})
     disk.drop(dropped)
     assert disk.memory("r-1") == {}
 
-    disk.delivered(disk.keep(an_update("r-1/2/1/train/w"), {"c": np.full(2, 2.0)}))
+    disk.delivered(disk.keep(an_update(assignment_id="r-1/2/1/train/w"), {"c": np.full(2, 2.0)}))
 
     assert Disk(tmp_path).memory("r-1")["c"].tolist() == [2.0, 2.0]
     assert disk.memory("r-2") == {}
@@ -125,8 +108,8 @@ def test_disk_removes_a_damaged_update_and_gives_the_others(
     name: str, data: bytes | None, tmp_path: Path
 ) -> None:
     disk = Disk(tmp_path)
-    disk.keep(an_update("good"), {})
-    damaged = disk.keep(an_update("damaged"), {})
+    disk.keep(an_update(assignment_id="good"), {})
+    damaged = disk.keep(an_update(assignment_id="damaged"), {})
     if data is None:
         (damaged.folder / name).unlink()
     else:

@@ -5,39 +5,20 @@ import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from scripted_coordinator import Scripted, ready, receipt, scripted_coordinator
+from worker_updates import keep_update
 
 from fedfleet.errors import TimedOut, TransferInvalid, Unavailable
-from fedfleet.types import Kind, Section, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.chunks import chunks
 from fedfleet.wire.limits import CHUNK_BYTES
-from fedfleet.wire.updates import encode_update
 from fedfleet_worker import transfer
-from fedfleet_worker.disk import Disk, Finished
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.transfer import Download, Upload
 
 BLOB = bytes(range(256)) * 9000
 DIGEST = hashlib.sha256(BLOB).hexdigest()
-
-
-def finished(folder: Path, values: int) -> Finished:
-    header = UpdateHeader(
-        run_id="r-1",
-        round=1,
-        assignment_id="r-1/1/1/train/w",
-        worker_id="w",
-        base_digest="0" * 64,
-        schema_digest="1" * 64,
-        weight=3.0,
-        steps=1,
-        lr_sum=0.1,
-    )
-    section = Section("trainable", Kind.TRAINABLE, np.arange(values, dtype=np.float32))
-    return Disk(folder).keep(encode_update(Update(header, (section,))), {})
 
 
 def cut_after(coordinator: Scripted, pieces: int) -> list[int]:
@@ -92,7 +73,7 @@ async def test_download_that_stalls_is_given_up_and_keeps_what_came(
 
 
 async def test_upload_sends_no_byte_before_the_offset_that_is_asked_for(tmp_path: Path) -> None:
-    update = finished(tmp_path, values=CHUNK_BYTES)
+    update = keep_update(tmp_path, values=CHUNK_BYTES)
     start = 3 * CHUNK_BYTES + 5
     received: list[tuple[int, int]] = []
 
@@ -128,7 +109,7 @@ async def test_upload_whose_coordinator_falls_silent_is_given_up(
     async with scripted_coordinator() as coordinator:
         coordinator.upload = silent
         with pytest.raises(TimedOut):
-            await Upload(finished(tmp_path, CHUNK_BYTES), WorkerMetrics()).run(coordinator.stub)
+            await Upload(keep_update(tmp_path, CHUNK_BYTES), WorkerMetrics()).run(coordinator.stub)
 
 
 async def test_upload_that_is_told_twice_where_to_begin_is_an_error(tmp_path: Path) -> None:
@@ -141,4 +122,4 @@ async def test_upload_that_is_told_twice_where_to_begin_is_an_error(tmp_path: Pa
     async with scripted_coordinator() as coordinator:
         coordinator.upload = twice
         with pytest.raises(TransferInvalid, match="twice"):
-            await Upload(finished(tmp_path, 5), WorkerMetrics()).run(coordinator.stub)
+            await Upload(keep_update(tmp_path, 5), WorkerMetrics()).run(coordinator.stub)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from harness import initial_of, tiny_recipe
 from scripted_coordinator import Scripted, ready, receipt, scripted_coordinator, soon
+from worker_updates import keep_update
 
 from fedfleet.errors import (
     AssignmentClosed,
@@ -28,10 +28,8 @@ from fedfleet.errors import (
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.training.state import initial_state
-from fedfleet.types import Kind, Section, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.limits import CHUNK_BYTES
-from fedfleet.wire.updates import encode_update
 from fedfleet.wire.weights import encode_state
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.disk import Disk
@@ -122,24 +120,6 @@ async def working(
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-def keep_update(folder: Path, values: int = 5) -> str:
-    """A finished update on disk, as an earlier process left it; returns its assignment's id."""
-    header = UpdateHeader(
-        run_id="r-1",
-        round=1,
-        assignment_id="r-1/1/1/train/w",
-        worker_id="w",
-        base_digest="0" * 64,
-        schema_digest="1" * 64,
-        weight=3.0,
-        steps=1,
-        lr_sum=0.1,
-    )
-    section = Section("trainable", Kind.TRAINABLE, np.arange(values, dtype=np.float32))
-    Disk(folder).keep(encode_update(Update(header, (section,))), {"c": np.ones(2)})
-    return header.assignment_id
 
 
 def unknown_version(assignment_id: str) -> pb.Assignment:
@@ -259,7 +239,7 @@ async def test_workbench_ends_a_cancelled_upload_and_drops_its_update(tmp_path: 
         yield ready(0)
         await asyncio.Event().wait()
 
-    assignment_id = keep_update(tmp_path)
+    assignment_id = keep_update(tmp_path).assignment_id
     async with scripted_coordinator() as coordinator:
         coordinator.upload = silent
         async with working(coordinator, tmp_path) as work:
@@ -401,7 +381,7 @@ async def test_workbench_reports_the_final_refusal_of_a_finished_update(
             pass
         raise refusal
 
-    assignment_id = keep_update(tmp_path)
+    assignment_id = keep_update(tmp_path).assignment_id
     async with scripted_coordinator() as coordinator:
         coordinator.upload = refuse
         async with working(coordinator, tmp_path) as work:
@@ -444,7 +424,7 @@ async def test_workbench_reports_an_update_that_its_disk_lost(tmp_path: Path) ->
             pass
         raise TransferInvalid("the upload ended")
 
-    assignment_id = keep_update(tmp_path)
+    assignment_id = keep_update(tmp_path).assignment_id
     async with scripted_coordinator() as coordinator:
         coordinator.upload = take
         async with working(coordinator, tmp_path) as work:
