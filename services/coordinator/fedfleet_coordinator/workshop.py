@@ -22,7 +22,7 @@ from fedfleet.rounds.card import card_of
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
-from fedfleet.store.protocols import RunRecord, Store, UpdateRecord, VersionRecord
+from fedfleet.store.protocols import Entry, RunRecord, Store, UpdateRecord, VersionRecord
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
@@ -102,17 +102,15 @@ class Workshop:
             )
         self._memory_digest = store.journal.memory_digest(run.run_id)
         self._memory = self._load_memory()
-        self.base = self._load_base(run)
-        self.ladder = self._load_ladder(run)
+        entries = store.journal.entries(run.run_id)
+        committed = _commit_of(entries, run.round)
+        self.base = self._load_base(run, committed)
+        self.ladder = self._load_ladder(committed)
         self.broadcast = self._store_broadcast(self._memory)
         self._sum = self._new_sum()
         # Blobs that nobody needs once the round is closed; a process that ended before it deleted
         # them left their names in the journal.
-        self._outdated = {
-            digest
-            for entry in store.journal.entries(run.run_id)
-            for digest in entry.fields.get("blobs", ())
-        }
+        self._outdated = {digest for entry in entries for digest in entry.fields.get("blobs", ())}
 
     @property
     def schema(self) -> Schema:
@@ -268,7 +266,7 @@ class Workshop:
             return decode_arrays(self._store.blobs.read(self._memory_digest))
         return self._algorithm.start(self._trainer.schema)
 
-    def _load_base(self, run: RunRecord) -> Base:
+    def _load_base(self, run: RunRecord, committed: Mapping[str, Any]) -> Base:
         if run.round == 0:
             # A function of the recipe, so it needs no place in the registry: nobody serves an
             # untrained model.
@@ -277,27 +275,28 @@ class Workshop:
             return Base(state, self._store.blobs.put(blob), len(blob), None)
         for version in self._store.registry.versions(run.model):
             if (version.run_id, version.round) == (run.run_id, run.round):
-                state_digest = self._committed(run, "state_digest") or ""
+                state_digest = committed.get("state_digest", "")
                 blob = self._store.blobs.read(state_digest or version.digest)
                 state = decode_state(version.schema, blob)
                 return Base(state, version.digest, len(blob), version.number, state_digest)
         raise AssertionError("a round and its version are committed together")
 
-    def _load_ladder(self, run: RunRecord) -> Ladder:
+    def _load_ladder(self, committed: Mapping[str, Any]) -> Ladder:
         """The ladder as the last commit left it: what workers hold must lead to the next base."""
         base = self.base
-        kept = self._committed(run, "ladder")
+        kept = committed.get("ladder")
         if kept is None:
             return Ladder.at(base.state, base.state_digest or base.digest, base.size_bytes)
         blob = self._store.blobs.read(kept["anchor_digest"])
         return ladder_from_json(kept, base.state, decode_state(self.schema, blob))
 
-    def _committed(self, run: RunRecord, field: str) -> Any:
-        """What the last commit's journal entry says beside its event. Any: it is JSON."""
-        for entry in reversed(self._store.journal.entries(run.run_id)):
-            if entry.kind == "round_committed" and entry.round == run.round:
-                return entry.fields.get(field)
-        return None
+
+def _commit_of(entries: Iterable[Entry], round: int) -> Mapping[str, Any]:
+    """What the journal says of a round's commit, if it has been. Any: it is JSON."""
+    for entry in entries:
+        if entry.kind == "round_committed" and entry.round == round:
+            return entry.fields
+    return {}
 
 
 def _needed(
