@@ -283,9 +283,14 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             raise TransferInvalid(
                 f"the upload ended at byte {writer.offset_bytes} of {header.payload_bytes}"
             )
-        data = check_chunk(request.chunk, writer.offset_bytes, header.payload_bytes)
-        await self._executors.io(lambda: writer.write(data))
-        return len(data)
+        chunk = request.chunk
+
+        def keep() -> int:
+            data = check_chunk(chunk, writer.offset_bytes, header.payload_bytes)
+            writer.write(data)
+            return len(data)
+
+        return await self._executors.io(keep)
 
     async def _refuse(
         self, header: pb.UpdateHeader, driver: RunDriver, error: FedFleetError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -45,12 +46,16 @@ class Download:
         self._digest = digest
         self._size_bytes = size_bytes
         self._metrics = metrics
-        self._data = bytearray()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._data = io.BytesIO()
+        self._sha256 = hashlib.sha256()
 
     @property
     def offset_bytes(self) -> int:
         """Bytes that came and are kept."""
-        return len(self._data)
+        return self._data.tell()
 
     async def run(self, stub: FederationServiceAsyncStub) -> bytes:
         """Receive the rest, check it, return all of it.
@@ -61,29 +66,30 @@ class Download:
             ChecksumMismatch: damaged; the next attempt begins anew.
         """
         request = pb.DownloadRequest(
-            digest=self._digest, offset_bytes=len(self._data), worker_id=self._worker_id
+            digest=self._digest, offset_bytes=self.offset_bytes, worker_id=self._worker_id
         )
         call = stub.Download(request)
         try:
             responses = call.__aiter__()
-            while len(self._data) < self._size_bytes:
+            while self.offset_bytes < self._size_bytes:
                 response = await within(STALL_S, responses.__anext__())
-                data = check_chunk(response.chunk, len(self._data), self._size_bytes)
+                data = check_chunk(response.chunk, self.offset_bytes, self._size_bytes)
                 self._metrics.bytes.labels("down").inc(len(data))
-                self._data += data
+                # Hashed as it comes: all of a version at once would hold the heartbeats up.
+                self._sha256.update(data)
+                self._data.write(data)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
         except StopAsyncIteration as error:
-            raise TransferInvalid(f"the download ended at byte {len(self._data)}") from error
+            raise TransferInvalid(f"the download ended at byte {self.offset_bytes}") from error
         except asyncio.TimeoutError as error:
             raise TimedOut(f"no byte came for {STALL_S:g} s") from error
         finally:
             call.cancel()
-        whole = bytes(self._data)
-        if hashlib.sha256(whole).hexdigest() != self._digest:
-            self._data.clear()
+        if self._sha256.hexdigest() != self._digest:
+            self._begin_anew()
             raise ChecksumMismatch("the version's bytes are not those of its digest")
-        return whole
+        return self._data.getvalue()  # the buffer itself, no copy
 
 
 class Upload:

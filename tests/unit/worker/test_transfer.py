@@ -9,7 +9,7 @@ import pytest
 from scripted_coordinator import Scripted, ready, receipt, scripted_coordinator
 from worker_updates import keep_update
 
-from fedfleet.errors import TimedOut, TransferInvalid, Unavailable
+from fedfleet.errors import ChecksumMismatch, TimedOut, TransferInvalid, Unavailable
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.chunks import chunks
 from fedfleet.wire.limits import CHUNK_BYTES
@@ -53,6 +53,20 @@ async def test_download_goes_on_where_the_last_attempt_was_cut() -> None:
     assert begun == ended
     assert len(begun) > 2
     assert begun == sorted(set(begun))
+
+
+async def test_download_that_was_damaged_begins_anew() -> None:
+    # As long as the right one, and cut at the same places.
+    damaged = BLOB[:-1] + bytes([BLOB[-1] ^ 1])
+    async with scripted_coordinator() as coordinator:
+        coordinator.blobs[DIGEST] = damaged
+        download = Download(DIGEST, len(BLOB), "w", WorkerMetrics())
+        with pytest.raises(ChecksumMismatch):
+            await download.run(coordinator.stub)
+        assert download.offset_bytes == 0
+        coordinator.blobs[DIGEST] = BLOB
+
+        assert await download.run(coordinator.stub) == BLOB
 
 
 async def test_download_that_stalls_is_given_up_and_keeps_what_came(
