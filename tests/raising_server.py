@@ -16,6 +16,7 @@ from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
 from fedfleet.v1 import federation_service_pb2 as federation_pb
 from fedfleet.v1 import federation_service_pb2_grpc as federation_grpc
+from fedfleet.wire.limits import STALL_S
 
 # Enough that an unread stream soon fills every buffer on the way.
 BULK = "x" * (1 << 18)
@@ -76,9 +77,9 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(port: int = 0) -> AsyncIterator[Served]:
+async def serving(port: int = 0, stall_s: float = STALL_S) -> AsyncIterator[Served]:
     # Abstract for mypy only: the generated base answers UNIMPLEMENTED for the others.
-    server, servicer = RpcServer(), Raiser()  # type: ignore[abstract]
+    server, servicer = RpcServer(stall_s), Raiser()  # type: ignore[abstract]
     pb_grpc.add_ControlServiceServicer_to_server(servicer, server.grpc)
     federation_grpc.add_FederationServiceServicer_to_server(servicer, server.grpc)
     bound = await server.start("127.0.0.1", port, (SERVICE,))

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from fedfleet.errors import AddressInUse, SettingInvalid
 from fedfleet.rpc.channel import OPTIONS
 from fedfleet.rpc.status import ErrorInterceptor
+from fedfleet.wire.limits import STALL_S
 
 # A servicer's second argument; its messages are typed by the servicer's signature.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -23,9 +24,13 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 class RpcServer:
-    """A server that is not yet listening; add services to ``grpc``, then ``start``."""
+    """A server that is not yet listening; add services to ``grpc``, then ``start``.
 
-    def __init__(self) -> None:
+    Args:
+        stall_s: how long a caller may read nothing of a stream before its call is ended.
+    """
+
+    def __init__(self, stall_s: float = STALL_S) -> None:
         options = (
             *OPTIONS,
             # Two servers on one port would share the workers between them, unseen.
@@ -33,7 +38,7 @@ class RpcServer:
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
         )
-        self.grpc = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=options)
+        self.grpc = grpc.aio.server(interceptors=(ErrorInterceptor(stall_s),), options=options)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
 

@@ -19,7 +19,6 @@ from fedfleet.errors import (
     error_for_code,
 )
 from fedfleet.rpc.patience import within
-from fedfleet.wire.limits import STALL_S
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,14 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """The only place that turns exceptions of handlers into statuses."""
+    """The only place that turns exceptions of handlers into statuses.
+
+    Args:
+        stall_s: how long a caller may read nothing of a stream.
+    """
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Wrap a handler. Any: grpc types its handlers so."""
@@ -96,8 +102,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             )
             behavior = handler.stream_stream or handler.unary_stream
             # grpc's own health service writes its answers instead of yielding them.
-            wrap = _stream if inspect.isasyncgenfunction(behavior) else _unary
-            return make(wrap(behavior), handler.request_deserializer, handler.response_serializer)
+            call = (
+                _stream(behavior, self._stall_s)
+                if inspect.isasyncgenfunction(behavior)
+                else _unary(behavior)
+            )
+            return make(call, handler.request_deserializer, handler.response_serializer)
         return grpc.unary_unary_rpc_method_handler(
             _unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
         )
@@ -115,22 +125,22 @@ def _unary(behavior: Any) -> Any:
     return call
 
 
-async def _write(context: Any, response: Any) -> None:
+async def _write(context: Any, response: Any, stall_s: float) -> None:
     """Send a response; a caller that does not read is let go, as one that does not send is."""
     try:
-        await within(STALL_S, context.write(response))
+        await within(stall_s, context.write(response))
     except asyncio.TimeoutError as error:
-        raise TimedOut(f"the caller read nothing for {STALL_S:g} s") from error
+        raise TimedOut(f"the caller read nothing for {stall_s:g} s") from error
 
 
-def _stream(behavior: Any) -> Any:
+def _stream(behavior: Any, stall_s: float) -> Any:
     async def call(request: Any, context: Any) -> Any:
         try:
             # Written and closed here: grpc would leave a generator that was cancelled between two
             # responses to the garbage collector, and its finally would run some time later.
             async with aclosing(behavior(request, context)) as responses:
                 async for response in responses:
-                    await _write(context, response)
+                    await _write(context, response, stall_s)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:

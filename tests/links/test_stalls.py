@@ -18,7 +18,6 @@ from harness import (
 )
 from links.services import recipe_of
 
-from fedfleet.rpc import status
 from fedfleet.rpc.status import error_of
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.chunks import chunks
@@ -81,11 +80,8 @@ async def test_upload_whose_bytes_stop_is_ended_though_heartbeats_go_on(tmp_path
             await asyncio.gather(heart, return_exceptions=True)
 
 
-async def test_download_that_nobody_reads_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(status, "STALL_S", STALL_S)
-    async with running_coordinator(tmp_path) as running:
+async def test_download_that_nobody_reads_is_ended(tmp_path: Path) -> None:
+    async with running_coordinator(tmp_path, stall_s=STALL_S) as running:
         recipe = recipe_of([2500, 2200])
         await running.submit(recipe)
         worker = ScriptedWorker(running, "worker-0")

@@ -45,7 +45,7 @@ class Coordinator:
         self._executors = Executors()
         self._fleet = Fleet(self._metrics)
         self._supervisor = Supervisor()
-        self._server = RpcServer()
+        self._server = RpcServer(config.stall_s)
         self._ready = False
         self._bell = bell = Bell()
         around = Surroundings(

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
-from raising_server import Served
+from raising_server import Served, serving
 
 from fedfleet.errors import FedFleetError, InvalidInput, NotFound, all_errors
-from fedfleet.rpc import status
 from fedfleet.rpc.status import CODE_KEY, MAX_MESSAGE_UTF8_BYTES, error_of, status_of
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2 as federation_pb
@@ -123,16 +122,19 @@ async def test_stream_that_the_caller_leaves_runs_its_finally(served: Served) ->
     assert served.servicer.closed == ["WatchRun"]
 
 
-async def test_caller_that_does_not_read_is_let_go(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+async def test_caller_that_does_not_read_is_let_go_after_the_stall(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(status, "STALL_S", 0.2)
-    call = served.control.WatchRun(pb.WatchRunRequest(run_id="endless"), timeout=CALL_S)
-    await call.read()
+    caplog.set_level(logging.INFO)
+    async with serving(stall_s=0.2) as served:
+        call = served.control.WatchRun(pb.WatchRunRequest(run_id="endless"), timeout=CALL_S)
+        await call.read()
 
-    await asyncio.wait_for(served.servicer.ended.wait(), CALL_S)
+        await asyncio.wait_for(served.servicer.ended.wait(), CALL_S)
 
-    call.cancel()
+        call.cancel()
+    (record,) = [r for r in caplog.records if r.message == "rpc_refused"]
+    assert vars(record)["reason"] == "the caller read nothing for 0.2 s"
 
 
 # What did not come from our handlers
