@@ -123,9 +123,11 @@ class EvaluationConfig:
     Args:
         every: rounds between evaluations; the last round is always evaluated.
         coordinator: evaluate on the data set's test split, before the version is published.
-        workers: who evaluates the published version on its own data.
+        workers: who evaluates the published version on its own data; with a lossy downlink the
+            base that workers hold of it, not the exact version.
         workers_on: each worker's held-out ``validation`` split, or its share of the ``test`` split
-            (equal shares by position, so that the workers' counts add up to the coordinator's).
+            (equal shares by position, so that the workers' counts of one model add up to the
+            coordinator's).
         batch_size: examples per forward pass.
     """
 

@@ -179,6 +179,20 @@ async def test_bad_update_is_refused_and_another_worker_completes_the_round(
         assert kept_of(update.header.payload_digest, tmp_path) == []
 
 
+async def test_update_of_a_run_that_is_not_active_is_refused_and_counted(tmp_path: Path) -> None:
+    async with one_round(tmp_path, INT8) as going:
+        worker = await going.first()
+        update = going.update(worker, await worker.assignment())
+        stray = copied(update)
+        stray.header.run_id = "r-000000000000"
+
+        error = await raises_code("ASSIGNMENT_CLOSED", worker.upload(stray))
+
+        assert "run r-000000000000 is not active" in error.message
+        assert not (await worker.upload(update)).duplicate
+        await going.finish(error)
+
+
 # Chunks and digests: the same worker may send the same update better.
 
 

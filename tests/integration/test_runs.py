@@ -213,6 +213,38 @@ async def test_newer_stream_of_a_worker_replaces_the_older(tmp_path: Path) -> No
         assert [(w.worker_id, w.connected) for w in response.workers] == [("w", True)]
 
 
+def progress_of(assignment: federation_pb.Assignment) -> federation_pb.AssignmentProgress:
+    return federation_pb.AssignmentProgress(assignment_id=assignment.assignment_id, done_ratio=1.0)
+
+
+async def test_worker_is_busy_until_its_update_has_its_receipt(tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    async with running_coordinator(tmp_path) as running:
+
+        async def listed(worker_id: str) -> tuple[str, float]:
+            response = await running.control.ListWorkers(pb.ListWorkersRequest(), timeout=10)
+            [found] = [one for one in response.workers if one.worker_id == worker_id]
+            return found.assignment_id, found.progress_ratio
+
+        run_id = await running.submit(recipe)
+        workers = await connected(running, 2)
+        given = [await worker.assignment() for worker in workers]
+        initial = initial_of(recipe)
+        for worker, assignment in zip(workers, given, strict=True):
+            await worker.send(progress=progress_of(assignment))
+            while await listed(worker.worker_id) != (assignment.assignment_id, 1.0):
+                pass  # the report is on its way
+        await workers[0].upload(update_for(given[0], "worker-0", initial, 1.0))
+
+        assert await listed("worker-0") == ("", 0.0)
+        assert await listed("worker-1") == (given[1].assignment_id, 1.0)
+        # What was reported before and comes after is no reason to call it busy again.
+        await workers[0].send(progress=progress_of(given[0]))
+        await workers[1].upload(update_for(given[1], "worker-1", initial, 1.0))
+        await running.finished(run_id)
+        assert await listed("worker-0") == await listed("worker-1") == ("", 0.0)
+
+
 @pytest.mark.parametrize(
     ("hello", "code"),
     [

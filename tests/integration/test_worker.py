@@ -79,6 +79,7 @@ async def test_workers_with_folders_of_their_own_train_one_model(tmp_path: Path)
     assert sorted(last) == ["pi-0", "pi-1"]
     assert all(e.correct == e.samples > 0 for e in last.values())
     assert all(w.device.cpu_count > 0 and w.device.machine for w in workers.workers)
+    assert [w.assignment_id for w in workers.workers] == ["", ""]  # trained, and idle again
     assert shown.rounds[-1].metrics["train_loss"] < shown.rounds[0].metrics["train_loss"]
 
 

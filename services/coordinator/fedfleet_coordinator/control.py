@@ -122,11 +122,12 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
     async def ListWorkers(
         self, request: pb.ListWorkersRequest, context: Context
     ) -> pb.ListWorkersResponse:
-        known = sorted(self._fleet.known.items())
         moved = self._traffic.by_worker
-        return pb.ListWorkersResponse(
-            workers=[worker_message(name, item, moved[name]) for name, item in known]
-        )
+        response = pb.ListWorkersResponse()
+        for name, known in sorted(self._fleet.known.items()):
+            is_busy = self._runs.wants(known.session.assignment_id)
+            response.workers.append(worker_message(name, known, moved[name], is_busy=is_busy))
+        return response
 
     async def CreateToken(
         self, request: pb.CreateTokenRequest, context: Context

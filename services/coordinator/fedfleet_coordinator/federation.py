@@ -107,8 +107,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
 
     async def _is_wanted(self, assignment_id: str) -> bool:
         """Open, or journalled: then the worker missed the receipt and is to get it again."""
-        driver = self._runs.active
-        if driver is not None and driver.wants(assignment_id):
+        if self._runs.wants(assignment_id):
             return True
         run_id, _, rest = assignment_id.partition("/")
         round = rest.partition("/")[0]
@@ -201,7 +200,11 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
                 self._metrics.updates.labels("duplicate").inc()
                 yield _receipt(header, duplicate=True)
                 return
-            driver = self._driver(header)
+            try:
+                driver = self._driver(header)
+            except AssignmentClosed as error:
+                self._count_refused(header, error)
+                raise
             async for response in self._receive(header, driver, requests):
                 yield response
         finally:
@@ -296,6 +299,15 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         self, header: pb.UpdateHeader, driver: RunDriver, error: FedFleetError
     ) -> None:
         """Count a refused update; one that can never be right fails its assignment at once."""
+        self._count_refused(header, error)
+        if error.retryable or isinstance(error, TransferInvalid):
+            return  # the worker may send the same bytes better
+        await driver.discard(header.payload_digest)
+        if not isinstance(error, AssignmentClosed):
+            reason = error.message[: limits.MAX_REASON]
+            await driver.fail_assignment(header.assignment_id, error.code, reason)
+
+    def _count_refused(self, header: pb.UpdateHeader, error: FedFleetError) -> None:
         self._metrics.updates.labels("refused").inc()
         self._metrics.refusals.labels(error.code).inc()
         logger.warning(
@@ -307,12 +319,6 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
                 "reason": error.message,
             },
         )
-        if error.retryable or isinstance(error, TransferInvalid):
-            return  # the worker may send the same bytes better
-        await driver.discard(header.payload_digest)
-        if not isinstance(error, AssignmentClosed):
-            reason = error.message[: limits.MAX_REASON]
-            await driver.fail_assignment(header.assignment_id, error.code, reason)
 
     async def _supersede(self, assignment_id: str) -> None:
         """End an older upload of the same assignment: its connection is probably dead."""

@@ -18,7 +18,11 @@ OUTBOX = 64
 
 @dataclass(eq=False)
 class Session:
-    """One open stream. ``outbox`` is bounded: a worker that does not read is let go."""
+    """One open stream. ``outbox`` is bounded: a worker that does not read is let go.
+
+    Attributes:
+        assignment_id, progress_ratio: of its last report of progress; that may have ended since.
+    """
 
     hello: pb.Hello
     connected_at_s: float

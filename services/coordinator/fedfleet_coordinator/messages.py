@@ -72,7 +72,12 @@ def alias_message(record: AliasRecord) -> pb.Alias:
     return pb.Alias(name=record.alias, version=record.number, revision=record.revision)
 
 
-def worker_message(worker_id: str, known: Known, moved: Moved) -> pb.Worker:
+def worker_message(worker_id: str, known: Known, moved: Moved, *, is_busy: bool) -> pb.Worker:
+    """What is known of a worker.
+
+    Args:
+        is_busy: whether what it reported on last is still wanted.
+    """
     session = known.session
     return pb.Worker(
         worker_id=worker_id,
@@ -82,8 +87,8 @@ def worker_message(worker_id: str, known: Known, moved: Moved) -> pb.Worker:
         device=session.hello.device,
         tags=session.hello.tags,
         software_version=session.hello.software_version,
-        assignment_id=session.assignment_id,
-        progress_ratio=session.progress_ratio,
+        assignment_id=session.assignment_id if is_busy else "",
+        progress_ratio=session.progress_ratio if is_busy else 0.0,
         updates=known.updates,
         traffic=pb.Traffic(bytes_up=moved.up, bytes_down=moved.down),
     )

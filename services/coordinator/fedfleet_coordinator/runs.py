@@ -92,6 +92,10 @@ class RunQueue:
         run = await self._around.executors.io(lambda: journal.run(run_id))
         await self._end(run, RunState.FAILED, known.code, known.message)
 
+    def wants(self, assignment_id: str) -> bool:
+        """Whether the active run still wants a result for this assignment."""
+        return self.active is not None and self.active.wants(assignment_id)
+
     async def submit(self, text: str) -> RunRecord:
         """Validate a recipe and queue its run; raises RecipeInvalid and its kin."""
         recipe = parse_recipe(text)
