@@ -72,6 +72,10 @@ workers = "all"
 """,
     # A biased chain, whose residual goes from round to round, and a random one.
     "topk": digits_recipe("parity", rounds=3, more='[wire]\nuplink = "topk:0.05|int8"'),
+    # Momentum correction: a worker keeps what it is made of beside the residual.
+    "dgc": digits_recipe(
+        "parity", rounds=3, more='[wire]\nuplink = "topk:0.05|int8"\nmomentum = 0.9'
+    ),
 }
 
 
