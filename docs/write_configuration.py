@@ -22,6 +22,7 @@ from fedfleet.env import variable
 from fedfleet.models import config as models
 from fedfleet.rounds.config import RoundsConfig
 from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.selection import SELECTIONS
 from fedfleet.tables import describe
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet_coordinator.config import CoordinatorConfig
@@ -45,6 +46,7 @@ RECIPE = {
     "algorithm": AlgorithmConfig,
     **{f"algorithm {name}": options for name, (options, _) in ALGORITHMS.items()},
     "rounds": RoundsConfig,
+    **{f"rounds {name}": options for name, (options, _) in SELECTIONS.items() if fields(options)},
     "evaluation": EvaluationConfig,
     "wire": WireConfig,
 }
@@ -53,6 +55,7 @@ CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("model", "architecture"): tuple(models.BUILT_IN),
     ("data", "dataset"): tuple(data.BUILT_IN),
     ("algorithm", "name"): tuple(ALGORITHMS),
+    ("rounds", "selection"): tuple(SELECTIONS),
 }
 _MARK = re.compile(r"(<!-- table: (?P<name>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 _ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*): (?P<text>.*)")

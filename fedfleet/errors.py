@@ -17,7 +17,8 @@
     |  |  |- UpdateNotFinite         UPDATE_NOT_FINITE
     |  |  `- UpdateOutOfRange        UPDATE_OUT_OF_RANGE
     |  |- ChecksumMismatch           CHECKSUM_MISMATCH
-    |  `- TransferInvalid            TRANSFER_INVALID
+    |  |- TransferInvalid            TRANSFER_INVALID
+    |  `- RecordInvalid              RECORD_INVALID
     |- NotFound                      NOT_FOUND
     |- AlreadyExists                 ALREADY_EXISTS
     |- Conflict                      CONFLICT
@@ -172,6 +173,12 @@ class TransferInvalid(InvalidInput):
     """A transfer's messages are out of order, too many or too large."""
 
     code = "TRANSFER_INVALID"
+
+
+class RecordInvalid(InvalidInput):
+    """A run's record on disk is not what was written: cut off, altered, or not a record."""
+
+    code = "RECORD_INVALID"
 
 
 class NotFound(FedFleetError):

@@ -79,6 +79,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(arg) for arg in args if arg is not type(None))
     if origin is tuple:
         return f"a list, each {describe(args[0])}"
+    if origin is Mapping:
+        return f"a table, each {describe(args[1])}"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     return words.get(hint, "a table")
 
@@ -94,6 +96,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple and isinstance(value, list):
         return tuple(convert(args[0], item, where) for item in value)
+    if origin is Mapping and isinstance(value, dict):
+        return {
+            key: convert(args[1], item, f"{where}.{printable(key)}") for key, item in value.items()
+        }
     if type(value) is int and abs(value) > MAX_INTEGER:
         raise RecipeInvalid(f"{where} = {shown(value)}: must be from -2^63 to 2^63 - 1")
     if hint is float and type(value) in (int, float):

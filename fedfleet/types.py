@@ -243,6 +243,7 @@ class Evaluation:
         loss_sum: sum of the cross-entropy in nats over the examples.
         correct, top5: examples whose label was the first answer, among the first five.
         class_samples, class_correct, class_predicted: length C, per class.
+        confusion: examples per label (C rows) and answer (C columns); empty where not counted.
     """
 
     samples: int
@@ -252,6 +253,7 @@ class Evaluation:
     class_samples: tuple[int, ...]
     class_correct: tuple[int, ...]
     class_predicted: tuple[int, ...]
+    confusion: tuple[tuple[int, ...], ...] = ()
 
     @property
     def loss(self) -> float:
@@ -277,6 +279,8 @@ class Evaluation:
             class_samples=both(self.class_samples, other.class_samples),
             class_correct=both(self.class_correct, other.class_correct),
             class_predicted=both(self.class_predicted, other.class_predicted),
+            # Counted on one side only, it would be of some of the examples.
+            confusion=tuple(map(both, self.confusion, other.confusion)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -290,6 +294,7 @@ class Evaluation:
             "class_samples": list(self.class_samples),
             "class_correct": list(self.class_correct),
             "class_predicted": list(self.class_predicted),
+            **({"confusion": [list(row) for row in self.confusion]} if self.confusion else {}),
         }
 
     @classmethod
@@ -302,6 +307,7 @@ class Evaluation:
             class_samples=tuple(value["class_samples"]),
             class_correct=tuple(value["class_correct"]),
             class_predicted=tuple(value["class_predicted"]),
+            confusion=tuple(map(tuple, value.get("confusion", ()))),
         )
 
 

@@ -279,8 +279,8 @@ BAD_PAYLOADS = [
 ]  # fmt: skip
 BAD_HEADERS = [
     header("65 sections", empty_sections(62), "65 sections: at most 64", "LIMIT_EXCEEDED"),
-    header("65 metrics", lambda h: h.metrics.update({f"m{i}": 1.0 for i in range(65)}),
-           "metrics: at most 64", "LIMIT_EXCEEDED"),
+    header("1025 metrics", lambda h: h.metrics.update({f"m{i}": 1.0 for i in range(1025)}),
+           "metrics: at most 1024", "LIMIT_EXCEEDED"),
     header("name of a metric too long", lambda h: h.metrics.update({"m" * 65: 1.0}),
            "65 characters in a name", "LIMIT_EXCEEDED"),
     header("64 sections", empty_sections(61), "the update's sections are"),
@@ -306,7 +306,7 @@ BAD_HEADERS = [
            "the recipe asks for the codec"),
     header("identity", codec("identity"), "the recipe asks for the codec int8", uplink=INT8),
     header("deflated or not", codec(DEFLATED), "the recipe asks for the codec int8", uplink=INT8),
-    header("another base", assign(base_digest="0" * 64), "the round from", "SCHEMA_MISMATCH"),
+    header("another base", assign(base_digest="0" * 64), "the assignment from", "SCHEMA_MISMATCH"),
     header("another schema", assign(schema_digest=Schema(()).digest), "the run's is",
            "SCHEMA_MISMATCH"),
     header("weight 0", assign(weight=0.0), "weight 0.0"),

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -128,11 +129,11 @@ class Running:
         response: control_pb.GetRunResponse = await self.control.GetRun(request, timeout=PATIENCE_S)
         return response
 
-    async def until(self, run_id: str, kind: str) -> control_pb.RunEvent:
-        """The first event of a kind, or an error when the run ended without one."""
+    async def until(self, run_id: str, kind: str, round: int | None = None) -> control_pb.RunEvent:
+        """The first event of a kind (in a round), or an error when the run ended without one."""
         request = control_pb.WatchRunRequest(run_id=run_id)
         async for response in self.control.WatchRun(request, timeout=PATIENCE_S):
-            if response.event.kind == kind:
+            if response.event.kind == kind and round in (None, response.event.round):
                 event: control_pb.RunEvent = response.event
                 return event
         raise AssertionError(f"run {run_id} ended without {kind}: {await self.show(run_id)}")
@@ -172,6 +173,27 @@ async def running_coordinator(folder: Path, **settings: Any) -> AsyncIterator[Ru
             await coordinator.close()
 
 
+async def watch_until(address: str, run_id: str, kind: str, round: int) -> None:
+    """Wait for an event; a connection to a process that was killed is dialled again."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            async with open_channel(address) as channel:
+                await _watch(ControlServiceStub(channel), run_id, kind, round)
+            return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline_s:
+                raise
+
+
+async def _watch(control: Any, run_id: str, kind: str, round: int) -> None:
+    request = control_pb.WatchRunRequest(run_id=run_id)
+    async for response in control.WatchRun(request, timeout=PATIENCE_S, wait_for_ready=True):
+        if (response.event.kind, response.event.round) == (kind, round):
+            return
+    raise AssertionError(f"the run ended without {kind} in round {round}")
+
+
 class ScriptedWorker:
     """A worker whose every message the test writes; it speaks the real protocol."""
 
@@ -180,9 +202,9 @@ class ScriptedWorker:
         self._stub = running.federation
         self._call: Any = None
 
-    async def connect(self, held: tuple[str, ...] = ()) -> pb.Welcome:
+    async def connect(self, held: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> pb.Welcome:
         self._call = self._stub.Connect()
-        hello = pb.Hello(worker_id=self.worker_id, held_assignment_ids=held)
+        hello = pb.Hello(worker_id=self.worker_id, held_assignment_ids=held, tags=tags)
         await self._call.write(pb.ConnectRequest(hello=hello))
         response = await self.read()
         assert response is not None

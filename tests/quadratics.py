@@ -24,6 +24,7 @@ from fedfleet.algorithms.base import (
     RoundResult,
     Trained,
 )
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.training.config import TrainingConfig
 from fedfleet.training.optim import make_optimizer, reach
 from fedfleet.types import Array, Kind, ModelState, ParamSpec, Schema, Update
@@ -150,7 +151,7 @@ class Fleet:
             total.add(one, algorithm.weight(one.header))
         headers = [one.header for one in updates]
         self.outcome = algorithm.step(
-            RoundResult(base, total.result(), headers, memory, len(self.workers))
+            RoundResult(base, {MAIN: total.result()}, headers, memory, len(self.workers))
         )
 
     def rounds(self, count: int) -> Fleet:

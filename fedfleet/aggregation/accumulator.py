@@ -53,6 +53,9 @@ class UpdateAccumulator:
         policy: ``average`` takes weighted means of running means and variances; ``pooled`` gives
             the variance of the union: sum p_i (var_i + mean_i^2) - (sum p_i mean_i)^2.
         extra: names of the trainable sections that the algorithm adds to the built-in ones.
+
+    Attributes:
+        updates: how many were added.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class UpdateAccumulator:
         )
         self._counters = np.zeros(schema.elements(Kind.COUNTER), np.int64)
         self._pairs = _mean_variance_pairs(schema) if policy == "pooled" else ()
-        self._updates = 0
+        self.updates = 0
 
     def check(self, update: Update) -> None:
         """Check an update before it is admitted; ``add`` takes only what passed here.
@@ -130,7 +133,7 @@ class UpdateAccumulator:
                 self._statistics.add(self._moments(section.values), weight)
             else:
                 np.maximum(self._counters, section.values, out=self._counters)
-        self._updates += 1
+        self.updates += 1
 
     def result(self) -> Aggregate:
         """Return the aggregate of what was added so far.
@@ -146,7 +149,7 @@ class UpdateAccumulator:
             means={name: total.mean() for name, total in self._sums.items()},
             statistics=statistics.astype(np.float32),
             counters=self._counters.copy(),
-            updates=self._updates,
+            updates=self.updates,
             total_weight=self._statistics.total_weight,
         )
 

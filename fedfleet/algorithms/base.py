@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from fedfleet.aggregation.accumulator import Aggregate
+from fedfleet.algorithms.plan import MAIN, Chain, Plan, PlanRequest
 from fedfleet.types import Array, FloatVector, Kind, ModelState, Schema, Section, UpdateHeader
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ Memory = Mapping[str, Array]
 GradientAdjuster = Callable[[Sequence["Tensor"]], None]
 
 DELTA = Kind.TRAINABLE.value
+# Metrics of these names are for the coordinator half alone: no part of what is said of a version.
+OWN_METRIC = "algorithm."
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +42,13 @@ class Received:
         version: what the coordinator sent.
         broadcast: what came along with it, by section name, shape (P,).
         memory: what this half kept from the last round that counted; empty at first.
+        round: counted from 1.
     """
 
     version: ModelState
     broadcast: Mapping[str, FloatVector]
     memory: Memory
+    round: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +82,15 @@ class Trained:
         state: the state that it ended with.
         gradient: computes the mean gradient of the loss over the training examples at ``start``,
             shape (P,): one more pass over the data.
+        confidences: computes the mean of the trained model's class probabilities over the run's
+            public exemplars, shape (classes,); there for an algorithm with ``exemplars``.
     """
 
     start: ModelState
     state: ModelState
     work: LocalWork
     gradient: Callable[[], FloatVector]
+    confidences: Callable[[], FloatVector] | None = None
 
     @property
     def delta(self) -> FloatVector:
@@ -96,7 +104,8 @@ class Finished:
 
     Args:
         memory: to keep on this device; becomes the next round's if the update counts.
-        metrics: numbers for the coordinator half, beside those that training reports.
+        metrics: numbers for the coordinator half, their names beginning with ``OWN_METRIC``, beside
+            those that training reports.
     """
 
     sections: tuple[Section, ...]
@@ -109,17 +118,31 @@ class RoundResult:
     """What a round's updates came to.
 
     Args:
-        base: the state that the round started from.
-        headers: of the updates in the aggregate, ordered by worker.
+        base: the state that the round started from, of the run's own lane.
+        aggregates: by lane; only lanes that had an update are there.
+        headers: of the updates in the aggregates, ordered by worker.
         memory: the coordinator half's.
         workers: how many workers hold data for the run, connected or not.
+        lanes: the lane of each worker that was not on the run's own.
+        round: counted from 1.
     """
 
     base: ModelState
-    aggregate: Aggregate
+    aggregates: Mapping[str, Aggregate]
     headers: Sequence[UpdateHeader]
     memory: Memory
     workers: int
+    lanes: Mapping[str, str] = field(default_factory=dict)
+    round: int = 0
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """The run's own lane's, which is the only one for most algorithms."""
+        return self.aggregates[MAIN]
+
+    def headers_of(self, lane: str) -> list[UpdateHeader]:
+        """Those of one lane."""
+        return [h for h in self.headers if self.lanes.get(h.worker_id, MAIN) == lane]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,16 +181,38 @@ class Algorithm(ABC):
         weighs_together: whether the weights depend on all updates of the round; they are then kept
             on disk until the round closes, and ``weights`` is asked instead of ``weight``.
         needs_workers: whether ``RoundResult.workers`` is used, so that the recipe must say it.
+        draws_workers: whether ``plan`` draws among workers; not so, a selection that looks at each
+            has nothing to look at.
     """
 
     sections: ClassVar[tuple[str, ...]] = ()
     weighs_together: ClassVar[bool] = False
     needs_workers: ClassVar[bool] = False
+    draws_workers: ClassVar[bool] = True
 
     def check_training(self, training: TrainingSettings) -> None:  # noqa: B027 - most allow all
         """Raises ValueError: the algorithm is not defined for the recipe's local training."""
 
+    @property
+    def exemplars(self) -> int:
+        """Examples per class of the data set's test split that ``Trained.confidences`` needs.
+
+        Every worker must be able to load them; 0 for an algorithm that uses none.
+        """
+        return 0
+
+    def check_cohort(self, cohort: int, workers: int | None) -> None:  # noqa: B027 - as above
+        """Raises ValueError: the algorithm cannot work with cohorts of this size.
+
+        Args:
+            workers: how many hold data for the run; None where the recipe does not say it.
+        """
+
     # Worker half
+
+    def epochs(self, round: int, epochs: int) -> int:
+        """Local epochs in a round, given the recipe's."""
+        return epochs
 
     def start_from(self, received: Received) -> ModelState:
         """The state that this worker trains from, and that it evaluates."""
@@ -206,6 +251,23 @@ class Algorithm(ABC):
         """The memory before the first round."""
         return {}
 
+    def plan(self, request: PlanRequest) -> Plan:
+        """Who trains in a round, and from what."""
+        drawn = request.draw(request.candidates, request.size)
+        return Plan(tuple(Chain((one,), self.lane_of(one, request.memory)) for one in drawn))
+
+    def lane_of(self, worker_id: str, memory: Memory) -> str:
+        """The lane whose model is a worker's, for its training and its evaluations."""
+        return MAIN
+
+    def lane_state(self, lane: str, base: ModelState, memory: Memory) -> ModelState:
+        """The state of a lane other than the run's own.
+
+        Args:
+            base: the run's own lane's.
+        """
+        return base
+
     def broadcast(self, schema: Schema, memory: Memory) -> tuple[Section, ...]:
         """What is sent along with the version; empty for most."""
         return ()
@@ -221,6 +283,11 @@ class Algorithm(ABC):
         The exact sum then resolves weights of 1 as well as it does large ones.
         """
         return None
+
+    @property
+    def corrects_chances(self) -> bool:
+        """Whether ``weight`` is multiplied by what makes up for unequal chances of selection."""
+        return False
 
     def weights(self, headers: Sequence[UpdateHeader], memory: Memory) -> Sequence[float]:
         """How much each update of a round counts, > 0, where they are weighed together."""

@@ -11,6 +11,7 @@ from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.algorithms.fedbn import FedBN
 from fedfleet.algorithms.feddyn import FedDyn, FedDynOptions
 from fedfleet.algorithms.fedgw import FedGW, FedGWOptions
+from fedfleet.algorithms.fedgwc import FedGWC, FedGWCOptions
 from fedfleet.algorithms.fednova import FedNova
 from fedfleet.algorithms.fedopt import (
     FedAdagrad,
@@ -22,6 +23,7 @@ from fedfleet.algorithms.fedopt import (
     FedYogi,
 )
 from fedfleet.algorithms.fedprox import FedProx, FedProxOptions
+from fedfleet.algorithms.fedseq import FedSeq, FedSeqOptions
 from fedfleet.algorithms.fedsgd import FedSGD
 from fedfleet.algorithms.scaffold import Scaffold, ScaffoldOptions
 
@@ -39,6 +41,8 @@ CATALOG: Mapping[str, tuple[type, Callable[[Any], Algorithm]]] = {
     "fednova": (FedAvgOptions, FedNova),
     "fedbn": (FedAvgOptions, FedBN),
     "fedgw": (FedGWOptions, FedGW),
+    "fedgwc": (FedGWCOptions, FedGWC),
+    "fedseq": (FedSeqOptions, FedSeq),
 }
 
 

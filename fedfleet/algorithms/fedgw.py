@@ -22,14 +22,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedfleet.algorithms.base import Finished, Memory, Outcome, Received, RoundResult, Trained
+from fedfleet.algorithms.base import (
+    OWN_METRIC,
+    Finished,
+    Memory,
+    Outcome,
+    Received,
+    RoundResult,
+    Trained,
+)
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.errors import UpdateInvalid
 from fedfleet.types import Array, UpdateHeader
 
 _WEIGHT = "fedgw."
-_LOSS = "fedgw_loss_{:02d}"
-# The header carries 64 metrics; later epochs than these are left out.
+_LOSS = OWN_METRIC + "fedgw_loss_{:02d}"
+# Later epochs than these are left out: they would say little that is new.
 MAX_EPOCHS = 48
 # Of the mean weight of the cohort.
 _FLOOR = 1e-6
@@ -67,7 +75,7 @@ class FedGW(FedAvg):
 
     def check_header(self, header: UpdateHeader) -> None:
         """Take no update without losses that can be compared."""
-        losses = _losses(header)
+        losses = losses_of(header)
         if not losses or not all(0 <= loss <= MAX_LOSS for loss in losses):
             raise UpdateInvalid(
                 f"metrics {_LOSS.format(0)} ...: must be a loss of 0 or more for each epoch"
@@ -77,7 +85,7 @@ class FedGW(FedAvg):
         """The cohort's new w_k, their sum unchanged."""
         before_K = np.array([_known(header.worker_id, memory) for header in headers])
         # Of the epochs that all report.
-        losses_KE = np.array(list(zip(*(_losses(header) for header in headers), strict=False))).T
+        losses_KE = np.array(list(zip(*(losses_of(header) for header in headers), strict=False))).T
         rewards_K = gaussian_rewards(losses_KE, before_K)
         floor = _FLOOR * float(rewards_K.mean())
         rewards_K = np.maximum(rewards_K, floor)
@@ -128,7 +136,7 @@ def _known(worker_id: str, memory: Memory) -> float:
     return 1.0 if weight is None else float(weight)
 
 
-def _losses(header: UpdateHeader) -> list[float]:
-    """Up to the first epoch that was left out."""
+def losses_of(header: UpdateHeader) -> list[float]:
+    """The mean training loss of each epoch, up to the first epoch that was left out."""
     names = (_LOSS.format(epoch) for epoch in range(MAX_EPOCHS))
     return [header.metrics[name] for name in takewhile(header.metrics.__contains__, names)]

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedfleet.algorithms.base import (
     DELTA,
+    OWN_METRIC,
     Finished,
     Outcome,
     Received,
@@ -26,7 +27,7 @@ from fedfleet.algorithms.vectors import check_sgd
 from fedfleet.errors import UpdateInvalid
 from fedfleet.types import UpdateHeader
 
-_REACH = "fednova_reach"
+_REACH = OWN_METRIC + "fednova_reach"
 # Steps times learning rate, and more with momentum.
 MAX_REACH = 1e6
 
@@ -40,6 +41,8 @@ class FedNova(FedAvg):
 
     def check_training(self, training: TrainingSettings) -> None:
         check_sgd(training)
+        if self.corrects_chances:
+            raise ValueError('is defined for weighting = "samples" or "uniform"')
 
     def finish(self, received: Received, trained: Trained) -> Finished:
         """Send the delta per unit of reach, and the reach."""

@@ -57,7 +57,7 @@ class FedAvgM(FedAvg):
 
     def step(self, result: RoundResult) -> Outcome:
         """Move along the velocity."""
-        delta_P = result.aggregate.means[DELTA]
+        delta_P = self.mean_delta(result)
         velocity_P = self._beta * result.memory[_VELOCITY] + delta_P
         step_P = self._beta * velocity_P + delta_P if self._nesterov else velocity_P
         return Outcome(moved(result, self._lr * step_P), {_VELOCITY: velocity_P})

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedfleet.data.catalog import DatasetSource, DatasetSpec, Split
 from fedfleet.data.config import CifarOptions
-from fedfleet.data.images import LabeledImages
+from fedfleet.data.images import FirstImages, LabeledImages
 from fedfleet.data.parquet import ParquetImages
 from fedfleet.errors import DataMissing
 from fedfleet.types import InputSpec
@@ -57,13 +57,16 @@ class Cifar:
             # Any: a function found by name.
             download: Any = pkgutil.resolve_name(_DOWNLOAD)
             download(self.name, data_dir, label_column=self.label_column)
-        return ParquetImages(
+        images = ParquetImages(
             folder,
             split,
             image_column=IMAGE_COLUMN,
             label_column=self.label_column,
             inputs=self.describe(options).inputs,
         )
+        if split == "test" or options.samples is None:
+            return images
+        return FirstImages(images, options.samples)
 
 
 CIFAR10: DatasetSource = Cifar(

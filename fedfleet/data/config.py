@@ -18,9 +18,15 @@ class CifarOptions:
 
     Args:
         download: let torchvision fetch the set when the data folder does not hold it.
+        samples: only the first so many training examples, for quick experiments; absent means all.
     """
 
     download: bool = False
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples = {self.samples}: must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +148,8 @@ class DataConfig:
         shards_per_worker: slices that each worker takes, with ``shards``.
         feature_noise: standard deviation of Gaussian noise on the training images, as a share of
             the pixels' range, of the last worker; that of worker i of N is i / N of it, i from 1.
+        noisy_workers: with feature_noise, how many workers have noise, the last ones; it grows over
+            them as over all. Absent means all.
     """
 
     dataset: str
@@ -155,6 +163,7 @@ class DataConfig:
     classes_per_worker: int | None = None
     shards_per_worker: int | None = None
     feature_noise: float | None = None
+    noisy_workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.partition == "none" and self.workers is not None:
@@ -176,13 +185,17 @@ class DataConfig:
         self._check_noise()
 
     def _check_noise(self) -> None:
-        noise = self.feature_noise
+        noise, noisy = self.feature_noise, self.noisy_workers
         if noise is None:
+            if noisy is not None:
+                raise ValueError(f"noisy_workers = {noisy}: has no meaning without feature_noise")
             return
         if self.partition == "none":
             raise ValueError(f'feature_noise = {noise}: has no meaning with partition = "none"')
         if not 0 < noise <= 1:
             raise ValueError(f"feature_noise = {noise}: must be above 0, at most 1")
+        if noisy is not None and not 1 <= noisy <= (self.workers or 0):
+            raise ValueError(f"noisy_workers = {noisy}: must be from 1 to workers ({self.workers})")
 
 
 def _only_with(name: str, value: float | None, partition: str, owners: tuple[str, ...]) -> None:

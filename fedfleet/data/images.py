@@ -47,6 +47,25 @@ class OwnedImages(LabeledImages, Protocol):
         """
 
 
+class FirstImages:
+    """The first rows of a split.
+
+    Args:
+        count: how many at most.
+    """
+
+    def __init__(self, images: LabeledImages, count: int) -> None:
+        self._images = images
+        self._count = count
+
+    @property
+    def labels(self) -> Labels:
+        return self._images.labels[: self._count]
+
+    def load(self, index: Index) -> Pixels:
+        return self._images.load(index)
+
+
 class ArrayImages:
     """A split that is in memory as it is.
 

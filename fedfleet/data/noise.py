@@ -15,14 +15,16 @@ from fedfleet.data.images import Pixels
 _AT_ONCE = 256  # images: normal variates take 8 bytes each where a pixel takes one
 
 
-def noise_level(strongest: float, shard: int, workers: int) -> float:
+def noise_level(strongest: float, shard: int, workers: int, noisy: int | None = None) -> float:
     """The standard deviation of a shard's noise, as a share of the pixels' range.
 
     Args:
         strongest: that of the last shard.
         shard: from 0.
+        noisy: how many shards have noise, the last ones; None means all.
     """
-    return strongest * (shard + 1) / workers
+    noisy = workers if noisy is None else noisy
+    return strongest * max(0, shard + 1 - (workers - noisy)) / noisy
 
 
 def add_noise(images: Pixels, level: float, draws: Draws) -> Pixels:

@@ -15,6 +15,8 @@ from fedfleet.data.images import Index, Labels, Pixels
 from fedfleet.errors import DataInvalid, DataMissing, ImageInvalid, ImageTooLarge
 from fedfleet.types import InputSpec
 
+# Encoded images that stay in memory, for the shards of many workers have rows in each row group.
+HELD_BYTES = 64 << 20
 _PART = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
 
@@ -42,6 +44,7 @@ class ParquetImages:
         labels, starts = [], [0]
         # (file, row group) of each run of rows; starts[g] is the first row of group g.
         self._groups: list[tuple[Path, int]] = []
+        self._held: dict[tuple[Path, int], pa.ChunkedArray] = {}
         for path in self._files:
             try:
                 file = pq.ParquetFile(path)
@@ -79,26 +82,38 @@ class ParquetImages:
     def _read(self, group: int, rows: Index) -> Iterator[bytes | None]:
         path, number = self._groups[group]
         try:
-            table = pq.ParquetFile(path).read_row_group(number, [f"{self._image_column}.bytes"])
-            cells = table.column(self._image_column).take(pa.array(rows)).to_pylist()
+            cells = self._column(path, number).take(pa.array(rows)).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataInvalid(f"{self._shown(path)} is damaged", detail=repr(error)) from error
         for cell in cells:
             yield cell["bytes"] if cell else None
 
+    def _column(self, path: Path, number: int) -> pa.ChunkedArray:
+        """The encoded images of a row group."""
+        held = self._held.get((path, number))
+        if held is None:
+            table = pq.ParquetFile(path).read_row_group(number, [f"{self._image_column}.bytes"])
+            held = table.column(self._image_column)
+            if sum(column.nbytes for column in self._held.values()) + held.nbytes <= HELD_BYTES:
+                self._held[path, number] = held
+        return held
+
     def _decode(self, data: bytes | None, row: int) -> Pixels:
         spec = self._inputs
-        where = f"{self._shown(self._files[0].parent)}: row {row}"
         try:
             image = decode_image(data or b"")
         except (ImageInvalid, ImageTooLarge) as error:
-            raise DataInvalid(f"{where}: {error.message}", detail=error.detail) from error
+            raise DataInvalid(f"{self._row(row)}: {error.message}", detail=error.detail) from error
         if image.size != (spec.width, spec.height):
             raise DataInvalid(
-                f"{where} is an image of {image.width}x{image.height} pixels, "
+                f"{self._row(row)} is an image of {image.width}x{image.height} pixels, "
                 f"expected {spec.width}x{spec.height}"
             )
         return fit_pixels(image, channels=spec.channels, height=spec.height, width=spec.width)
+
+    def _row(self, row: int) -> str:
+        """A row, as errors name it."""
+        return f"{self._shown(self._files[0].parent)}: row {row}"
 
     def _shown(self, path: Path) -> str:
         """A path below the data folder, as errors name it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -38,6 +39,16 @@ class Examples:
     def take(self, index: Index) -> Examples:
         """The examples at an index, in its order."""
         return Examples(self.images[index], self.labels[index])
+
+
+class ShardLoader(Protocol):
+    """Whatever loads shards as ``Shards`` does."""
+
+    def load(self, split: Split, shard: int | None) -> Examples:
+        """Load a shard; as ``Shards.load``."""
+
+    def exemplars(self, per_class: int) -> Examples:
+        """As ``Shards.exemplars``."""
 
 
 class Shards:
@@ -108,6 +119,18 @@ class Shards:
         examples = self._decode(images, index)
         return self._with_noise(examples, number, workers) if split == "train" else examples
 
+    def exemplars(self, per_class: int) -> Examples:
+        """The first examples of each class of the test split: the same on every device.
+
+        Raises:
+            DataEmpty, DataInvalid: nothing there, or not what the recipe describes.
+        """
+        labels = self.test.labels
+        rows = [np.flatnonzero(labels == label)[:per_class] for label in np.unique(labels)]
+        if not rows:
+            raise DataEmpty("the test split holds no example, so there are no public exemplars")
+        return self._decode(self.test, np.concatenate(rows))
+
     def _test_index(self, shard: int, workers: int) -> Index:
         test = self.test
         if self._config.partition != "natural" or not isinstance(test, OwnedImages):
@@ -129,7 +152,10 @@ class Shards:
     def _with_noise(self, examples: Examples, shard: int, workers: int) -> Examples:
         if self._config.feature_noise is None:
             return examples
-        level = noise_level(self._config.feature_noise, shard, workers)
+        noisy = self._config.noisy_workers
+        level = noise_level(self._config.feature_noise, shard, workers, noisy)
+        if level == 0:
+            return examples
         draws = Draws(self._seed, "noise", str(shard))
         return Examples(add_noise(examples.images, level, draws), examples.labels)
 

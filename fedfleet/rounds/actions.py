@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Union
+
+from fedfleet.algorithms.plan import MAIN
 
 
 class Work(str, Enum):
@@ -12,35 +15,47 @@ class Work(str, Enum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"
+    PROBE = "probe"  # the version's loss on training data, before a cohort is drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectCohort:
-    """Draw ``size`` of the candidates; answer ``CohortSelected``.
+    """Draw ``size`` of the candidates; answer ``CohortSelected``, or ``ProbesSelected`` first.
 
     Args:
         candidates: in order.
         draw: number of this draw within the round; with the round it names the draw's seed.
+        losses: by worker, what came of the probes; None where nobody was asked.
     """
 
     round: int
     candidates: tuple[str, ...]
     size: int
     draw: int
+    losses: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SendAssignment:
     """Give a worker its assignment, or give it again after the worker came back.
 
-    Answered by ``UpdateAccepted``, ``EvaluationReported`` or ``AssignmentFailed``.
+    Answered by ``UpdateAccepted``, ``EvaluationReported``, ``ProbeReported`` or
+    ``AssignmentFailed``.
+
+    Args:
+        deadline_s: seconds since the epoch.
+        after: assignments of the same chain whose updates this one starts from, in their order;
+            empty for one that starts from its lane's model.
+        lane: of its chain.
     """
 
     assignment_id: str
     worker_id: str
     round: int
     work: Work
-    deadline_s: float  # seconds since the epoch
+    deadline_s: float
+    after: tuple[str, ...] = ()
+    lane: str = MAIN
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 # With it a delta of weight 1 is still summed in steps of 2^-16; see aggregation/exact_sum.py.
 MAX_TOTAL_WEIGHT = 1 << 36
@@ -29,10 +30,9 @@ class RoundsConfig:
             cohort + over_select. At the deadline a quorum is enough.
         deadline_s: seconds from the assignments (or from the wait for workers) to the deadline.
         attempts: deadlines that one round may pass before the run fails.
-        selection: how the cohort is drawn from the connected workers: every set alike
-            (``uniform``), or ``skewed``, for experiments: by propensities that are one Dirichlet
-            draw for the whole run.
-        skew: the Dirichlet parameter, > 0, of ``skewed`` only: .05 is very unequal; absent means 1.
+        selection: how the cohort is drawn from the connected workers; docs/selection.md.
+        options: an instance of the selection's options class; absent means its defaults.
+        tags: only workers that carry one of these take part in the run; empty means all.
         fleet: workers that hold data for the run, connected or not; absent means data.workers. For
             algorithms that must know it.
         max_weight: largest weight (training samples) of one update. The exact sum's resolution is
@@ -46,8 +46,9 @@ class RoundsConfig:
     min_workers: int | None = None
     deadline_s: float = 300.0
     attempts: int = 3
-    selection: Literal["uniform", "skewed"] = "uniform"
-    skew: float | None = None
+    selection: str = "uniform"
+    options: Any = None
+    tags: tuple[str, ...] = ()
     fleet: int | None = None
     max_weight: int = 1 << 20
 
@@ -66,10 +67,8 @@ class RoundsConfig:
             raise ValueError(
                 f"min_workers = {self.min_workers}: must be at least quorum ({self.needed})"
             )
-        if self.skew is not None and self.selection != "skewed":
-            raise ValueError(f'skew = {self.skew}: is of selection = "skewed"; leave one out')
-        if self.skew is not None and not 0.001 <= self.skew <= 1e6:
-            raise ValueError(f"skew = {self.skew}: must be from 0.001 to 1e6")
+        if not all(self.tags) or len(set(self.tags)) != len(self.tags):
+            raise ValueError("tags: must be different names, none of them empty")
         if self.fleet is not None and self.fleet < self.cohort:
             raise ValueError(f"fleet = {self.fleet}: must be at least cohort ({self.cohort})")
         if not 0 < self.deadline_s < float("inf"):
@@ -79,6 +78,20 @@ class RoundsConfig:
     def needed(self) -> int:
         """The fewest updates that make a round."""
         return self.cohort if self.quorum is None else self.quorum
+
+    @property
+    def wants_rms_loss(self) -> bool:
+        """Whether the selection lives on the root of the mean squared loss of a sample."""
+        return self.selection == "oort"
+
+    def admits(self, tags: Collection[str]) -> bool:
+        """Whether a worker that carries these tags takes part in the run."""
+        return not self.tags or not set(self.tags).isdisjoint(tags)
+
+    @property
+    def tagged(self) -> str:
+        """What a message adds to the word workers."""
+        return f" that carry a tag of {', '.join(self.tags)}" if self.tags else ""
 
     @property
     def awaited(self) -> int:

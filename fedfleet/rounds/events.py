@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any, Union
+
+from fedfleet.algorithms.plan import MAIN, Chain, Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +40,73 @@ class FleetChanged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CohortSelected:
-    """The answer to ``SelectCohort``. Durable."""
+    """The answer to ``SelectCohort``. Durable. Flat, since it is journalled as JSON.
+
+    Args:
+        workers: of all chains, one chain after the other.
+        chain_lengths: how many workers each chain has; empty where each worker is a chain.
+        lanes: the lane of each chain; empty where all are on the run's own.
+        updates: how many updates beyond those that came before complete the round; 0 leaves it at
+            the recipe's cohort.
+        corrections: of each worker, what makes up for its chance to be drawn; empty where all are
+            1.
+    """
 
     at_s: float
     workers: tuple[str, ...]
+    chain_lengths: tuple[int, ...] = ()
+    lanes: tuple[str, ...] = ()
+    updates: int = 0
+    corrections: tuple[float, ...] = ()
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """The workers as they were planned."""
+        lengths = self.chain_lengths or (1,) * len(self.workers)
+        lanes = self.lanes or (MAIN,) * len(lengths)
+        ends = accumulate(lengths)
+        return tuple(
+            Chain(self.workers[end - length : end], lane)
+            for end, length, lane in zip(ends, lengths, lanes, strict=True)
+        )
+
+
+def cohort_selected(
+    plan: Plan, at_s: float, corrections: Mapping[str, float] | None = None
+) -> CohortSelected:
+    """A plan as an event.
+
+    Args:
+        corrections: by worker, of those whose correction is not 1.
+    """
+    factors = tuple((corrections or {}).get(worker, 1.0) for worker in plan.workers)
+    lengths = tuple(len(chain.workers) for chain in plan.chains)
+    lanes = tuple(chain.lane for chain in plan.chains)
+    return CohortSelected(
+        at_s=at_s,
+        workers=plan.workers,
+        chain_lengths=lengths if max(lengths, default=1) > 1 else (),
+        lanes=lanes if any(lanes) else (),
+        updates=plan.updates or 0,
+        corrections=factors if set(factors) - {1.0} else (),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbesSelected:
+    """The first answer to a ``SelectCohort`` that needs losses: who is asked for them. Durable."""
+
+    at_s: float
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeReported:
+    """A worker says what it loses on the version, in nats per example. Durable."""
+
+    at_s: float
+    assignment_id: str
+    loss: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +181,8 @@ Event = Union[
     RunStarted,
     RunResumed,
     FleetChanged,
+    ProbesSelected,
+    ProbeReported,
     CohortSelected,
     UpdateAccepted,
     EvaluationReported,
@@ -128,6 +196,8 @@ Event = Union[
 DURABLE: tuple[type, ...] = (
     RunStarted,
     RunResumed,
+    ProbesSelected,
+    ProbeReported,
     CohortSelected,
     UpdateAccepted,
     EvaluationReported,

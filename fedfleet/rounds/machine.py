@@ -8,14 +8,19 @@ Life of a round::
         '------------------ CloseRound ------------------'   else CloseRound
 
 A round keeps the updates that it accepted through every attempt: an attempt that misses its
-quorum draws replacements only for what is missing.
+quorum draws replacements only for what is missing. A cohort is made of chains: whoever is not the
+first of its chain waits for its turn. A selection that needs losses has some workers asked for them
+first: ``SELECTING --ProbesSelected--> PROBING --all have answered, or the deadline--> SELECTING``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from types import MappingProxyType
 
+from fedfleet.algorithms.plan import MAIN, Chain
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.actions import Action, Work
@@ -28,6 +33,7 @@ class Phase(str, Enum):
 
     QUEUED = "queued"  # RunStarted
     SELECTING = "selecting"  # enough workers, then CohortSelected
+    PROBING = "probing"  # losses
     TRAINING = "training"  # updates
     COMMITTING = "committing"  # RoundCommitted
     EVALUATING = "evaluating"  # evaluations
@@ -35,8 +41,9 @@ class Phase(str, Enum):
 
 
 class Status(str, Enum):
-    """Where an assignment stands; only an open one can change."""
+    """Where an assignment stands; a waiting one can only become open, an open one can end."""
 
+    WAITING = "waiting"  # for the one before it in its chain
     OPEN = "open"
     DONE = "done"
     FAILED = "failed"
@@ -45,12 +52,24 @@ class Status(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One assignment of the current round."""
+    """One assignment of the current round.
+
+    Args:
+        chain: the assignments of its chain, itself included, in their order.
+        lane: of its chain.
+        correction: what makes up for the worker's chance to be drawn.
+        opened_s, closed_s: when it was first sent, and when its result came.
+    """
 
     assignment_id: str
     worker_id: str
     work: Work
     status: Status = Status.OPEN
+    chain: tuple[str, ...] = ()
+    lane: str = MAIN
+    correction: float = 1.0
+    opened_s: float = 0.0
+    closed_s: float = 0.0
 
 
 class RoundMachine:
@@ -65,7 +84,8 @@ class RoundMachine:
         round: the current round.
         attempt: deadlines of this round that passed without a quorum, plus one.
         slots: every assignment of the round by id; ids are never reused within a run.
-        deadline_s: when the current wait ends; meaningful in SELECTING, TRAINING, EVALUATING.
+        deadline_s: when the current wait ends; meaningful in SELECTING, PROBING, TRAINING,
+            EVALUATING.
         draws: cohorts drawn in this round; part of the assignment ids and of the draw's seed.
         awaiting_cohort: SelectCohort was asked and not answered yet.
     """
@@ -85,7 +105,9 @@ class RoundMachine:
         self.awaiting_cohort = False
         self.finish: act.FinishRun | None = None
         self._available: frozenset[str] = frozenset()
+        self._wanted = rounds.cohort  # updates that complete the round
         self._last_failure = ""
+        self._losses: dict[str, float] | None = None  # what came of the draw's probes
 
     # What drivers may ask
 
@@ -94,12 +116,29 @@ class RoundMachine:
         """Workers that train in this round, in order of their assignments."""
         return tuple(s.worker_id for s in self.slots.values() if s.work is Work.TRAIN)
 
+    @property
+    def durations_s(self) -> dict[str, float]:
+        """How long each worker took from its assignment to its update, of those that count."""
+        done = self._with(Work.TRAIN, Status.DONE)
+        return {s.worker_id: max(0.0, s.closed_s - s.opened_s) for s in done}
+
     def is_open(self, assignment_id: str, work: Work | None = None) -> bool:
         """Whether a result for this assignment (of this kind of work) is still wanted."""
         slot = self.slots.get(assignment_id)
         if slot is None or slot.status is not Status.OPEN:
             return False
         return work is None or slot.work is work
+
+    def open(self, work: Work) -> tuple[str, ...]:
+        """Assignments of one kind whose results are wanted, in order of their ids."""
+        return tuple(sorted(s.assignment_id for s in self._with(work, Status.OPEN)))
+
+    def place(self, assignment_id: str) -> tuple[str, tuple[str, ...]]:
+        """``lane`` and ``after`` of an assignment of the round that is open or was."""
+        slot = self.slots[assignment_id]
+        earlier = slot.chain[: slot.chain.index(assignment_id)]
+        done = tuple(key for key in earlier if self.slots[key].status is Status.DONE)
+        return slot.lane, done
 
     def done(self, work: Work) -> tuple[str, ...]:
         """Finished assignments of one kind, in order of their ids."""
@@ -122,6 +161,10 @@ class RoundMachine:
             return self._resume(event.at_s)
         if isinstance(event, ev.FleetChanged):
             return self._fleet_changed(event)
+        if isinstance(event, ev.ProbesSelected):
+            return self._probes_selected(event)
+        if isinstance(event, ev.ProbeReported):
+            return self._probe_reported(event)
         if isinstance(event, ev.CohortSelected):
             return self._cohort_selected(event)
         if isinstance(event, ev.UpdateAccepted):
@@ -147,12 +190,20 @@ class RoundMachine:
         assert 1 <= self.attempt <= self._rounds.attempts
         if self.phase is Phase.TRAINING:
             assert self._with(Work.TRAIN, Status.OPEN), "training without anybody at work"
+        if self.phase is Phase.PROBING:
+            assert self._with(Work.PROBE, Status.OPEN), "probing without anybody at work"
+            assert self._losses is not None
         if self.phase is Phase.EVALUATING:
             assert self._with(Work.EVALUATE, Status.OPEN), "evaluating without anybody at work"
+        for slot in self._with(Work.TRAIN, Status.WAITING):
+            before = slot.chain[: slot.chain.index(slot.assignment_id)]
+            earlier = [self.slots[key] for key in before]
+            pending = (Status.OPEN, Status.WAITING)
+            assert any(s.status in pending for s in earlier), "nobody calls the next of its chain"
         if self.phase in (Phase.COMMITTING, Phase.SELECTING, Phase.FINISHED):
-            assert not [s for s in self.slots.values() if s.status is Status.OPEN]
+            assert not self._pending(), "an assignment was left behind"
         if self.phase in (Phase.COMMITTING, Phase.EVALUATING):
-            assert len(trained) >= self._rounds.needed, "committed below the quorum"
+            assert len(trained) >= self._needed, "committed below the quorum"
 
     # Selecting
 
@@ -176,7 +227,7 @@ class RoundMachine:
         if self.awaiting_cohort or not candidates:
             return []
         self.awaiting_cohort = True
-        missing = self._rounds.cohort - len(self._with(Work.TRAIN, Status.DONE))
+        missing = max(1, self._wanted - len(self._with(Work.TRAIN, Status.DONE)))
         # Whoever failed or was late in this round is asked again only when others do not suffice.
         tried = {s.worker_id for s in self.slots.values() if s.status is not Status.DONE}
         fresh = tuple(worker for worker in candidates if worker not in tried)
@@ -188,8 +239,30 @@ class RoundMachine:
                 candidates=candidates,
                 size=min(missing + self._rounds.over_select, len(candidates)),
                 draw=self.draws + 1,
+                losses=None if self._losses is None else dict(self._losses),
             )
         ]
+
+    def _probes_selected(self, event: ev.ProbesSelected) -> list[Action]:
+        if self.phase is not Phase.SELECTING or self._losses is not None:
+            return []
+        assert event.workers, "SelectCohort is never asked without candidates"
+        self.awaiting_cohort = False
+        self._losses = {}
+        self.phase = Phase.PROBING
+        chains = tuple(Chain((worker,)) for worker in event.workers)
+        return [*self._extend(event.at_s), *self._assign(chains, Work.PROBE, event.at_s)]
+
+    def _probe_reported(self, event: ev.ProbeReported) -> list[Action]:
+        slot = self.slots.get(event.assignment_id)
+        if slot is not None and slot.status is Status.OPEN and self._losses is not None:
+            self._losses[slot.worker_id] = event.loss
+        return self._settle(event.assignment_id, Work.PROBE, Status.DONE, event.at_s)
+
+    def _probes_over(self, at_s: float, awaited: int) -> list[Action]:
+        """Draw by the losses that there are; who did not answer is not among them."""
+        self.phase = Phase.SELECTING
+        return [*self._extend(at_s), *self._try_select(awaited)]
 
     def _cohort_selected(self, event: ev.CohortSelected) -> list[Action]:
         if self.phase is not Phase.SELECTING:
@@ -197,24 +270,58 @@ class RoundMachine:
         assert event.workers, "SelectCohort is never asked without candidates"
         self.awaiting_cohort = False
         self.draws += 1
+        self._losses = None
         self.phase = Phase.TRAINING
+        if event.updates:
+            planned = len(self._with(Work.TRAIN, Status.DONE)) + event.updates
+            self._wanted = min(planned, self._rounds.cohort)
         alarm = self._extend(event.at_s)
-        return [*alarm, *self._assign(event.workers, Work.TRAIN)]
+        corrections = dict(zip(event.workers, event.corrections, strict=False))
+        return [*alarm, *self._assign(event.chains, Work.TRAIN, event.at_s, corrections)]
 
-    def _assign(self, workers: tuple[str, ...], work: Work) -> list[Action]:
-        for worker_id in workers:
-            key = f"{self._run_id}/{self.round}/{self.draws}/{work.value}/{worker_id}"
-            self.slots[key] = Slot(key, worker_id, work)
+    def _assign(
+        self,
+        chains: tuple[Chain, ...],
+        work: Work,
+        at_s: float,
+        corrections: Mapping[str, float] = MappingProxyType({}),
+    ) -> list[Action]:
+        # Probes come before the draw that they are for.
+        draw = self.draws + 1 if work is Work.PROBE else self.draws
+        prefix = f"{self._run_id}/{self.round}/{draw}/{work.value}/"
+        for chain in chains:
+            keys = tuple(prefix + worker_id for worker_id in chain.workers)
+            for key, worker_id in zip(keys, chain.workers, strict=True):
+                self.slots[key] = Slot(
+                    assignment_id=key,
+                    worker_id=worker_id,
+                    work=work,
+                    status=Status.OPEN if key == keys[0] else Status.WAITING,
+                    chain=keys,
+                    lane=chain.lane,
+                    correction=corrections.get(worker_id, 1.0),
+                    opened_s=at_s,
+                )
         return [self._send(s) for s in self._with(work, Status.OPEN)]
 
     def _send(self, slot: Slot) -> Action:
+        lane, after = self.place(slot.assignment_id)
         return act.SendAssignment(
             assignment_id=slot.assignment_id,
             worker_id=slot.worker_id,
             round=self.round,
             work=slot.work,
             deadline_s=self.deadline_s,
+            after=after,
+            lane=lane,
         )
+
+    def _call_next(self, slot: Slot, at_s: float) -> list[Action]:
+        """It is the turn of the one after this in its chain, if there is one."""
+        for key in slot.chain[slot.chain.index(slot.assignment_id) + 1 :]:
+            self.slots[key] = replace(self.slots[key], status=Status.OPEN, opened_s=at_s)
+            return [self._send(self.slots[key])]
+        return []
 
     # Collecting
 
@@ -236,13 +343,15 @@ class RoundMachine:
         slot = self.slots.get(assignment_id)
         if slot is None or slot.work is not work or slot.status is not Status.OPEN:
             return []
-        self.slots[assignment_id] = replace(slot, status=status)
-        waiting = bool(self._with(work, Status.OPEN))
+        self.slots[assignment_id] = replace(slot, status=status, closed_s=at_s)
         if work is Work.EVALUATE:
-            return [] if waiting else self._close(at_s)
-        if len(self._with(Work.TRAIN, Status.DONE)) >= self._rounds.cohort:
+            return [] if self._pending() else self._close(at_s)
+        if work is Work.PROBE:
+            return [] if self._pending() else self._probes_over(at_s, self._rounds.awaited)
+        if len(self._with(Work.TRAIN, Status.DONE)) >= self._wanted:
             return self._aggregate()
-        return [] if waiting else self._attempt_over(at_s)
+        called = self._call_next(slot, at_s)
+        return called if self._pending() else self._attempt_over(at_s)
 
     def _deadline_passed(self, event: ev.DeadlinePassed) -> list[Action]:
         at_s = event.at_s
@@ -256,6 +365,9 @@ class RoundMachine:
             if self._candidates(self._rounds.needed):
                 return self._try_select(self._rounds.needed)
             return self._attempt_over(at_s)
+        if self.phase is Phase.PROBING:
+            expired = self._expire("the round's deadline passed")
+            return [*expired, *self._probes_over(at_s, self._rounds.needed)]
         if self.phase is Phase.TRAINING:
             return [*self._expire("the round's deadline passed"), *self._attempt_over(at_s)]
         if self.phase is Phase.EVALUATING:
@@ -265,23 +377,24 @@ class RoundMachine:
     def _attempt_over(self, at_s: float) -> list[Action]:
         """Nobody is at work any more: close with a quorum, else try again, else give up."""
         updates = len(self._with(Work.TRAIN, Status.DONE))
-        if updates >= self._rounds.needed:
+        if updates >= self._needed:
             return self._aggregate()
         if self.attempt >= self._rounds.attempts:
             last = f"; last failure: {self._last_failure}" if self._last_failure else ""
             return self._finish(
                 "failed",
                 "QUORUM_NOT_MET",
-                f"round {self.round}: {updates} of {self._rounds.needed} updates and "
-                f"{len(self._available)} workers connected after {self.attempt} attempts{last}",
+                f"round {self.round}: {updates} of {self._needed} updates and "
+                f"{len(self._available)} workers{self._rounds.tagged} connected after "
+                f"{self.attempt} attempts{last}",
             )
         self.attempt += 1
         self.phase = Phase.SELECTING
         return [*self._extend(at_s), *self._try_select(self._rounds.awaited)]
 
     def _expire(self, reason: str) -> list[Action]:
-        """Close every open assignment."""
-        late = [s for s in self.slots.values() if s.status is Status.OPEN]
+        """Close every assignment that is open or waits for its turn."""
+        late = self._pending()
         for slot in late:
             self.slots[slot.assignment_id] = replace(slot, status=Status.EXPIRED)
         return [
@@ -289,6 +402,7 @@ class RoundMachine:
                 assignment_id=s.assignment_id, worker_id=s.worker_id, reason=reason
             )
             for s in late
+            if s.status is Status.OPEN
         ]
 
     # Closing
@@ -311,7 +425,8 @@ class RoundMachine:
         if not workers:
             return self._close(event.at_s)
         self.phase = Phase.EVALUATING
-        return [*self._extend(event.at_s), *self._assign(workers, Work.EVALUATE)]
+        chains = tuple(Chain((worker,)) for worker in workers)
+        return [*self._extend(event.at_s), *self._assign(chains, Work.EVALUATE, event.at_s)]
 
     def _evaluators(self) -> tuple[str, ...]:
         if not self._evaluation.due(self.round, self._rounds.rounds):
@@ -331,7 +446,9 @@ class RoundMachine:
         self.attempt = 1
         self.draws = 0
         self.slots = {}
+        self._wanted = self._rounds.cohort
         self._last_failure = ""
+        self._losses = None
         return [closed, *self._begin(at_s)]
 
     def _finish(self, outcome: str, code: str = "", reason: str = "") -> list[Action]:
@@ -365,6 +482,13 @@ class RoundMachine:
         if self.phase is Phase.COMMITTING:
             return [*folds, self._aggregate_action()]
         return [*folds, *alarm]
+
+    @property
+    def _needed(self) -> int:
+        return min(self._rounds.needed, self._wanted)
+
+    def _pending(self) -> list[Slot]:
+        return [s for s in self.slots.values() if s.status in (Status.OPEN, Status.WAITING)]
 
     def _all(self, work: Work) -> list[Slot]:
         return [s for s in self.slots.values() if s.work is work]

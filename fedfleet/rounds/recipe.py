@@ -11,13 +11,15 @@ from typing import Any
 from fedfleet import plugins
 from fedfleet.algorithms.catalog import CATALOG as ALGORITHMS
 from fedfleet.algorithms.catalog import AlgorithmConfig, make_algorithm
+from fedfleet.algorithms.fedavg import MAX_CORRECTION
 from fedfleet.codecs.config import WireConfig
 from fedfleet.data import config as data_config
 from fedfleet.data.config import DataConfig
 from fedfleet.errors import RecipeInvalid, UnknownDataset, UnknownModel
 from fedfleet.models import config as model_config
 from fedfleet.models.config import ModelConfig
-from fedfleet.rounds.config import RoundsConfig
+from fedfleet.rounds.config import MAX_TOTAL_WEIGHT, RoundsConfig
+from fedfleet.rounds.selection import SELECTIONS, WITH_CHANCES, check_selection
 from fedfleet.tables import parse_table, printable, shown, suggest
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 
@@ -79,12 +81,13 @@ def parse_recipe(text: str) -> Recipe:
     for name in tables:
         if name not in allowed:
             raise RecipeInvalid(f"{printable(name)}: unknown field; {suggest(name, allowed)}")
-    rounds = parse_table(RoundsConfig, _table(tables, "rounds"), "rounds")
+    rounds = _rounds(_table(tables, "rounds"))
     data = _data(_table(tables, "data"))
     _check_cohort(rounds, data)
     training = parse_table(TrainingConfig, _table(tables, "training", {}), "training")
     algorithm = _algorithm(_table(tables, "algorithm", {"name": "fedavg"}))
-    _check_algorithm(algorithm, training, rounds.fleet or data.workers)
+    _check_algorithm(algorithm, training, rounds, data)
+    _check_weighting(algorithm, rounds)
     return Recipe(
         name=_name(tables),
         seed=_seed(tables),
@@ -184,23 +187,91 @@ def _algorithm(table: dict[str, Any]) -> AlgorithmConfig:
     return parse_table(AlgorithmConfig, {**own, "name": name, "options": options}, "algorithm")
 
 
+def _rounds(table: dict[str, Any]) -> RoundsConfig:
+    own = _take(table, RoundsConfig)
+    name = own.get("selection", "uniform")
+    if name not in SELECTIONS:
+        known = list(SELECTIONS)
+        raise RecipeInvalid(f"rounds.selection = {shown(name)}: unknown; {suggest(name, known)}")
+    options_class, _ = SELECTIONS[name]
+    _check_options(table, name, options_class)
+    options: Any = parse_table(options_class, table, "rounds")
+    rounds = parse_table(RoundsConfig, {**own, "options": options}, "rounds")
+    try:
+        check_selection(rounds)
+    except ValueError as error:
+        raise RecipeInvalid(f"rounds.{error}") from error
+    return rounds
+
+
+def _check_options(table: Mapping[str, Any], selection: str, options_class: type) -> None:
+    """What is left of [rounds] must be an option of the selection."""
+    allowed = {item.name for item in fields(options_class)}
+    for name in table:
+        if name in allowed:
+            continue
+        for other, (cls, _) in SELECTIONS.items():
+            if name in {item.name for item in fields(cls)}:
+                raise RecipeInvalid(
+                    f'rounds.{name}: is of selection = "{other}", not "{selection}"; leave one out'
+                )
+        known = [item.name for item in fields(RoundsConfig) if item.name != "options"]
+        raise RecipeInvalid(
+            f"rounds.{printable(name)}: unknown field; {suggest(name, [*known, *allowed])}"
+        )
+
+
 def _take(table: dict[str, Any], cls: type) -> dict[str, Any]:
     """Take out of a table what belongs to the class itself; the rest are the options."""
     names = {item.name for item in fields(cls)} - {"options"}
     return {key: table.pop(key) for key in list(table) if key in names}
 
 
-def _check_algorithm(config: AlgorithmConfig, training: TrainingConfig, fleet: int | None) -> None:
-    algorithm = make_algorithm(config)
+def _check_algorithm(
+    config: AlgorithmConfig, training: TrainingConfig, rounds: RoundsConfig, data: DataConfig
+) -> None:
+    algorithm, fleet = make_algorithm(config), rounds.fleet or data.workers
     if algorithm.needs_workers and fleet is None:
         raise RecipeInvalid(
             f'algorithm.name = "{config.name}": must know how many workers hold data; set '
             "rounds.fleet, or data.workers for a partitioned data set"
         )
+    if not algorithm.draws_workers and rounds.selection != "uniform":
+        raise RecipeInvalid(
+            f'rounds.selection = "{rounds.selection}": algorithm.name = "{config.name}" draws '
+            "groups of workers, alike; leave it out"
+        )
+    if algorithm.exemplars and data.workers is None:
+        raise RecipeInvalid(
+            f'algorithm.name = "{config.name}": needs public examples, the test split of a data '
+            "set that all workers have: set data.workers, or another approximator"
+        )
     try:
         algorithm.check_training(training)
+        algorithm.check_cohort(rounds.cohort, fleet)
     except ValueError as error:
         raise RecipeInvalid(f'algorithm.name = "{config.name}": {error}') from error
+
+
+def _check_weighting(config: AlgorithmConfig, rounds: RoundsConfig) -> None:
+    """Weights can make up for chances only where these are known."""
+    algorithm = make_algorithm(config)
+    if not algorithm.corrects_chances:
+        return
+    if rounds.selection not in WITH_CHANCES:
+        names = ", ".join(f'"{name}"' for name in WITH_CHANCES)
+        raise RecipeInvalid(
+            f'algorithm.weighting: rounds.selection = "{rounds.selection}" draws with chances that '
+            f"nobody knows, so no weights make up for them; choose one of {names}"
+        )
+    if algorithm.largest_weight is not None:
+        return
+    if rounds.max_weight * MAX_CORRECTION * rounds.cohort > MAX_TOTAL_WEIGHT:
+        raise RecipeInvalid(
+            f"rounds.max_weight = {rounds.max_weight}: times cohort ({rounds.cohort}) and a "
+            f"correction of up to {MAX_CORRECTION:g} it must be at most {MAX_TOTAL_WEIGHT}; set it "
+            "to the most samples that a worker has"
+        )
 
 
 def _check_cohort(rounds: RoundsConfig, data: DataConfig) -> None:

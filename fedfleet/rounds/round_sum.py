@@ -11,6 +11,8 @@ import numpy as np
 
 from fedfleet.aggregation.accumulator import UpdateAccumulator
 from fedfleet.algorithms.base import Algorithm, Memory, Outcome, RoundResult
+from fedfleet.algorithms.fedavg import MAX_CORRECTION
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.errors import SchemaMismatch, UpdateInvalid, UpdateNotFinite
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.types import ModelState, Update, UpdateHeader
@@ -21,8 +23,6 @@ class RoundSum:
 
     Args:
         base: state that the round starts from.
-        base_digest: SHA-256 of what the workers were told to start from; an update of another base
-            is refused.
         memory: the algorithm's coordinator memory.
     """
 
@@ -31,21 +31,26 @@ class RoundSum:
         recipe: Recipe,
         algorithm: Algorithm,
         base: ModelState,
-        base_digest: str,
         memory: Memory,
     ) -> None:
         self._algorithm = algorithm
         self._base = base
-        self._base_digest = base_digest
         self._memory = memory
         self._workers = recipe.fleet or 0
         self._max_weight = float(algorithm.largest_weight or recipe.rounds.max_weight)
-        self._accumulator = UpdateAccumulator(
-            base.schema,
-            policy=recipe.algorithm.statistics,
-            max_updates=recipe.rounds.cohort,
-            max_weight=self._max_weight,
-            extra=algorithm.sections,
+        self._max_correction = MAX_CORRECTION if algorithm.corrects_chances else 1.0
+        self._policy = recipe.algorithm.statistics
+        self._cohort = recipe.rounds.cohort
+        self._lanes: dict[str, str] = {}
+        self._accumulators = {MAIN: self._new_accumulator()}
+
+    def _new_accumulator(self) -> UpdateAccumulator:
+        return UpdateAccumulator(
+            self._base.schema,
+            policy=self._policy,
+            max_updates=self._cohort,
+            max_weight=self._max_weight * self._max_correction,
+            extra=self._algorithm.sections,
         )
 
     @property
@@ -53,17 +58,20 @@ class RoundSum:
         """Whether updates can be folded only once all of the round are there."""
         return self._algorithm.weighs_together
 
-    def check(self, update: Update) -> None:
+    def check(self, update: Update, base_digest: str) -> None:
         """Check an update before it is journalled.
+
+        Args:
+            base_digest: SHA-256 of what the worker was told to start from.
 
         Raises:
             SchemaMismatch, UpdateInvalid, UpdateNotFinite, UpdateOutOfRange: refuse it.
         """
         header = update.header
-        if header.base_digest != self._base_digest:
+        if header.base_digest != base_digest:
             raise SchemaMismatch(
                 f"the update starts from version {header.base_digest[:12]}, "
-                f"the round from {self._base_digest[:12]}"
+                f"the assignment from {base_digest[:12]}"
             )
         self._algorithm.check_header(header)
         if not self.waits:
@@ -73,7 +81,7 @@ class RoundSum:
                     f"weight {weight:g}: must be above 0 and at most rounds.max_weight = "
                     f"{self._max_weight:g}"
                 )
-        self._accumulator.check(update)
+        self._accumulators[MAIN].check(update)
 
     def weights(self, headers: Sequence[UpdateHeader]) -> list[float]:
         """How much each update of a round that waits counts, scaled to what the sum resolves best.
@@ -85,27 +93,51 @@ class RoundSum:
         scale = self._max_weight / max(weights)
         return [weight * scale for weight in weights]
 
-    def fold(self, update: Update, weight: float | None = None) -> None:
+    def fold(
+        self,
+        update: Update,
+        weight: float | None = None,
+        *,
+        lane: str = MAIN,
+        correction: float = 1.0,
+    ) -> None:
         """Add an update that passed ``check``; the order does not matter.
 
         Args:
             weight: from ``weights``, for a round that waits.
+            lane: of its assignment.
+            correction: what makes up for its worker's chance to be drawn, for an algorithm that
+                asks for it.
         """
         if weight is None:
             weight = self._algorithm.weight(update.header)
-        self._accumulator.add(update, weight)
+            if self._algorithm.corrects_chances:
+                weight *= correction
+        if lane not in self._accumulators:
+            self._accumulators[lane] = self._new_accumulator()
+        if lane != MAIN:
+            self._lanes[update.header.worker_id] = lane
+        self._accumulators[lane].add(update, weight)
 
-    def outcome(self, headers: Sequence[UpdateHeader]) -> Outcome:
+    def outcome(self, headers: Sequence[UpdateHeader], round: int) -> Outcome:
         """Return what the round leads to.
 
         Args:
+            round: counted from 1.
             headers: of the updates that were folded, ordered by worker.
 
         Raises:
             UpdateNotFinite: the step left the finite numbers; there is no such version.
         """
         result = RoundResult(
-            self._base, self._accumulator.result(), headers, self._memory, self._workers
+            self._base,
+            # In order of their names, not of the updates' arrival.
+            {lane: one.result() for lane, one in sorted(self._accumulators.items()) if one.updates},
+            headers,
+            self._memory,
+            self._workers,
+            self._lanes,
+            round,
         )
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
             outcome = self._algorithm.step(result)

@@ -16,10 +16,14 @@ from fedfleet.errors import DataInvalid
 from fedfleet.training.state import to_tensor
 from fedfleet.types import InputSpec
 
+# A shard of at most so many bytes is copied to a GPU as a whole, once per assignment.
+RESIDENT_BYTES = 1 << 30
+
 
 class Batches:
-    """The examples of a shard as tensors: uint8 on the host; on the device normalised float, or
-    token numbers where the model reads text.
+    """The examples of a shard as tensors: uint8 on the GPU, or on the host where there is none or
+    the shard is too large for it; in batches normalised float, or token numbers where the model
+    reads text.
 
     Raises:
         DataInvalid: images, tokens or labels are not what the model's card says.
@@ -42,6 +46,9 @@ class Batches:
         self._device = device
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._pin = pin_memory and device.type == "cuda"
+        if device.type == "cuda" and examples.images.nbytes <= RESIDENT_BYTES:
+            self._images_NCHW = self._to_device(self._images_NCHW)
+            self._labels_N = self._to_device(self._labels_N)
         # (x / 255 - mean) / std in one multiplication and one addition.
         mean, std = (
             torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
@@ -57,13 +64,16 @@ class Batches:
         """The chosen uint8 images (B, C, H, W) or tokens (B, T) and int64 labels (B,), on the
         device.
         """
+        if isinstance(index_B, Tensor):
+            index_B = index_B.to(self._images_NCHW.device)
         images, labels = self._images_NCHW[index_B], self._labels_N[index_B]
-        if self._pin:
-            images, labels = images.pin_memory(), labels.pin_memory()
-        return (
-            images.to(self._device, non_blocking=self._pin),
-            labels.to(self._device, non_blocking=self._pin),
-        )
+        return self._to_device(images), self._to_device(labels)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """A copy on the device; what is there is returned as it is."""
+        if self._pin and not tensor.is_cuda:
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=self._pin)
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
         """Turn uint8 pixels into the float32 that the model sees, tokens into int64."""

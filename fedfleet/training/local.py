@@ -20,7 +20,7 @@ from fedfleet.models.catalog import build
 from fedfleet.training.augment import check_augment
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.device import deterministic_kernels, prepare, resolve_device, thread_cap
-from fedfleet.training.evaluation import evaluate
+from fedfleet.training.evaluation import evaluate, mean_probabilities
 from fedfleet.training.gradient import mean_gradient
 from fedfleet.training.loop import LoopResult, LoopTask, train_epochs
 from fedfleet.training.optim import Plateau, reach
@@ -44,7 +44,9 @@ class TrainTask:
         split_seed: of the local split; the same in every round, or held-out examples are trained.
         round: counted from 1, of ``rounds``.
         broadcast: what came along with the version.
+        exemplars: loads the run's public examples, for an algorithm that needs them.
         memory: what the worker kept from the last round it took part in; empty at first.
+        rms_loss: report the root of the mean squared loss of a sample, beside the other metrics.
         on_progress: called with the share done in [0, 1], at most ten times a second.
         cancelled: asked after every step; True stops the work.
     """
@@ -57,9 +59,26 @@ class TrainTask:
     round: int
     rounds: int
     broadcast: tuple[Section, ...] = ()
+    exemplars: Callable[[], Examples] | None = None
     memory: Memory
+    rms_loss: bool = False
     on_progress: Callable[[float], None] | None = None
     cancelled: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """What a task comes to before its first step.
+
+    Args:
+        start: the state that training starts from.
+        validation: held-out examples; may be empty.
+    """
+
+    received: Received
+    start: ModelState
+    training: Examples
+    validation: Examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +114,13 @@ class LocalTrainer:
         *,
         device: Literal["auto", "cpu", "cuda"] | None = None,
     ) -> None:
-        self._card = card
-        self._training = training
-        self._evaluation = evaluation
+        self.card = card
+        self.training = training
+        self.evaluation = evaluation
         check_augment(training.augment, card.inputs)
-        self._device = resolve_device(device or training.device)
+        self.device = resolve_device(device or training.device)
         with isolated_rng(0, CPU):  # the values are replaced before they are used
-            self._module = prepare(build(card), training, self._device)
+            self._module = prepare(build(card), training, self.device)
         self.schema = schema_of(self._module)
         self._params = trainable_parameters(self._module, self.schema)
         # Buffers that no state carries would otherwise leak from one task to the next.
@@ -121,30 +140,57 @@ class LocalTrainer:
             SchemaMismatch: the received version is of another model.
             TrainingFailed: the loss or a weight is not finite, or the work was cancelled.
         """
+        begun = self.begin(task)
+        result, trained = self._run(task, begun)
+        return self.finish(task, begun, result, trained)
+
+    def begin(self, task: TrainTask) -> Begun:
+        """What a task trains on and starts from."""
         training, validation = split_validation(
-            task.examples, self._training.validation_fraction, task.split_seed
+            task.examples, self.training.validation_fraction, task.split_seed
         )
         received = _received(task)
-        start = task.algorithm.start_from(received)
-        result, trained = self._run(task, received, start, training, validation)
+        return Begun(received, task.algorithm.start_from(received), training, validation)
+
+    def finish(
+        self, task: TrainTask, begun: Begun, result: LoopResult, trained: ModelState
+    ) -> TrainResult:
+        """Let the algorithm's worker half make the update of what was trained.
+
+        Raises:
+            TrainingFailed: a weight is not finite.
+        """
+        if not (np.isfinite(trained.trainable).all() and np.isfinite(trained.statistics).all()):
+            raise TrainingFailed(
+                f"training diverged: a weight is not finite after {len(result.lrs)} steps in "
+                f"round {task.round}; lower training.lr ({self.training.lr})"
+            )
         work = LocalWork(
-            samples=len(training),
+            samples=len(begun.training),
             steps=len(result.lrs),
             lr_sum=math.fsum(result.lrs),
-            reach=reach(self._training, result.lrs),
+            reach=reach(self.training, result.lrs),
             epoch_losses=result.epoch_losses,
             metrics=_metrics(result),
         )
-        gradient = partial(self._gradient, start, training)
-        finished = task.algorithm.finish(received, Trained(start, trained, work, gradient))
+        gradient = partial(self._gradient, begun.start, begun.training)
+        confidences = partial(self._confidences, trained, task)
+        finished = task.algorithm.finish(
+            begun.received, Trained(begun.start, trained, work, gradient, confidences)
+        )
         kept = finished.memory
-        if self._training.scheduler == "plateau":
+        if self.training.scheduler == "plateau":
             kept = {**kept, **result.plateau.keep()}
         metrics = {**work.metrics, **finished.metrics}
         return TrainResult(finished.sections, kept, replace(work, metrics=metrics))
 
-    def evaluate(self, state: ModelState, examples: Examples) -> Evaluation:
+    def evaluate(
+        self, state: ModelState, examples: Examples, *, confusion: bool = False
+    ) -> Evaluation:
         """Count how a version does on labelled examples.
+
+        Args:
+            confusion: count pairs of label and answer too.
 
         Raises:
             DataInvalid: the examples are not what the model expects.
@@ -155,10 +201,11 @@ class LocalTrainer:
             return evaluate(
                 self._module,
                 examples,
-                self._card.inputs,
-                len(self._card.classes),
-                batch_size=self._evaluation.batch_size,
-                device=self._device,
+                self.card.inputs,
+                len(self.card.classes),
+                batch_size=self.evaluation.batch_size,
+                device=self.device,
+                confusion=confusion,
             )
 
     def _gradient(self, start: ModelState, training: Examples) -> FloatVector:
@@ -167,48 +214,50 @@ class LocalTrainer:
                 self._module,
                 self._params,
                 training,
-                self._card.inputs,
-                len(self._card.classes),
-                self._training,
-                self._device,
+                self.card.inputs,
+                len(self.card.classes),
+                self.training,
+                self.device,
             )
 
-    def _run(
-        self,
-        task: TrainTask,
-        received: Received,
-        start: ModelState,
-        training: Examples,
-        validation: Examples,
-    ) -> tuple[LoopResult, ModelState]:
-        adjuster = task.algorithm.adjuster(received)
+    def _confidences(self, trained: ModelState, task: TrainTask) -> FloatVector:
+        assert task.exemplars is not None, "the recipe was checked for them"
+        with self._loaded(trained, seed=0):
+            return mean_probabilities(
+                self._module,
+                task.exemplars(),
+                self.card.inputs,
+                len(self.card.classes),
+                batch_size=self.evaluation.batch_size,
+                device=self.device,
+            )
+
+    def _run(self, task: TrainTask, begun: Begun) -> tuple[LoopResult, ModelState]:
+        adjuster = task.algorithm.adjuster(begun.received)
+        epochs = task.algorithm.epochs(task.round, self.training.epochs)
         seed = derive(task.seed, "round", task.round)
-        with self._loaded(start, seed=derive(seed, "dropout")):
+        with self._loaded(begun.start, seed=derive(seed, "dropout")):
             result = train_epochs(
                 self._module,
                 self._params,
                 LoopTask(
-                    training=training,
-                    validation=validation,
-                    inputs=self._card.inputs,
-                    num_classes=len(self._card.classes),
+                    training=begun.training,
+                    validation=begun.validation,
+                    inputs=self.card.inputs,
+                    num_classes=len(self.card.classes),
                     seed=seed,
                     round=task.round,
                     rounds=task.rounds,
-                    plateau=Plateau.recall(self._training, task.memory),
-                    eval_batch_size=self._evaluation.batch_size,
+                    plateau=Plateau.recall(self.training, task.memory),
+                    eval_batch_size=self.evaluation.batch_size,
+                    rms_loss=task.rms_loss,
                 ),
-                self._training,
-                self._device,
+                replace(self.training, epochs=epochs),
+                self.device,
                 adjuster=adjuster,
                 watch=Watch(task.on_progress, task.cancelled),
             )
             trained = state_of(self._module, self.schema)
-        if not (np.isfinite(trained.trainable).all() and np.isfinite(trained.statistics).all()):
-            raise TrainingFailed(
-                f"training diverged: a weight is not finite after {len(result.lrs)} steps in "
-                f"round {task.round}; lower training.lr ({self._training.lr})"
-            )
         return result, trained
 
     @contextmanager
@@ -219,9 +268,9 @@ class LocalTrainer:
             for buffer, fresh in self._transient:
                 buffer.copy_(fresh)
         with (
-            thread_cap(self._training.threads),
-            deterministic_kernels(self._device),
-            isolated_rng(seed, self._device),
+            thread_cap(self.training.threads),
+            deterministic_kernels(self.device),
+            isolated_rng(seed, self.device),
         ):
             yield
 
@@ -232,11 +281,14 @@ def _received(task: TrainTask) -> Received:
         task.received,
         {section.name: section.values for section in task.broadcast},
         {key: array for key, array in task.memory.items() if not key.startswith(PREFIX)},
+        task.round,
     )
 
 
 def _metrics(result: LoopResult) -> dict[str, float]:
     metrics = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
+    if result.rms_loss is not None:
+        metrics["rms_loss"] = result.rms_loss
     if result.validation is not None:
         metrics["validation_loss"] = result.validation.loss
         metrics["validation_accuracy"] = result.validation.accuracy

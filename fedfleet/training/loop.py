@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedfleet.algorithms.base import GradientAdjuster
 from fedfleet.data.shard import Examples
@@ -32,6 +34,7 @@ class LoopTask:
         round: counted from 1.
         plateau: the schedule's state; used by ``scheduler = "plateau"`` only.
         eval_batch_size: examples per forward pass on the validation examples.
+        rms_loss: measure the loss of each sample in the first epoch, for a selection that asks.
     """
 
     training: Examples
@@ -43,6 +46,7 @@ class LoopTask:
     rounds: int
     plateau: Plateau
     eval_batch_size: int = 256
+    rms_loss: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,7 @@ class LoopResult:
             mode before its step; the loss is the one that is minimised, smoothing included.
         validation: of the trained module; None without held-out examples.
         epoch_losses: the training loss of each epoch by itself.
+        rms_loss: root of the mean squared loss of a sample in the first epoch; None unless asked.
     """
 
     lrs: tuple[float, ...]
@@ -63,6 +68,7 @@ class LoopResult:
     validation: Evaluation | None
     plateau: Plateau
     epoch_losses: tuple[float, ...] = ()
+    rms_loss: float | None = None
 
 
 def train_epochs(
@@ -86,13 +92,41 @@ def train_epochs(
         RecipeInvalid: the device cannot do the recipe's mixed precision.
         TrainingFailed: the loss is not finite, or the work was cancelled.
     """
-    if not len(task.training):
-        raise DataEmpty("no example is left to train on: give this worker more data")
+    require_examples(task.training)
     stepper = Stepper(module, params, task.num_classes, config, device, adjuster)
     try:
         return _Loop(module, stepper, task, config, device, watch or Watch()).run()
     finally:
         stepper.close()
+
+
+def require_examples(training: Examples) -> None:
+    """Raises DataEmpty: there is nothing to train on."""
+    if not len(training):
+        raise DataEmpty("no example is left to train on: give this worker more data")
+
+
+def check_losses(losses_S: Tensor, steps: int, round: int, config: TrainingConfig) -> None:
+    """Refuse a training whose loss left the finite numbers.
+
+    Args:
+        losses_S: of the steps so far, of ``steps``.
+
+    Raises:
+        TrainingFailed: naming the first step.
+    """
+    is_finite = torch.isfinite(losses_S)
+    if not bool(is_finite.all()):
+        step = int(is_finite.int().argmin()) + 1
+        raise TrainingFailed(
+            f"training diverged: the loss is not finite at step {step} of {steps} "
+            f"in round {round}; lower training.lr ({config.lr})"
+        )
+
+
+def mean_loss(losses_S: Tensor, sizes_S: Tensor) -> float:
+    """The mean over samples of the mean losses of steps with so many samples (float64)."""
+    return float(torch.dot(losses_S.cpu().double(), sizes_S) / sizes_S.sum())
 
 
 class _Loop:
@@ -123,6 +157,7 @@ class _Loop:
         self._losses = torch.zeros(self._steps, device=device)
         self._sizes = torch.zeros(self._steps, dtype=torch.float64)
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._squares = torch.zeros((), dtype=torch.float64, device=device)
         self._plateau = task.plateau
 
     def run(self) -> LoopResult:
@@ -152,6 +187,7 @@ class _Loop:
             validation=validation,
             plateau=self._plateau,
             epoch_losses=tuple(epoch_losses),
+            rms_loss=self._rms_loss(),
         )
 
     def _epoch(self) -> None:
@@ -170,9 +206,25 @@ class _Loop:
         self._losses[self._done] = loss
         self._sizes[self._done] = len(labels)
         self._correct += (logits.argmax(1) == labels).sum()
+        if self._task.rms_loss and self._done * self._config.epochs < self._steps:
+            self._note_samples(logits, labels)
         self._done += 1
         if self._watch.after_step(self._done, self._steps):
             self._check_losses()
+
+    def _note_samples(self, logits: Tensor, labels: Tensor) -> None:
+        losses_B = F.cross_entropy(
+            logits.float(),
+            labels,
+            label_smoothing=self._config.label_smoothing,
+            reduction="none",
+        )
+        self._squares += losses_B.double().square().sum()
+
+    def _rms_loss(self) -> float | None:
+        if not self._task.rms_loss:
+            return None
+        return math.sqrt(float(self._squares) / len(self._batches))
 
     def _lr(self) -> float:
         """The learning rate of the next step."""
@@ -182,19 +234,11 @@ class _Loop:
         return self._plateau.lr if self._config.scheduler == "plateau" else self._config.lr
 
     def _check_losses(self) -> None:
-        is_finite = torch.isfinite(self._losses[: self._done])
-        if not bool(is_finite.all()):
-            step = int(is_finite.int().argmin()) + 1
-            raise TrainingFailed(
-                f"training diverged: the loss is not finite at step {step} of {self._steps} "
-                f"in round {self._task.round}; lower training.lr ({self._config.lr})"
-            )
+        check_losses(self._losses[: self._done], self._steps, self._task.round, self._config)
 
     def _mean_loss(self, start: int) -> float:
         """Mean over the samples of the steps since ``start``."""
-        sizes = self._sizes[start : self._done]
-        losses = self._losses[start : self._done].cpu().double()
-        return float(torch.dot(losses, sizes) / sizes.sum())
+        return mean_loss(self._losses[start : self._done], self._sizes[start : self._done])
 
     def _validate(self) -> Evaluation | None:
         task = self._task

@@ -19,7 +19,9 @@ def split_validation(examples: Examples, fraction: float, seed: int) -> tuple[Ex
     label), and no class gives its last example. So the validation part can be smaller than
     ``fraction``, and empty.
     """
-    held_out = _held_out(examples.labels, fraction, seed)
+    held_out = np.empty(0, np.int64)
+    if fraction:
+        held_out = _held_out(examples.labels, fraction, seed)
     if not len(held_out):
         return examples, examples.take(held_out)
     is_held_out = np.zeros(len(examples), np.bool_)

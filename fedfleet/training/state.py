@@ -65,16 +65,20 @@ def load_state(module: nn.Module, state: ModelState) -> None:
     Raises:
         SchemaMismatch: the state is of another model; the module is unchanged.
     """
-    own = schema_of(module)
+    check_schema(schema_of(module), state)
+    targets = module.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, array in state.tensors().items():
+            targets[name].copy_(to_tensor(array))
+
+
+def check_schema(own: Schema, state: ModelState) -> None:
+    """Raises SchemaMismatch: the state is of another model."""
     if own != state.schema:
         raise SchemaMismatch(
             f"the state is of model schema {state.schema.digest[:12]}, "
             f"the model here has {own.digest[:12]}"
         )
-    targets = module.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name, array in state.tensors().items():
-            targets[name].copy_(to_tensor(array))
 
 
 def trainable_parameters(module: nn.Module, schema: Schema) -> list[nn.Parameter]:

@@ -57,7 +57,8 @@ class Stepper:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._config.label_smoothing)
         torch.autograd.backward(self._scaler.scale(loss))
         self._shape_gradients()
-        self._scaler.step(self._optimizer)
+        # A scaler that is off does nothing but step; it is on for torch's own optimizers only.
+        self._scaler.step(self._optimizer)  # type: ignore[arg-type]
         self._scaler.update()
         return loss.detach(), logits.detach()
 
@@ -89,7 +90,7 @@ class Stepper:
     def _shape_gradients(self) -> None:
         if self._adjuster is None and self._config.clip_norm is None:
             return
-        self._scaler.unscale_(self._optimizer)
+        self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
         if self._adjuster is not None:
             for param in self._params:
                 if param.grad is None:  # took no part in this batch's loss

@@ -5,17 +5,19 @@ run this same code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from fedfleet.algorithms.base import Memory, Received
 from fedfleet.algorithms.catalog import AlgorithmConfig, make_algorithm
 from fedfleet.data.config import DataConfig
-from fedfleet.data.shard import Examples, load_examples
+from fedfleet.data.shard import Examples, ShardLoader, Shards
 from fedfleet.errors import DataEmpty
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.local import LocalTrainer, TrainResult, TrainTask
-from fedfleet.training.seeding import derive
+from fedfleet.training.seeding import derive, torch_generator
 from fedfleet.training.split import split_validation
 from fedfleet.types import Evaluation, ModelState, Section
 
@@ -28,6 +30,7 @@ class LocalRun:
         seed: the recipe's.
         rounds: how many the run has.
         shard: this worker's part of a partitioned set; None where the data are its own.
+        rms_loss: report the root of the mean squared loss of a sample.
     """
 
     worker_id: str
@@ -39,18 +42,33 @@ class LocalRun:
     algorithm: AlgorithmConfig
     shard: int | None
     data_dir: Path | None
+    rms_loss: bool = False
 
 
 class LocalWorker:
-    """Carries out assignments of one run; examples are loaded once, at the first need."""
+    """Carries out assignments of one run; examples are loaded once, at the first need.
 
-    def __init__(self, run: LocalRun, trainer: LocalTrainer) -> None:
+    Args:
+        shards: the run's data, where several workers share them; else they are opened when
+            they are needed, and not kept open.
+    """
+
+    def __init__(
+        self, run: LocalRun, trainer: LocalTrainer, shards: ShardLoader | None = None
+    ) -> None:
         self._run = run
         self._trainer = trainer
+        self._shards = shards
         self._algorithm = make_algorithm(run.algorithm)
         self._split_seed = derive(run.seed, "split", run.worker_id)
         self._train: Examples | None = None
         self._held_out: Examples | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the examples that are held in memory."""
+        held = (part for part in (self._train, self._held_out) if part is not None)
+        return sum(part.images.nbytes + part.labels.nbytes for part in held)
 
     def train(
         self,
@@ -64,20 +82,31 @@ class LocalWorker:
         cancelled: Callable[[], bool] | None = None,
     ) -> TrainResult:
         """Train on the worker's examples; raises what loading and training raise."""
-        return self._trainer.train(
-            TrainTask(
-                algorithm=self._algorithm,
-                received=received,
-                examples=self._examples(),
-                seed=seed,
-                round=round,
-                rounds=self._run.rounds,
-                broadcast=broadcast,
-                memory=memory,
-                on_progress=on_progress,
-                cancelled=cancelled,
-                split_seed=self._split_seed,
-            )
+        task = self.task(received, seed=seed, round=round, broadcast=broadcast, memory=memory)
+        return self._trainer.train(replace(task, on_progress=on_progress, cancelled=cancelled))
+
+    def task(
+        self,
+        received: ModelState,
+        *,
+        seed: int,
+        round: int,
+        broadcast: tuple[Section, ...],
+        memory: Memory,
+    ) -> TrainTask:
+        """What the trainer has to do for an assignment; raises what loading raises."""
+        return TrainTask(
+            algorithm=self._algorithm,
+            received=received,
+            examples=self._examples(),
+            seed=seed,
+            round=round,
+            rounds=self._run.rounds,
+            broadcast=broadcast,
+            exemplars=self._exemplars,
+            memory=memory,
+            rms_loss=self._run.rms_loss,
+            split_seed=self._split_seed,
         )
 
     def evaluate(self, version: ModelState, memory: Memory) -> Evaluation:
@@ -90,9 +119,25 @@ class LocalWorker:
             self._held_out = self._load_held_out()
         return self._trainer.evaluate(state, self._held_out)
 
+    def probe(self, version: ModelState, memory: Memory, *, seed: int, sample: bool) -> Evaluation:
+        """Evaluate a version on the examples that this worker trains on.
+
+        Args:
+            sample: on one batch of them, drawn by the seed, instead of on all.
+        """
+        state = self._algorithm.start_from(Received(version, {}, memory))
+        config = self._run.training
+        training, _ = split_validation(
+            self._examples(), config.validation_fraction, self._split_seed
+        )
+        if sample and config.batch_size:
+            order_N = torch.randperm(len(training), generator=torch_generator(seed))
+            training = training.take(order_N[: config.batch_size].numpy())
+        return self._trainer.evaluate(state, training)
+
     def _load_held_out(self) -> Examples:
         if self._run.evaluation.workers_on == "test":
-            return self._load("test")
+            return self._open().load("test", self._run.shard)
         fraction = self._run.training.validation_fraction
         _, held_out = split_validation(self._examples(), fraction, self._split_seed)
         if not len(held_out):
@@ -104,14 +149,12 @@ class LocalWorker:
 
     def _examples(self) -> Examples:
         if self._train is None:
-            self._train = self._load("train")
+            self._train = self._open().load("train", self._run.shard)
         return self._train
 
-    def _load(self, split: str) -> Examples:
-        return load_examples(
-            self._run.data,
-            "train" if split == "train" else "test",
-            seed=self._run.seed,
-            shard=self._run.shard,
-            data_dir=self._run.data_dir,
-        )
+    def _exemplars(self) -> Examples:
+        return self._open().exemplars(self._algorithm.exemplars)
+
+    def _open(self) -> ShardLoader:
+        run = self._run
+        return self._shards or Shards(run.data, seed=run.seed, data_dir=run.data_dir)

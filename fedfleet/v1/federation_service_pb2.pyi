@@ -29,12 +29,20 @@ class _AssignmentKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     ASSIGNMENT_KIND_UNSPECIFIED: _AssignmentKind.ValueType  # 0
     ASSIGNMENT_KIND_TRAIN: _AssignmentKind.ValueType  # 1
     ASSIGNMENT_KIND_EVALUATE: _AssignmentKind.ValueType  # 2
+    ASSIGNMENT_KIND_PROBE: _AssignmentKind.ValueType  # 3
+    """Evaluate on the examples that the worker trains on, before a cohort is drawn by their losses;
+    answered by an EvaluationReport.
+    """
 
 class AssignmentKind(_AssignmentKind, metaclass=_AssignmentKindEnumTypeWrapper): ...
 
 ASSIGNMENT_KIND_UNSPECIFIED: AssignmentKind.ValueType  # 0
 ASSIGNMENT_KIND_TRAIN: AssignmentKind.ValueType  # 1
 ASSIGNMENT_KIND_EVALUATE: AssignmentKind.ValueType  # 2
+ASSIGNMENT_KIND_PROBE: AssignmentKind.ValueType  # 3
+"""Evaluate on the examples that the worker trains on, before a cohort is drawn by their losses;
+answered by an EvaluationReport.
+"""
 Global___AssignmentKind: typing_extensions.TypeAlias = AssignmentKind
 
 @typing.final
@@ -583,7 +591,7 @@ class UpdateHeader(google.protobuf.message.Message):
 
     @property
     def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
-        """At most 64 metrics, names of at most 64 characters."""
+        """At most 1024 metrics, names of at most 64 characters."""
 
     def __init__(
         self,

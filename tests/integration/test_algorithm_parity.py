@@ -14,7 +14,8 @@ import pytest
 from harness import PATIENCE_S, Running, fleet, free_port, running_coordinator, state_of_version
 
 from fedfleet.rounds.recipe import parse_recipe
-from fedfleet.sim.inprocess import Simulation, simulate
+from fedfleet.sim.driver import simulate
+from fedfleet.sim.outcome import Simulation
 from fedfleet.store.open import open_store
 from fedfleet.types import Kind, ModelState
 from fedfleet.v1 import control_service_pb2 as pb

@@ -9,7 +9,7 @@ import pytest
 from harness import digits_recipe, fleet, free_port, running_coordinator, state_of_version
 
 from fedfleet.rounds.recipe import parse_recipe
-from fedfleet.sim.inprocess import simulate
+from fedfleet.sim.driver import simulate
 from fedfleet.types import Kind
 
 # Dense: one anchor for all rounds. Sparse: every base is the next anchor, and those who were not

@@ -8,7 +8,7 @@ import pytest
 from harness import digits_recipe, fleet, running_coordinator, state_of_version
 
 from fedfleet.rounds.recipe import parse_recipe
-from fedfleet.sim.inprocess import simulate
+from fedfleet.sim.driver import simulate
 from fedfleet.types import Kind
 
 RECIPES = {

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import grpc
 import pytest
 from harness import (
-    PATIENCE_S,
     Running,
     ScriptedWorker,
     fleet,
@@ -23,17 +19,15 @@ from harness import (
     state_of_version,
     tiny_recipe,
     update_for,
+    watch_until,
 )
 
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.channel import open_channel
-from fedfleet.sim.inprocess import simulate
+from fedfleet.sim.driver import simulate
 from fedfleet.store.open import open_store
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
-
-if TYPE_CHECKING:
-    from fedfleet.v1.control_service_pb2_grpc import ControlServiceAsyncStub
 
 RECIPE = """
 name = "restart"
@@ -57,27 +51,6 @@ workers = "all"
 """
 
 
-async def _until(address: str, run_id: str, kind: str, round: int) -> None:
-    """Wait for an event; a connection to the process that was killed is dialled again."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            async with open_channel(address) as channel:
-                await _watch(ControlServiceStub(channel), run_id, kind, round)
-            return
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline_s:
-                raise
-
-
-async def _watch(control: ControlServiceAsyncStub, run_id: str, kind: str, round: int) -> None:
-    request = pb.WatchRunRequest(run_id=run_id)
-    async for response in control.WatchRun(request, timeout=PATIENCE_S, wait_for_ready=True):
-        if (response.event.kind, response.event.round) == (kind, round):
-            return
-    raise AssertionError(f"the run ended without {kind} in round {round}")
-
-
 @pytest.mark.slow
 async def test_coordinator_killed_in_a_round_resumes_it_and_workers_outlive_it(
     tmp_path: Path,
@@ -98,11 +71,11 @@ async def test_coordinator_killed_in_a_round_resumes_it_and_workers_outlive_it(
                 control = ControlServiceStub(channel)
                 response = await control.SubmitRun(request, timeout=60, wait_for_ready=True)
             run_id = response.run.run_id
-            await _until(address, run_id, "update_accepted", 2)
+            await watch_until(address, run_id, "update_accepted", 2)
         with process(log, "-m", "fedfleet_coordinator", **settings):
-            await _until(address, run_id, "round_committed", 3)
+            await watch_until(address, run_id, "round_committed", 3)
         with process(log, "-m", "fedfleet_coordinator", **settings) as last:
-            await _until(address, run_id, "run_finished", 4)
+            await watch_until(address, run_id, "run_finished", 4)
             last.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(last.wait, 30) == 0
 

@@ -24,9 +24,9 @@ from links.services import (
     worker_process,
 )
 
+from fedfleet.rounds.chance import shuffled
 from fedfleet.rounds.recipe import parse_recipe
-from fedfleet.rounds.selection import select_uniform
-from fedfleet.sim.inprocess import simulate
+from fedfleet.sim.driver import simulate
 from fedfleet.training.seeding import derive
 from fedfleet.wire.limits import CHUNK_BYTES
 
@@ -116,7 +116,7 @@ async def test_worker_that_is_offline_for_30_s_goes_on_and_keeps_its_assignment(
 
 
 def _first_of(seed: int, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(select_uniform(names, 1, derive(seed, "cohort", 1, 1)))
+    return tuple(shuffled(names, derive(seed, "cohort", 1, 1))[:1])
 
 
 async def test_stopped_worker_is_dropped_and_goes_on_once_it_is_woken(

@@ -21,7 +21,7 @@ from links.services import (
 from fedfleet.errors import Unavailable
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.channel import open_channel
-from fedfleet.sim.inprocess import simulate
+from fedfleet.sim.driver import simulate
 from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
 from fedfleet.wire.limits import CHUNK_BYTES
 from fedfleet_worker.disk import Disk

@@ -16,6 +16,7 @@ from source_tree import SERVICES, Import, Source, sources
 # raises an error of errors.py, which imports nothing.
 LEVELS = (
     {"cli", "sim", *SERVICES},
+    {"reports"},
     {"rpc", "rounds", "store"},
     {"training", "wire"},
     {"algorithms", "aggregation", "privacy"},
@@ -31,7 +32,10 @@ SIBLINGS = {
     # An algorithm's coordinator half takes what the aggregation made.
     ("algorithms", "aggregation"),
     # ``fedfleet simulate`` drives the simulator.
-    ("fedfleet.cli.simulate", "fedfleet.sim.inprocess"),
+    ("fedfleet.cli.simulate", "fedfleet.sim.driver"),
+    ("fedfleet.cli.simulate", "fedfleet.sim.devices"),
+    ("fedfleet.cli.simulate", "fedfleet.sim.engines"),
+    ("fedfleet.cli.simulate", "fedfleet.sim.outcome"),
     # torchvision cannot be imported beside a CPU torch without it, also where CIFAR is fetched.
     ("fedfleet.data.cifar_download", "fedfleet.models.torchvision_ops"),
 }
@@ -39,7 +43,7 @@ SIBLINGS = {
 # Imports inside functions, each to keep a command or a recipe from waiting for it.
 LAZY = {
     # torch, which --help and a wrong recipe need not wait for.
-    ("fedfleet.cli.simulate", "fedfleet.sim.inprocess"),
+    ("fedfleet.cli.simulate", "fedfleet.sim.driver"),
 }
 
 # Who alone may import a library.
@@ -49,6 +53,7 @@ ONLY_IN = {
     "grpc_reflection": {"rpc"},
     "redis": {"fedfleet.store.redis"},
     "ray": {"fedfleet.sim.ray"},
+    "matplotlib": {"reports"},
     "prometheus_client": {"obs", *(f"{service}.metrics" for service in SERVICES)},
     "typer": {"cli"},
     "rich": {"cli"},
@@ -62,7 +67,7 @@ ONLY_IN = {
 TORCH = {"torch", "torchvision"}
 TORCH_FREE = {
     *("rounds", "wire", "store", "rpc", "obs", "codecs", "aggregation", "data"),
-    *("types", "errors", "env", "plugins", "tables", "cli"),
+    *("types", "errors", "env", "plugins", "tables", "reports", "cli"),
 }
 # Named by hand: they import torch, and are imported by nobody who did not ask for it.
 WITH_TORCH = {"fedfleet.data.cifar_download"}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+from fedfleet.algorithms.plan import PlanRequest
 from fedfleet.codecs.chain import Chain
 from fedfleet.errors import (
     AssignmentClosed,
@@ -21,7 +24,7 @@ from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.machine import RoundMachine
 from fedfleet.rounds.recipe import Recipe
-from fedfleet.rounds.selection import select_cohort
+from fedfleet.rounds.selection import Ballot, Drawing
 from fedfleet.store.protocols import (
     Entry,
     RoundCommit,
@@ -33,8 +36,10 @@ from fedfleet.store.protocols import (
 from fedfleet.training.seeding import derive
 from fedfleet.types import Evaluation
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.downlink import Ladder
 from fedfleet.wire.updates import check_header, header_to_json
 from fedfleet_coordinator.event_log import EventLog
+from fedfleet_coordinator.starts import Place, Start
 from fedfleet_coordinator.surroundings import Surroundings
 from fedfleet_coordinator.workshop import Workshop
 
@@ -50,6 +55,7 @@ LATEST = "latest"
 _KINDS = {
     act.Work.TRAIN: pb.ASSIGNMENT_KIND_TRAIN,
     act.Work.EVALUATE: pb.ASSIGNMENT_KIND_EVALUATE,
+    act.Work.PROBE: pb.ASSIGNMENT_KIND_PROBE,
 }
 
 
@@ -66,7 +72,7 @@ class RunDriver:
         self._machine = RoundMachine(
             run.run_id, recipe.rounds, recipe.evaluation, first_round=max(1, run.round)
         )
-        self._log = EventLog(run.run_id, self._machine, around, self._push)
+        self._log = EventLog(run.run_id, self._machine, around, self._workers, self._push)
         self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed] = asyncio.Queue()
         # Payloads of refused updates. They go when the round closes: until then a journalled
         # update of another worker may have the very same bytes.
@@ -94,6 +100,11 @@ class RunDriver:
             event = ev.from_fields(entry.kind, entry.at_s, entry.fields)
             if event is not None and entry.round >= first_round:
                 self._machine.handle(event)
+        # Workers may be downloading what their assignments start from.
+        for work in (act.Work.TRAIN, act.Work.EVALUATE):
+            for assignment_id in self._machine.open(work):
+                slot = self._machine.slots[assignment_id]
+                await self._start_of(work, slot.worker_id, self._machine.place(assignment_id))
         logger.info(
             "run_resumed",
             extra={
@@ -173,7 +184,8 @@ class RunDriver:
             Whether it was journalled before.
         """
         self.check_header(header)
-        await self._around.executors.compute(lambda: self._workshop.check(header))
+        place = self._machine.place(header.assignment_id)
+        await self._around.executors.compute(lambda: self._workshop.check(header, *place))
 
         def event() -> ev.UpdateAccepted:
             # The round may have closed while the update was checked.
@@ -200,6 +212,9 @@ class RunDriver:
 
     async def report(self, assignment_id: str, evaluation: Evaluation) -> None:
         """Take a worker's evaluation."""
+        if self._machine.is_open(assignment_id, act.Work.PROBE):
+            await self._report_loss(assignment_id, evaluation.loss)
+            return
         if not self._machine.is_open(assignment_id, act.Work.EVALUATE):
             return
         classes = len(self._workshop.card.classes)
@@ -212,6 +227,14 @@ class RunDriver:
                 at_s=time.time(), assignment_id=assignment_id, evaluation=evaluation.to_json()
             )
         )
+
+    async def _report_loss(self, assignment_id: str, loss: float) -> None:
+        if not math.isfinite(loss):
+            reason = "a loss over no example, or none that is a number"
+            await self.fail_assignment(assignment_id, InvalidInput.code, reason)
+            return
+        event = ev.ProbeReported(at_s=time.time(), assignment_id=assignment_id, loss=loss)
+        await self._log.append(event)
 
     async def fail_assignment(self, assignment_id: str, code: str, reason: str) -> None:
         """Take note that an assignment will not be carried out."""
@@ -234,13 +257,16 @@ class RunDriver:
         for action in actions:
             self._todo.put_nowait(action)
 
+    def _workers(self) -> frozenset[str]:
+        """Who can take assignments of this run now."""
+        fleet, rounds = self._around.fleet, self._recipe.rounds
+        return frozenset(name for name in fleet.connected if rounds.admits(fleet.tags(name)))
+
     def _fleet_changed(self) -> None:
         self._log.tell_fleet(time.time())
 
     def _deadline(self) -> None:
-        event = ev.DeadlinePassed(
-            at_s=time.time(), workers=tuple(sorted(self._around.fleet.connected))
-        )
+        event = ev.DeadlinePassed(at_s=time.time(), workers=tuple(sorted(self._workers())))
         self._todo.put_nowait(event)
 
     def _set_alarm(self, at_s: float | None) -> None:
@@ -272,7 +298,7 @@ class RunDriver:
         if isinstance(action, act.SelectCohort):
             await self._select(action)
         elif isinstance(action, act.SendAssignment):
-            self._send(action)
+            await self._send(action)
         elif isinstance(action, act.CancelAssignment):
             self._cancel(action)
         elif isinstance(action, act.WakeAt):
@@ -287,29 +313,50 @@ class RunDriver:
             await self._finish(action)
 
     async def _select(self, action: act.SelectCohort) -> None:
-        seed = derive(self._recipe.seed, "cohort", action.round, action.draw)
-        chosen = select_cohort(
-            self._recipe.rounds,
-            action.candidates,
-            action.size,
-            run_seed=derive(self._recipe.seed, "participation"),
-            draw_seed=seed,
+        recipe, workshop = self._recipe, self._workshop
+        drawing = Drawing(
+            recipe.rounds,
+            Ballot.of(
+                action,
+                workshop.history,
+                run_seed=derive(recipe.seed, "participation"),
+                draw_seed=derive(recipe.seed, "cohort", action.round, action.draw),
+            ),
         )
+        compute = self._around.executors.compute  # of a large fleet it takes a while
+        probed = await compute(drawing.to_probe)
+        if probed:
+            await self._log.append(ev.ProbesSelected(at_s=time.time(), workers=probed))
+            return
+        request = PlanRequest(
+            action.round, action.candidates, action.size, drawing, workshop.memory
+        )
+        plan = await compute(lambda: workshop.plan(request))
         self._cohort_at_s = time.time()
-        await self._log.append(ev.CohortSelected(at_s=self._cohort_at_s, workers=chosen))
+        await self._log.append(ev.cohort_selected(plan, self._cohort_at_s, drawing.corrections))
 
-    def _send(self, action: act.SendAssignment) -> None:
-        ladder = self._workshop.ladder
-        if action.work is act.Work.EVALUATE:
-            ladder = self._workshop.published
+    async def _start_of(
+        self, work: act.Work, worker_id: str, place: Place = ("", ())
+    ) -> Ladder | Start:
+        """What an assignment starts from, stored if it was not."""
+        workshop, compute = self._workshop, self._around.executors.compute
+        if work is act.Work.TRAIN:
+            return await compute(lambda: workshop.start_of(*place))
+        if work is act.Work.EVALUATE:
+            return await compute(lambda: workshop.published_to(worker_id))
+        return workshop.ladder
+
+    async def _send(self, action: act.SendAssignment) -> None:
+        place = (action.lane, action.after)
+        start = await self._start_of(action.work, action.worker_id, place)
         assignment = pb.Assignment(
             assignment_id=action.assignment_id,
             run_id=self.run_id,
             round=action.round,
             kind=_KINDS[action.work],
-            base_digest=ladder.base_digest,
-            base_bytes=ladder.base_bytes,
-            deltas=ladder.deltas,
+            base_digest=start.base_digest,
+            base_bytes=start.base_bytes,
+            deltas=start.deltas,
             broadcast=self._workshop.broadcast if action.work is act.Work.TRAIN else (),
             schema_digest=self._workshop.schema.digest,
             level=LEVEL,
@@ -333,15 +380,23 @@ class RunDriver:
             lambda: journal.update(self.run_id, round, action.assignment_id)
         )
         assert record is not None, "what was accepted is in the journal"
-        await self._around.executors.compute(lambda: self._workshop.fold(record))
+        slot = self._machine.slots[action.assignment_id]
+        await self._around.executors.compute(
+            lambda: self._workshop.fold(record, slot.lane, slot.correction)
+        )
 
     async def _aggregate(self, action: act.Aggregate) -> None:
         executors, store = self._around.executors, self._around.store
-        made = await executors.compute(
-            lambda: self._workshop.make_next(
-                action.round, action.assignment_ids, evaluate=action.evaluate
-            )
+        lanes = {key: self._machine.place(key)[0] for key in action.assignment_ids}
+        make_next = partial(
+            self._workshop.make_next,
+            action.round,
+            lanes,
+            asked=self._machine.cohort,
+            durations_s=self._machine.durations_s,
+            evaluate=action.evaluate,
         )
+        made = await executors.compute(make_next)
         duration_s = time.time() - self._cohort_at_s
         moved = self._around.traffic.take_round()
         version = await executors.io(
@@ -353,7 +408,7 @@ class RunDriver:
                 at_s=time.time(),
                 version=version.number,
                 digest=version.digest,
-                workers=tuple(sorted(self._around.fleet.connected)),
+                workers=tuple(sorted(self._workers())),
             )
 
         def commit(entry: Entry) -> VersionRecord:

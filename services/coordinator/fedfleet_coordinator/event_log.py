@@ -25,6 +25,7 @@ class EventLog:
     """The only way into a run's machine.
 
     Args:
+        workers: those that can take assignments of this run now.
         on_actions: takes what the machine asks for, in order.
     """
 
@@ -33,11 +34,13 @@ class EventLog:
         run_id: str,
         machine: RoundMachine,
         around: Surroundings,
+        workers: Callable[[], frozenset[str]],
         on_actions: Callable[[list[Action]], None],
     ) -> None:
         self._run_id = run_id
         self._machine = machine
         self._around = around
+        self._workers = workers
         self._on_actions = on_actions
         self._order = asyncio.Lock()
         self._retired = False
@@ -90,8 +93,8 @@ class EventLog:
         return written
 
     def tell_fleet(self, at_s: float) -> None:
-        """Tell the machine who is connected; not journalled, it is told anew after a restart."""
-        event = ev.FleetChanged(at_s=at_s, workers=self._around.fleet.connected)
+        """Tell the machine who is there; not journalled, it is told anew after a restart."""
+        event = ev.FleetChanged(at_s=at_s, workers=self._workers())
         self._on_actions(self._machine.handle(event))
 
     async def retire(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -65,6 +65,10 @@ class Fleet:
     def connected(self) -> frozenset[str]:
         """Ids of the workers with an open stream."""
         return frozenset(name for name, known in self.known.items() if known.connected)
+
+    def tags(self, worker_id: str) -> Collection[str]:
+        """What a known worker carries, by its last hello."""
+        return self.known[worker_id].session.hello.tags
 
     def join(self, session: Session) -> None:
         """Enter a session; a former one of the same worker is ended, the newest counts."""

@@ -6,7 +6,7 @@ Everything here blocks; the driver calls it in executors.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,14 +14,17 @@ from typing import Any
 
 from fedfleet.algorithms.base import Memory, Outcome
 from fedfleet.algorithms.catalog import make_algorithm
+from fedfleet.algorithms.plan import Plan, PlanRequest
 from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import Conflict
 from fedfleet.rounds.card import card_of
+from fedfleet.rounds.history import History, split_history
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
+from fedfleet.rounds.selection import WITH_HISTORY
 from fedfleet.store.protocols import Entry, RunRecord, Store, UpdateRecord, VersionRecord
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
@@ -38,6 +41,7 @@ from fedfleet.wire.updates import (
     section_info,
 )
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
+from fedfleet_coordinator.starts import Place, Start, Starts
 from fedfleet_coordinator.traffic import Moved
 
 
@@ -66,6 +70,7 @@ class Made:
     base: Base
     ladder: Ladder
     memory: Memory
+    history: History
     memory_digest: str
     broadcast: tuple[pb.BroadcastSection, ...]
     evaluation: Evaluation | None
@@ -83,6 +88,7 @@ class Workshop:
         base: the version that the current round starts from.
         ladder: how workers come by it; with a lossy downlink by something close to it.
         broadcast: what is sent along with it.
+        history: of the workers, for selections that look back.
     """
 
     def __init__(self, run: RunRecord, recipe: Recipe, store: Store, data_dir: Path | None) -> None:
@@ -101,13 +107,13 @@ class Workshop:
                 recipe.data, "test", seed=recipe.seed, shard=None, data_dir=data_dir
             )
         self._memory_digest = store.journal.memory_digest(run.run_id)
-        self._memory = self._load_memory()
+        self._memory, self.history = self._load_memory()
         entries = store.journal.entries(run.run_id)
         committed = _commit_of(entries, run.round)
         self.base = self._load_base(run, committed)
         self.ladder = self._load_ladder(committed)
         self.broadcast = self._store_broadcast(self._memory)
-        self._sum = self._new_sum()
+        self._begin(run.round + 1)
         # Blobs that nobody needs once the round is closed; a process that ended before it deleted
         # them left their names in the journal.
         self._outdated = {digest for entry in entries for digest in entry.fields.get("blobs", ())}
@@ -125,45 +131,86 @@ class Workshop:
 
     # A round
 
-    def check(self, header: pb.UpdateHeader) -> None:
+    def plan(self, request: PlanRequest) -> Plan:
+        """Who trains in the round that begins."""
+        return self._algorithm.plan(request)
+
+    @property
+    def memory(self) -> Memory:
+        """The algorithm's."""
+        return self._memory
+
+    def start_of(self, lane: str, after: Sequence[str]) -> Ladder | Start:
+        """How a worker comes by what its assignment starts from.
+
+        Args:
+            lane, after: as in ``SendAssignment``.
+        """
+        return self._starts.at(lane, after) if lane or after else self.ladder
+
+    def published_to(self, worker_id: str) -> Ladder | Start:
+        """How a worker comes by what it evaluates: its lane's model, or the version."""
+        lane = self._algorithm.lane_of(worker_id, self._memory)
+        return self._starts.at(lane, ()) if lane else self.published
+
+    def check(self, header: pb.UpdateHeader, lane: str, after: Sequence[str]) -> None:
         """Check an update whose payload is stored; raises what ``RoundSum.check`` raises."""
         payload = self._store.blobs.view(header.payload_digest)
-        self._sum.check(decode_update(header, payload, self.uplink))
+        base_digest = self.start_of(lane, after).base_digest
+        self._sum.check(decode_update(header, payload, self.uplink), base_digest)
 
-    def fold(self, record: UpdateRecord) -> None:
+    def fold(self, record: UpdateRecord, lane: str, correction: float) -> None:
         """Add an update that the journal holds to the round's sum.
 
         Read from its blob block by block: no update is ever held in memory.
         """
         if not self._sum.waits:
-            self._sum.fold(self._open(record))
+            self._sum.fold(self._open(record), lane=lane, correction=correction)
 
     def _open(self, record: UpdateRecord) -> Update:
         payload = self._store.blobs.view(record.digest)
         return decode_update(header_from_json(record.header), payload, self.uplink)
 
-    def make_next(self, round: int, assignment_ids: Collection[str], *, evaluate: bool) -> Made:
+    def make_next(
+        self,
+        round: int,
+        lanes: Mapping[str, str],
+        *,
+        asked: Collection[str],
+        durations_s: Mapping[str, float],
+        evaluate: bool,
+    ) -> Made:
         """Compute the next version, store its bytes, evaluate it if asked.
 
         Args:
-            assignment_ids: of the updates that the round closes with.
+            lanes: of the assignments whose updates the round closes with, by their ids.
+            asked: workers that were given an assignment to train.
+            durations_s: by worker, from the assignment to the update.
         """
-        records = self._counted(round, assignment_ids)
+        records = self._counted(round, lanes)
         headers = [header_of(header_from_json(record.header)) for record in records]
         if self._sum.waits:
             for record, weight in zip(records, self._sum.weights(headers), strict=True):
-                self._sum.fold(self._open(record), weight)
-        outcome = self._sum.outcome(headers)
+                self._sum.fold(self._open(record), weight, lane=lanes[record.assignment_id])
+        outcome = self._sum.outcome(headers, round)
         base = self._publish(outcome)
         ladder = self._next_ladder(base, round)
-        memory_digest = ""
-        if outcome.memory:
-            memory_digest = self._store.blobs.put(encode_arrays(outcome.memory))
+        history = self.history
+        if self._recipe.rounds.selection in WITH_HISTORY:
+            history = history.after(round, asked, headers, durations_s)
+        # In one blob, so that both are committed with the version.
+        kept = {**outcome.memory, **history.to_memory()}
+        memory_digest = self._store.blobs.put(encode_arrays(kept)) if kept else ""
         evaluation = None
         if evaluate and self._examples is not None:
-            evaluation = self._trainer.evaluate(outcome.served or outcome.state, self._examples)
+            evaluation = self._trainer.evaluate(
+                outcome.served or outcome.state,
+                self._examples,
+                # Of the last version alone: a hundred classes make it the larger part of a record.
+                confusion=round == self._recipe.rounds.rounds,
+            )
         broadcast = self._store_broadcast(outcome.memory)
-        return Made(base, ladder, outcome.memory, memory_digest, broadcast, evaluation)
+        return Made(base, ladder, outcome.memory, history, memory_digest, broadcast, evaluation)
 
     def _counted(self, round: int, assignment_ids: Collection[str]) -> list[UpdateRecord]:
         """The updates that a round closes with, ordered by worker: the same in every driver."""
@@ -221,8 +268,9 @@ class Workshop:
         self.ladder = made.ladder
         self.base = replace(made.base, number=version.number)
         self._memory, self._memory_digest = made.memory, made.memory_digest
+        self.history = made.history
         self.broadcast = made.broadcast
-        self._sum = self._new_sum()
+        self._begin(version.round + 1)
 
     def forget_updates(self, round: int, refused: tuple[str, ...]) -> None:
         """Delete the payloads of a closed round, those of refused updates included."""
@@ -243,7 +291,8 @@ class Workshop:
     @property
     def needed(self) -> set[str]:
         """Digests of the blobs that the current round lives on, its updates aside."""
-        return _needed(self.base, self.ladder, self.broadcast, self._memory_digest)
+        needed = _needed(self.base, self.ladder, self.broadcast, self._memory_digest)
+        return needed | self._starts.digests
 
     # State from the store
 
@@ -256,15 +305,39 @@ class Workshop:
             sent.append(pb.BroadcastSection(section=info, digest=self._store.blobs.put(data)))
         return tuple(sent)
 
-    def _new_sum(self) -> RoundSum:
-        return RoundSum(
-            self._recipe, self._algorithm, self.base.state, self.ladder.base_digest, self._memory
+    def _begin(self, round: int) -> None:
+        """Make ready for the round that starts from the base."""
+        self._round = round
+        base, memory = self.base.state, self._memory
+        self._sum = RoundSum(self._recipe, self._algorithm, base, memory)
+        self._starts = Starts(
+            self._algorithm, base, memory, self._store, self._open_accepted, self._announce
         )
 
-    def _load_memory(self) -> Memory:
+    def _announce(self, place: Place, digest: str) -> None:
+        """Journal the name of a blob that goes with this round."""
+        lane, after = place
+        fields = {"lane": lane, "after": list(after), "blobs": [digest]}
+        self._store.journal.append(
+            Entry(
+                run_id=self._run_id,
+                round=self._round,
+                at_s=time.time(),
+                kind="state_relayed",
+                fields=fields,
+            )
+        )
+
+    def _open_accepted(self, assignment_id: str) -> Update:
+        """The update of an assignment that the journal holds."""
+        record = self._store.journal.update(self._run_id, self._round, assignment_id)
+        assert record is not None, "what was accepted is in the journal"
+        return self._open(record)
+
+    def _load_memory(self) -> tuple[Memory, History]:
         if self._memory_digest:
-            return decode_arrays(self._store.blobs.read(self._memory_digest))
-        return self._algorithm.start(self._trainer.schema)
+            return split_history(decode_arrays(self._store.blobs.read(self._memory_digest)))
+        return self._algorithm.start(self._trainer.schema), History()
 
     def _load_base(self, run: RunRecord, committed: Mapping[str, Any]) -> Base:
         if run.round == 0:

@@ -13,6 +13,7 @@ from fedfleet.errors import LimitExceeded, SchemaMismatch
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
+from fedfleet.rounds.selection import loss_asked
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
@@ -40,6 +41,7 @@ class Bench:
         self._card: ModelCard
         self._seed: int
         self._wire: WireConfig
+        self._probes_sample: bool
         self._uplink: Chain
         self._downlink: Chain
 
@@ -142,6 +144,14 @@ class Bench:
         state = decode_state(self._trainer.schema, version)
         return self._worker.evaluate(state, split_memory(memory)[0])
 
+    def probe(self, assignment: pb.Assignment, version: bytes, memory: Memory) -> Evaluation:
+        """Evaluate a version on this worker's training examples, or on a batch of them."""
+        self._set_up(assignment)
+        state = decode_state(self._trainer.schema, version)
+        return self._worker.probe(
+            state, split_memory(memory)[0], seed=assignment.seed, sample=self._probes_sample
+        )
+
     def _set_up(self, assignment: pb.Assignment) -> None:
         key = hashlib.sha256(assignment.recipe.encode()).hexdigest()
         if key != self._key:
@@ -152,6 +162,7 @@ class Bench:
             self._card = card
             self._seed = recipe.seed
             self._wire = recipe.wire
+            self._probes_sample = loss_asked(recipe.rounds) == "sample"
             self._uplink = spare_small(recipe.wire.uplink_chain, self._trainer.schema)
             self._downlink = spare_small(recipe.wire.downlink_chain, self._trainer.schema)
             self._worker = LocalWorker(self._local_run(recipe), self._trainer)
@@ -173,6 +184,7 @@ class Bench:
             algorithm=recipe.algorithm,
             shard=self._config.shard,
             data_dir=self._config.data_dir,
+            rms_loss=recipe.rounds.wants_rms_loss,
         )
 
 

@@ -198,11 +198,12 @@ class Workbench:
     async def _carry_out(self, job: Job, assignment: pb.Assignment) -> None:
         version, broadcast = await self._inputs(job, assignment)
         _check_wanted(job)
-        if assignment.kind == pb.ASSIGNMENT_KIND_EVALUATE:
+        if assignment.kind in (pb.ASSIGNMENT_KIND_EVALUATE, pb.ASSIGNMENT_KIND_PROBE):
+            is_probe = assignment.kind == pb.ASSIGNMENT_KIND_PROBE
+            measure = self._bench.probe if is_probe else self._bench.evaluate
 
             def evaluate() -> Evaluation:
-                memory = self._disk.memory(assignment.run_id)
-                return self._bench.evaluate(assignment, version, memory)
+                return measure(assignment, version, self._disk.memory(assignment.run_id))
 
             evaluation = await self._thread(evaluate)
             report = pb.EvaluationReport(

@@ -14,6 +14,7 @@ from fedfleet.algorithms.fedbn import local_places
 from fedfleet.algorithms.feddyn import FedDyn, FedDynOptions
 from fedfleet.algorithms.fedopt import FedAdam, FedAvgM, FedAvgMOptions, FedOptOptions
 from fedfleet.algorithms.fedprox import FedProx, FedProxOptions
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.algorithms.scaffold import Scaffold, ScaffoldOptions
 from fedfleet.training.config import TrainingConfig
 from fedfleet.types import Kind, ParamSpec, Schema, Update
@@ -25,7 +26,7 @@ NONE = np.zeros(0, np.float32)
 
 def step_of_one(algorithm: Algorithm, memory: Memory) -> float:
     aggregate = Aggregate({"trainable": np.ones(1)}, NONE, np.zeros(0, np.int64), 1, 1.0)
-    outcome = algorithm.step(RoundResult(wide(0.0), aggregate, (), memory, 1))
+    outcome = algorithm.step(RoundResult(wide(0.0), {MAIN: aggregate}, (), memory, 1))
     return float(outcome.state.trainable[0])
 
 
@@ -66,7 +67,9 @@ def test_defect_flower_fedadam_sends_buffers_through_the_moments() -> None:
     algorithm = FedAdam(FedOptOptions())
     aggregate = fold([sent(1, 1.0, [5]), sent(2, 3.0, [9])])
 
-    outcome = algorithm.step(RoundResult(state(), aggregate, (), algorithm.start(SCHEMA), 2))
+    outcome = algorithm.step(
+        RoundResult(state(), {MAIN: aggregate}, (), algorithm.start(SCHEMA), 2)
+    )
 
     np.testing.assert_array_equal(outcome.state.statistics, aggregate.statistics)
     assert {array.size for array in outcome.memory.values()} == {SCHEMA.elements(Kind.TRAINABLE)}
@@ -75,7 +78,9 @@ def test_defect_flower_fedadam_sends_buffers_through_the_moments() -> None:
 def test_defect_flower_aggregate_averages_integer_counters_in_floating_point() -> None:
     updates = [sent(1, 1.0, [2**53 - 2]), sent(2, 3.0, [2**53 - 1])]
 
-    following = FedAvg(FedAvgOptions()).step(RoundResult(state(), fold(updates), (), {}, 2)).state
+    following = (
+        FedAvg(FedAvgOptions()).step(RoundResult(state(), {MAIN: fold(updates)}, (), {}, 2)).state
+    )
 
     assert following.counters.dtype == np.int64
     assert following.counters.tolist() == [2**53 - 1]
@@ -140,7 +145,9 @@ def test_defect_fedseq_feddyn_moves_the_kept_gradient_with_every_batch() -> None
 def test_defect_pfllib_takes_the_buffers_of_one_worker() -> None:
     updates = [sent(1, 1.0, [5]), sent(2, 3.0, [9])]
 
-    following = FedAvg(FedAvgOptions()).step(RoundResult(state(), fold(updates), (), {}, 2)).state
+    following = (
+        FedAvg(FedAvgOptions()).step(RoundResult(state(), {MAIN: fold(updates)}, (), {}, 2)).state
+    )
 
     first, second = (state(seed=seed).statistics.astype(np.float64) for seed in (1, 2))
     np.testing.assert_allclose(following.statistics, (first + 3 * second) / 4, rtol=1e-6)

@@ -12,6 +12,7 @@ from samples import SCHEMA, header, sections, state, update
 from fedfleet.aggregation.accumulator import Aggregate, UpdateAccumulator
 from fedfleet.algorithms.base import LocalWork, Received, RoundResult, Trained
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.types import Kind, ModelState, ParamSpec, Schema, Section, Update
 
 WORK = LocalWork(samples=7, steps=3, lr_sum=0.3, reach=0.3)
@@ -23,7 +24,7 @@ def trained_to(received: ModelState, trained: ModelState) -> Trained:
 
 def after(algorithm: FedAvg, base: ModelState, aggregate: Aggregate) -> ModelState:
     """The state that a round leads to."""
-    return algorithm.step(RoundResult(base, aggregate, (), {}, 0)).state
+    return algorithm.step(RoundResult(base, {MAIN: aggregate}, (), {}, 0)).state
 
 
 def finish(algorithm: FedAvg, received: ModelState, trained: ModelState, weight: float) -> Update:

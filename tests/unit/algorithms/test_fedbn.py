@@ -12,6 +12,7 @@ from fedfleet.algorithms.base import Finished, LocalWork, Memory, Received, Roun
 from fedfleet.algorithms.catalog import AlgorithmConfig
 from fedfleet.algorithms.fedavg import FedAvgOptions
 from fedfleet.algorithms.fedbn import FedBN, local_places
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.data.config import DataConfig, DigitsOptions
 from fedfleet.models.card import ModelCard
 from fedfleet.models.config import CnnOptions, ModelConfig, ResNetOptions
@@ -152,7 +153,7 @@ def test_fedbn_coordinators_copy_never_moves(policy: str) -> None:
         values = {kind: state(BN, seed).vector(kind) for kind in Kind}
         total.add(Update(header(BN), sections(BN, values)), 3.0)
 
-    following = FEDBN.step(RoundResult(base, total.result(), (), {}, 2)).state
+    following = FEDBN.step(RoundResult(base, {MAIN: total.result()}, (), {}, 2)).state
 
     np.testing.assert_array_equal(following.trainable[places], base.trainable[places])
     assert (following.trainable != base.trainable).sum() == BN.elements(
@@ -187,7 +188,7 @@ def test_fedbn_of_a_model_without_batch_normalisation_is_fedavg() -> None:
         1,
         1.0,
     )
-    following = FEDBN.step(RoundResult(base, aggregate, (), {}, 1)).state
+    following = FEDBN.step(RoundResult(base, {MAIN: aggregate}, (), {}, 1)).state
     np.testing.assert_allclose(following.trainable, end.trainable, rtol=1e-6)
 
 

@@ -11,6 +11,7 @@ from samples import SCHEMA, header, sections
 from fedfleet.aggregation.accumulator import UpdateAccumulator
 from fedfleet.algorithms.base import LocalWork, Memory, Received, RoundResult, Trained
 from fedfleet.algorithms.fedgw import MAX_EPOCHS, FedGW, FedGWOptions, gaussian_rewards
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.data.config import DataConfig, DigitsOptions
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import UpdateInvalid
@@ -28,7 +29,7 @@ def reporting(losses: dict[str, list[float]]) -> list[UpdateHeader]:
     return [
         header(
             worker_id=worker,
-            metrics={f"fedgw_loss_{epoch:02d}": loss for epoch, loss in enumerate(own)},
+            metrics={f"algorithm.fedgw_loss_{epoch:02d}": loss for epoch, loss in enumerate(own)},
         )
         for worker, own in losses.items()
     ]
@@ -116,7 +117,7 @@ def test_step_keeps_the_weights_by_which_it_took_the_mean_and_those_of_absent_wo
     for one, weight in zip(headers, weights, strict=True):
         total.add(Update(one, sections_of(base, float(one.worker_id[1]))), weight)
 
-    outcome = algorithm.step(RoundResult(base, total.result(), headers, memory, 4))
+    outcome = algorithm.step(RoundResult(base, {MAIN: total.result()}, headers, memory, 4))
 
     kept = {name: float(array) for name, array in outcome.memory.items()}
     assert kept == {
@@ -151,22 +152,22 @@ def test_finish_reports_the_loss_of_each_epoch_up_to_what_a_header_holds() -> No
     )
 
     assert len(finished.metrics) == MAX_EPOCHS
-    assert finished.metrics["fedgw_loss_00"] == 0.0
-    assert finished.metrics["fedgw_loss_47"] == 47.0
+    assert finished.metrics["algorithm.fedgw_loss_00"] == 0.0
+    assert finished.metrics["algorithm.fedgw_loss_47"] == 47.0
 
 
 @pytest.mark.parametrize(
     "metrics",
     [
         {},
-        {"fedgw_loss_01": 1.0},
-        {"fedgw_loss_00": -0.5},
-        {"fedgw_loss_00": 1e101},
-        {"fedgw_loss_00": 1.0, "fedgw_loss_01": -1.0},
+        {"algorithm.fedgw_loss_01": 1.0},
+        {"algorithm.fedgw_loss_00": -0.5},
+        {"algorithm.fedgw_loss_00": 1e101},
+        {"algorithm.fedgw_loss_00": 1.0, "algorithm.fedgw_loss_01": -1.0},
     ],
 )
 def test_header_without_losses_is_refused(metrics: dict[str, float]) -> None:
-    with pytest.raises(UpdateInvalid, match="fedgw_loss_00"):
+    with pytest.raises(UpdateInvalid, match=r"algorithm\.fedgw_loss_00"):
         FEDGW.check_header(header(metrics=metrics))
 
 
@@ -202,7 +203,9 @@ def test_workers_with_noisy_or_one_sided_data_come_to_count_less_than_half() -> 
         for one, weight in zip(updates, FEDGW.weights(headers, memory), strict=True):
             FEDGW.check_header(one.header)
             total.add(one, weight)
-        outcome = FEDGW.step(RoundResult(state, total.result(), headers, memory, len(shards)))
+        outcome = FEDGW.step(
+            RoundResult(state, {MAIN: total.result()}, headers, memory, len(shards))
+        )
         state, memory = outcome.state, outcome.memory
 
     weights = [float(memory[f"fedgw.w{place}"]) for place in range(6)]

@@ -105,12 +105,12 @@ def test_fednova_step_is_the_papers_equation(weighting: str, p: float) -> None:
 
 @pytest.mark.parametrize("reach", [None, 0.0, -1.0, 1e7])
 def test_fednova_admits_no_update_without_a_reach(reach: float | None) -> None:
-    metrics = {} if reach is None else {"fednova_reach": reach}
+    metrics = {} if reach is None else {"algorithm.fednova_reach": reach}
 
     with pytest.raises(UpdateInvalid, match=r"fednova_reach = .*: must be above 0"):
         FEDNOVA.check_header(header(metrics=metrics))
 
-    FEDNOVA.check_header(header(metrics={"fednova_reach": 0.4}))
+    FEDNOVA.check_header(header(metrics={"algorithm.fednova_reach": 0.4}))
 
 
 def test_fednova_asks_for_sgd() -> None:
@@ -121,8 +121,8 @@ def test_fednova_asks_for_sgd() -> None:
 def test_round_sum_asks_the_algorithm_about_each_header() -> None:
     recipe = parse_recipe(RECIPE)
     base = state()
-    total = RoundSum(recipe, FEDNOVA, base, BASE_DIGEST, {})
+    total = RoundSum(recipe, FEDNOVA, base, {})
 
-    total.check(update(metrics={"fednova_reach": 0.4}))
-    with pytest.raises(UpdateInvalid, match="fednova_reach"):
-        total.check(update())
+    total.check(update(metrics={"algorithm.fednova_reach": 0.4}), BASE_DIGEST)
+    with pytest.raises(UpdateInvalid, match=r"algorithm\.fednova_reach"):
+        total.check(update(), BASE_DIGEST)

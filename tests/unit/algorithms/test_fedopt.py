@@ -19,6 +19,7 @@ from fedfleet.algorithms.fedopt import (
     FedOptOptions,
     FedYogi,
 )
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.types import Array, Kind
 
 ADAM = FedOptOptions(server_lr=0.1, tau=1e-3)
@@ -35,7 +36,7 @@ def follow(algorithm: Algorithm, deltas: list[float], memory: Memory | None = No
     outcome = Outcome(wide(0.0), algorithm.start(SCALAR) if memory is None else memory)
     for delta in deltas:
         outcome = algorithm.step(
-            RoundResult(outcome.state, aggregate(delta), (), outcome.memory, 1)
+            RoundResult(outcome.state, {MAIN: aggregate(delta)}, (), outcome.memory, 1)
         )
     return outcome
 
@@ -126,8 +127,10 @@ def test_fedavgm_without_momentum_is_fedavg_bit_for_bit(nesterov: bool) -> None:
     one = Outcome(state(seed=1))
     other = Outcome(state(seed=1), momentum.start(SCHEMA))
     for seed in range(4):
-        one = plain.step(RoundResult(one.state, of_schema(seed), (), one.memory, 1))
-        other = momentum.step(RoundResult(other.state, of_schema(seed), (), other.memory, 1))
+        one = plain.step(RoundResult(one.state, {MAIN: of_schema(seed)}, (), one.memory, 1))
+        other = momentum.step(
+            RoundResult(other.state, {MAIN: of_schema(seed)}, (), other.memory, 1)
+        )
         assert one.state.trainable.tobytes() == other.state.trainable.tobytes()
 
 
@@ -148,7 +151,7 @@ def test_fedopt_lets_statistics_and_counters_pass_by_the_step(algorithm: Algorit
     given = of_schema(1)
     memory = algorithm.start(SCHEMA)
 
-    outcome = algorithm.step(RoundResult(state(), given, (), memory, 1))
+    outcome = algorithm.step(RoundResult(state(), {MAIN: given}, (), memory, 1))
 
     np.testing.assert_array_equal(outcome.state.statistics, given.statistics)
     np.testing.assert_array_equal(outcome.state.counters, [7])

@@ -8,7 +8,7 @@ from fedfleet.algorithms.base import Received
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.algorithms.fedprox import FedProx, FedProxOptions
 from fedfleet.rounds.recipe import parse_recipe
-from fedfleet.sim.inprocess import simulate
+from fedfleet.sim.driver import simulate
 from fedfleet.training.config import TrainingConfig
 
 MOMENTUM = TrainingConfig(lr=0.02, momentum=0.9)

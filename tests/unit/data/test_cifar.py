@@ -43,6 +43,21 @@ def test_cifar_holds_the_published_number_of_each_class(real_data, name, each):
         assert (np.bincount(labels) == count).all()
 
 
+def test_cifar_takes_the_first_samples_of_training_only(real_data):
+    few = DataConfig(dataset="cifar10", options=CifarOptions(samples=70))
+    chosen, whole = (open_dataset(c, "train", real_data) for c in (few, cifar("cifar10")))
+
+    assert chosen.labels.tolist() == whole.labels[:70].tolist()
+    index = np.array([3, 69])
+    assert np.array_equal(chosen.load(index), whole.load(index))
+    assert len(open_dataset(few, "test", real_data).labels) == 10_000
+
+
+def test_cifar_refuses_a_number_of_samples_below_one():
+    with pytest.raises(ValueError, match="samples = 0: must be 1 or more"):
+        CifarOptions(samples=0)
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_pixels_have_the_published_mean_and_deviation(real_data, name):
     chosen = cifar(name, partition="iid", workers=20)

@@ -41,6 +41,11 @@ from fedfleet.data.config import (
         ({"feature_noise": 0.1}, "feature_noise = 0.1: has no meaning"),
         ({"partition": "iid", "workers": 4, "feature_noise": 0.0}, "must be above 0"),
         ({"partition": "iid", "workers": 4, "feature_noise": 1.5}, "must be above 0, at most 1"),
+        ({"partition": "iid", "workers": 4, "noisy_workers": 2}, "noisy_workers = 2: has no mean"),
+        (
+            {"partition": "iid", "workers": 4, "feature_noise": 0.1, "noisy_workers": 5},
+            "noisy_workers = 5: must be from 1 to workers",
+        ),
     ],
 )
 def test_data_config_refuses_what_is_wrong_or_would_be_ignored(values, text):

@@ -13,6 +13,12 @@ def test_noise_level_grows_evenly_to_the_last_worker():
     np.testing.assert_allclose(levels, [0.1, 0.2, 0.3, 0.4])
 
 
+def test_noise_level_is_of_the_last_workers_where_their_number_is_given():
+    levels = [noise_level(0.4, shard, 5, noisy=2) for shard in range(5)]
+
+    np.testing.assert_allclose(levels, [0.0, 0.0, 0.0, 0.2, 0.4])
+
+
 @pytest.mark.parametrize("level", [0.02, 0.1])
 def test_noise_is_gaussian_of_its_level(level):
     images = np.full((300, 1, 8, 8), 128, np.uint8)

@@ -111,6 +111,14 @@ def test_noise_is_of_the_workers_level_and_of_training_images_only():
     assert rows(load(NOISY, "test", None)) == rows(load(clean, "test", None))
 
 
+def test_workers_without_noise_hold_their_images_as_they_are():
+    clean, last = replace(NOISY, feature_noise=None), replace(NOISY, noisy_workers=1)
+
+    same = [rows(load(last, "train", i)) == rows(load(clean, "train", i)) for i in range(4)]
+
+    assert same == [True, True, True, False]
+
+
 def test_noise_is_the_same_at_every_load_and_not_on_two_shards():
     assert rows(load(NOISY, "train", 1)) == rows(load(NOISY, "train", 1))
     assert rows(load(NOISY, "train", 1)) != rows(load(NOISY, "train", 1, seed=4))
@@ -125,3 +133,21 @@ def test_shards_opens_and_splits_once():
     assert shards.train is shards.train
     assert shards.indexes is shards.indexes
     assert shards.owners == [()] * 4
+
+
+def test_exemplars_are_the_first_of_each_class_on_every_device():
+    one = Shards(SPLIT, seed=3, data_dir=None).exemplars(4)
+    other = Shards(SPLIT, seed=8, data_dir=None).exemplars(4)
+    test = load(WHOLE, "test", None)
+
+    assert one.labels.tolist() == [label for label in range(10) for _ in range(4)]
+    assert np.array_equal(one.images, other.images)
+    for label in range(10):
+        first = test.images[test.labels == label][:4]
+        assert np.array_equal(one.images[one.labels == label], first)
+
+
+def test_exemplars_are_all_there_are_where_more_are_asked_for():
+    whole = load(WHOLE, "test", None)
+
+    assert rows(Shards(SPLIT, seed=3, data_dir=None).exemplars(10_000)) == rows(whole)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedfleet.algorithms.plan import Chain, Plan
 from fedfleet.rounds import events as ev
 
 EVENTS = get_args(ev.Event)
@@ -17,6 +18,11 @@ json_objects = st.dictionaries(words, st.integers() | words | st.lists(st.intege
 by_field = {
     "at_s": st.floats(0, 1e10),
     "workers": st.lists(words).map(tuple),
+    "chain_lengths": st.lists(st.integers(1, 100)).map(tuple),
+    "lanes": st.lists(words).map(tuple),
+    "updates": st.integers(0, 2**40),
+    "corrections": st.lists(st.floats(1e-3, 1e3)).map(tuple),
+    "loss": st.floats(0, 1e6),
     "assignment_id": words,
     "weight": st.floats(0, 1e6),
     "evaluation": json_objects,
@@ -38,6 +44,33 @@ def test_durable_event_survives_the_journal(event: ev.Event) -> None:
     assert ev.from_fields(ev.kind_of(event), event.at_s, values) == event
 
 
+lanes = st.sampled_from(["", "0", "cluster"])
+chains = st.builds(Chain, st.lists(words, min_size=1, max_size=4).map(tuple), lanes)
+plans = st.builds(Plan, st.lists(chains, max_size=5).map(tuple), st.none() | st.integers(1, 9))
+
+
+@given(plans, st.dictionaries(words, st.floats(0.5, 2.0)))
+def test_plan_survives_the_journal(plan: Plan, corrections: dict[str, float]) -> None:
+    selected = ev.cohort_selected(plan, 3.0, corrections)
+
+    values = json.loads(json.dumps(ev.to_fields(selected)))
+    again = ev.from_fields("cohort_selected", 3.0, values)
+
+    assert again == selected
+    assert isinstance(again, ev.CohortSelected)
+    assert again.chains == plan.chains
+    assert again.updates == (plan.updates or 0)
+    found = again.corrections or (1.0,) * len(plan.workers)
+    assert list(found) == [corrections.get(worker, 1.0) for worker in plan.workers]
+
+
+def test_cohort_of_a_journal_from_before_chains_is_a_chain_for_each() -> None:
+    event = ev.from_fields("cohort_selected", 3.0, {"workers": ["a", "b"]})
+
+    assert isinstance(event, ev.CohortSelected)
+    assert event.chains == (Chain(("a",)), Chain(("b",)))
+
+
 def test_every_event_is_durable_but_those_that_are_told_anew() -> None:
     assert set(EVENTS) - set(ev.DURABLE) == {ev.FleetChanged, ev.RunBroken}
 
@@ -47,6 +80,8 @@ def test_kinds_are_the_journals_names() -> None:
     assert list(ev.KINDS) == [
         "run_started",
         "run_resumed",
+        "probes_selected",
+        "probe_reported",
         "cohort_selected",
         "update_accepted",
         "evaluation_reported",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 
+from fedfleet.algorithms.plan import Chain, Plan
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.actions import Action, Work
@@ -63,6 +64,9 @@ class Run:
 
     def drawn(self, *workers: str) -> list[Action]:
         return self.tell(ev.CohortSelected(at_s=self.at_s, workers=workers))
+
+    def planned(self, *chains: Chain, updates: int | None = None) -> list[Action]:
+        return self.tell(ev.cohort_selected(Plan(chains, updates), self.at_s))
 
     def update(self, assignment_id: str) -> list[Action]:
         event = ev.UpdateAccepted(at_s=self.at_s, assignment_id=assignment_id, weight=1.0)
@@ -556,3 +560,131 @@ def test_machine_can_begin_with_a_later_round() -> None:
     asked = machine.handle(ev.FleetChanged(at_s=0.0, workers=frozenset("a")))
 
     assert only(asked, act.SelectCohort).round == 4
+
+
+# Chains
+
+
+def chained(*chains: Chain, **settings: Any) -> tuple[Run, list[Action]]:
+    """A run whose cohort was planned as chains."""
+    run = Run(**{"cohort": 5, **settings})
+    run.start("a", "b", "c", "d", "e")
+    count = sum(len(chain.workers) for chain in chains)
+    return run, run.planned(*chains, updates=count)
+
+
+def places(actions: list[Action]) -> dict[str, tuple[tuple[str, ...], str]]:
+    return {one.worker_id: (one.after, one.lane) for one in of(actions, act.SendAssignment)}
+
+
+def test_first_of_each_chain_begins_from_its_lane() -> None:
+    _, actions = chained(Chain(("b", "a")), Chain(("c", "d"), "7"))
+
+    assert places(actions) == {"b": ((), ""), "c": ((), "7")}
+
+
+def test_next_of_a_chain_starts_from_the_updates_before_it() -> None:
+    run, _ = chained(Chain(("b", "a", "e"), "7"), Chain(("c",)))
+
+    assert places(run.update(key("b"))) == {"a": ((key("b"),), "7")}
+    assert places(run.update(key("a"))) == {"e": ((key("b"), key("a")), "7")}
+    assert places(run.update(key("e"))) == {}
+    assert only(run.update(key("c")), act.Aggregate).assignment_ids == tuple(
+        key(name) for name in "abce"
+    )
+
+
+def test_worker_that_fails_is_left_out_of_its_chain() -> None:
+    run, _ = chained(Chain(("b", "a", "e")), quorum=1)
+    run.update(key("b"))
+
+    assert places(run.failure(key("a"))) == {"e": ((key("b"),), "")}
+    assert only(run.update(key("e")), act.Aggregate).assignment_ids == (key("b"), key("e"))
+
+
+def test_chain_whose_first_fails_begins_with_the_next() -> None:
+    run, _ = chained(Chain(("b", "a")), quorum=1)
+
+    assert places(run.failure(key("b"))) == {"a": ((), "")}
+
+
+def test_update_of_a_worker_whose_turn_has_not_come_is_not_taken() -> None:
+    run, _ = chained(Chain(("b", "a")))
+
+    assert not run.machine.is_open(key("a"))
+    assert run.update(key("a")) == []
+    assert run.failure(key("a")) == []
+    assert places(run.update(key("b"))) == {"a": ((key("b"),), "")}
+
+
+def test_turn_that_came_is_sent_again_to_a_worker_that_comes_back() -> None:
+    run, _ = chained(Chain(("b", "a", "e")))
+    run.update(key("b"))
+    run.fleet("b", "c", "d", "e")
+
+    assert places(run.fleet("a", "b", "c", "d", "e")) == {"a": ((key("b"),), "")}
+
+
+def test_deadline_closes_the_chain_and_cancels_only_who_was_at_work() -> None:
+    run, _ = chained(Chain(("b", "a", "e")), Chain(("c",)), quorum=1)
+    run.update(key("b"))
+
+    actions = run.deadline()
+
+    assert {one.worker_id for one in of(actions, act.CancelAssignment)} == {"a", "c"}
+    assert only(actions, act.Aggregate).assignment_ids == (key("b"),)
+
+
+def test_plan_says_how_many_updates_complete_the_round() -> None:
+    run = Run(cohort=5)
+    run.start("a", "b", "c", "d", "e")
+    run.planned(Chain(("a", "b")), Chain(("c",)), updates=2)
+    run.update(key("c"))
+
+    # The second update completes it; whose turn it would be next is not called.
+    actions = run.update(key("a"))
+
+    assert only(actions, act.Aggregate).assignment_ids == (key("a"), key("c"))
+    assert places(actions) == {}
+
+
+def test_plan_of_more_workers_than_the_cohort_is_complete_with_the_cohort() -> None:
+    """The sum is made for as many; a worker may have joined that nobody counted with."""
+    run = Run(cohort=2)
+    run.start("a", "b", "c")
+    run.planned(Chain(("a",)), Chain(("b",)), Chain(("c",)), updates=3)
+    run.update(key("a"))
+
+    assert only(run.update(key("b")), act.Aggregate)
+
+
+def test_quorum_above_what_was_planned_is_lowered_to_it_for_that_round_alone() -> None:
+    run, _ = chained(Chain(("b",)), rounds=2)
+
+    assert only(run.update(key("b")), act.Aggregate)
+    assert only(run.committed(), act.SelectCohort).size == 5
+
+
+def test_failed_chains_are_made_up_for_by_another_attempt() -> None:
+    run, _ = chained(Chain(("b", "a")), Chain(("c",)))
+    run.update(key("b"))
+    run.failure(key("a"))
+
+    asked = only(run.failure(key("c")), act.SelectCohort)
+
+    assert (asked.size, asked.candidates) == (2, ("d", "e"))
+    run.planned(Chain(("d", "e")), updates=2)
+    run.update(key("d", draw=2))
+    assert only(run.update(key("e", draw=2)), act.Aggregate)
+
+
+def test_resumed_chain_folds_what_there_is_and_calls_the_one_whose_turn_it_is() -> None:
+    run, _ = chained(Chain(("b", "a", "e"), "7"))
+    run.update(key("b"))
+
+    assert of(run.tell(ev.RunResumed(at_s=7.0)), act.FoldUpdate) == [
+        act.FoldUpdate(assignment_id=key("b"))
+    ]
+    assert places(run.fleet("a", "b", "c", "d", "e")) == {"a": ((key("b"),), "7")}
+    assert run.machine.place(key("a")) == ("7", (key("b"),))
+    assert run.machine.open(Work.TRAIN) == (key("a"),)

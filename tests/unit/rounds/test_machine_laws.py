@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import settings
@@ -15,11 +16,12 @@ from hypothesis.stateful import (
     rule,
 )
 
+from fedfleet.algorithms.plan import Chain, Plan
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
+from fedfleet.rounds.chance import shuffled
 from fedfleet.rounds.config import RoundsConfig
 from fedfleet.rounds.machine import Phase, RoundMachine
-from fedfleet.rounds.selection import select_uniform
 from fedfleet.training.config import EvaluationConfig
 
 WORKERS = [f"w{i}" for i in range(6)]
@@ -56,13 +58,17 @@ class AnyHistory(RuleBasedStateMachine):
         self.machine = RoundMachine("r-1", rounds, evaluation)
         self.now_s = 100.0
         self.fleet: frozenset[str] = frozenset()
-        self.journal: list[tuple[int, str, float, str]] = []
+        self.journal: list[tuple[int, ev.Event]] = []
         self.begun_at_s = {1: self.now_s}
         self.wake_at_s: float | None = None
         self.to_select: act.SelectCohort | None = None
         self.to_commit: act.Aggregate | None = None
         self.sent = ["nobody/knows/this"]
         self.folded: list[str] = []
+        self.wanted = rounds.cohort
+        # The assignments before each in its chain, and its lane.
+        self.places: dict[str, tuple[tuple[str, ...], str]] = {}
+        self.losses: dict[str, float] = {}
         self.counted: list[str] = []
         self.commits = 0
         self.closed: list[int] = []
@@ -74,9 +80,10 @@ class AnyHistory(RuleBasedStateMachine):
 
     def feed(self, event: ev.Event) -> None:
         if isinstance(event, ev.DURABLE):
-            fields = json.dumps(ev.to_fields(event))
-            entry = (self.machine.round, ev.kind_of(event), event.at_s, fields)
-            self.journal.append(entry)
+            fields = json.loads(json.dumps(ev.to_fields(event)))
+            again = ev.from_fields(ev.kind_of(event), event.at_s, fields)
+            assert again is not None
+            self.journal.append((self.machine.round, again))
         over = self.machine.phase is Phase.FINISHED
         actions = self.machine.handle(event)
         self.machine.validate()
@@ -97,6 +104,11 @@ class AnyHistory(RuleBasedStateMachine):
         elif isinstance(action, act.SendAssignment):
             assert self.machine.is_open(action.assignment_id, action.work)
             assert action.deadline_s > self.now_s
+            before, lane = self.places.get(action.assignment_id, ((), ""))
+            assert (action.after, action.lane) == (
+                tuple(key for key in before if key in self.folded),
+                lane,
+            )
             self.sent.append(action.assignment_id)
         elif isinstance(action, act.CancelAssignment):
             assert not self.machine.is_open(action.assignment_id)
@@ -108,12 +120,14 @@ class AnyHistory(RuleBasedStateMachine):
             self.folded.append(action.assignment_id)
         elif isinstance(action, act.Aggregate):
             assert sorted(self.folded) == list(action.assignment_ids), "the sum holds others"
-            assert self.rounds.needed <= len(action.assignment_ids) <= self.rounds.cohort
+            needed = min(self.rounds.needed, self.wanted)
+            assert needed <= len(action.assignment_ids) <= self.rounds.cohort
             self.to_commit = action
         elif isinstance(action, act.CloseRound):
             assert action.round == len(self.closed) + 1 == self.commits, "closed uncommitted"
             self.closed.append(action.round)
             self.folded.clear()
+            self.wanted = self.rounds.cohort
         else:
             self.finished.append(action)
 
@@ -125,12 +139,62 @@ class AnyHistory(RuleBasedStateMachine):
         self.feed(ev.FleetChanged(at_s=self.now_s, workers=fleet))
 
     @precondition(lambda self: self.to_select is not None)
-    @rule(seed=st.integers(0, 2**63 - 1))
-    def cohort_is_drawn(self, seed: int) -> None:
+    @rule(
+        seed=st.integers(0, 2**63 - 1),
+        lengths=st.lists(st.integers(1, 4), max_size=6),
+        lanes=st.lists(st.sampled_from(["", "1", "2"]), min_size=6, max_size=6),
+        updates=st.integers(0, 8),
+        is_everybody=st.booleans(),
+    )
+    def cohort_is_drawn(
+        self,
+        seed: int,
+        lengths: Sequence[int] = (),
+        lanes: Sequence[str] = ("",) * 6,
+        updates: int = 0,
+        is_everybody: bool = False,
+    ) -> None:
         asked, self.to_select = self.to_select, None
         assert asked is not None
-        chosen = select_uniform(asked.candidates, asked.size, seed)
-        self.feed(ev.CohortSelected(at_s=self.now_s, workers=chosen))
+        if asked.losses is not None:
+            assert asked.losses == self.losses, "drawn by other losses than were reported"
+        size = len(asked.candidates) if is_everybody else asked.size
+        chosen = shuffled(asked.candidates, seed)[:size]
+        corrections = {name: 0.5 + len(name) * (seed % 3) for name in chosen}
+        self.losses.clear()
+        plan = Plan(_cut(chosen, lengths, lanes), updates or None)
+        is_late = self.machine.phase is not Phase.SELECTING
+        if not is_late:
+            self.note(plan, asked)
+        self.feed(ev.cohort_selected(plan, self.now_s, corrections))
+        for worker in () if is_late else plan.workers:
+            slot = self.machine.slots[f"r-1/{asked.round}/{asked.draw}/train/{worker}"]
+            assert slot.correction == corrections[worker]
+
+    def note(self, plan: Plan, asked: act.SelectCohort) -> None:
+        """What the plan must lead to."""
+        if plan.updates is not None:
+            self.wanted = min(self.rounds.cohort, len(self.folded) + plan.updates)
+        for chain in plan.chains:
+            keys = [f"r-1/{asked.round}/{asked.draw}/train/{name}" for name in chain.workers]
+            for place, key in enumerate(keys):
+                self.places[key] = (tuple(keys[:place]), chain.lane)
+
+    @precondition(lambda self: self.to_select is not None and self.to_select.losses is None)
+    @rule(seed=st.integers(0, 2**63 - 1), count=st.integers(1, 4))
+    def losses_are_asked_for(self, seed: int, count: int) -> None:
+        asked, self.to_select = self.to_select, None
+        assert asked is not None
+        self.losses.clear()
+        chosen = tuple(sorted(shuffled(asked.candidates, seed)[:count]))
+        self.feed(ev.ProbesSelected(at_s=self.now_s, workers=chosen))
+
+    @rule(back=recent)
+    def loss_arrives(self, back: int) -> None:
+        key = self.sent[-back:][0]
+        if self.machine.is_open(key, act.Work.PROBE):
+            self.losses[self.machine.slots[key].worker_id] = float(back)
+        self.feed(ev.ProbeReported(at_s=self.now_s, assignment_id=key, loss=float(back)))
 
     @rule(back=recent)
     def update_arrives(self, back: int) -> None:
@@ -160,7 +224,10 @@ class AnyHistory(RuleBasedStateMachine):
         elif open_ids:
             event = ev.UpdateAccepted(at_s=self.now_s, assignment_id=open_ids[0], weight=1.0)
             self.feed(event)
-            if self.machine.phase is Phase.EVALUATING:
+            if self.machine.phase is Phase.PROBING:
+                self.losses[self.machine.slots[open_ids[0]].worker_id] = 1.0
+                self.feed(ev.ProbeReported(at_s=self.now_s, assignment_id=open_ids[0], loss=1.0))
+            elif self.machine.phase is Phase.EVALUATING:
                 self.feed(
                     ev.EvaluationReported(at_s=self.now_s, assignment_id=open_ids[0], evaluation={})
                 )
@@ -225,6 +292,14 @@ class AnyHistory(RuleBasedStateMachine):
     # What always holds
 
     @invariant()
+    def a_chain_has_one_at_work_at_most(self) -> None:
+        slots = self.machine.slots
+        for slot in slots.values():
+            at_work = [key for key in slot.chain if self.machine.is_open(key)]
+            assert len(at_work) <= 1
+            assert slot.assignment_id in slot.chain
+
+    @invariant()
     def something_will_go_on(self) -> None:
         if self.machine.phase is not Phase.FINISHED:
             expected = (self.to_select, self.to_commit, self.wake_at_s)
@@ -238,15 +313,15 @@ class AnyHistory(RuleBasedStateMachine):
             again = self.replayed(first_round, at_s)
             found = [(m.phase, m.round, m.attempt, m.draws, m.slots) for m in (again, self.machine)]
             assert found[0] == found[1]
-            if self.machine.phase in (Phase.SELECTING, Phase.TRAINING, Phase.EVALUATING):
+            assert again.durations_s == self.machine.durations_s
+            waits = (Phase.SELECTING, Phase.PROBING, Phase.TRAINING, Phase.EVALUATING)
+            if self.machine.phase in waits:
                 assert again.deadline_s == self.machine.deadline_s
 
     def replayed(self, first_round: int, at_s: float) -> RoundMachine:
         again = RoundMachine("r-1", self.rounds, self.evaluation, first_round=first_round)
         again.handle(ev.RunStarted(at_s=at_s))
-        for round, kind, event_at_s, fields in self.journal:
-            event = ev.from_fields(kind, event_at_s, json.loads(fields))
-            assert event is not None
+        for round, event in self.journal:
             if round >= first_round:
                 again.handle(event)
                 again.validate()
@@ -273,6 +348,17 @@ class AnyHistory(RuleBasedStateMachine):
         assert outcome in ("completed", "failed", "stopped")
         assert (outcome == "failed") == bool(self.finished[0].code)
         assert (outcome == "completed") == (len(self.closed) == self.rounds.rounds)
+
+
+def _cut(names: Sequence[str], lengths: Sequence[int], lanes: Sequence[str]) -> tuple[Chain, ...]:
+    """Chains of these lengths, then of one worker each."""
+    chains, left = [], list(names)
+    for length in lengths:
+        if left:
+            chains.append(tuple(left[:length]))
+            left = left[length:]
+    chains += [(name,) for name in left]
+    return tuple(Chain(chain, lane) for chain, lane in zip(chains, lanes, strict=False))
 
 
 AnyHistory.TestCase.settings = settings(max_examples=150, stateful_step_count=40)

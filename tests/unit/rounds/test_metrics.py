@@ -26,5 +26,11 @@ def test_mean_metrics_takes_each_metric_over_the_updates_that_carry_it() -> None
     assert list(found) == ["accuracy", "loss"]
 
 
+def test_mean_metrics_leaves_out_what_only_the_algorithm_reads() -> None:
+    metrics = {"loss": 2.0, "algorithm.fedseq_0000": 0.25, "algorithms": 1.0}
+
+    assert mean_metrics([header(metrics=metrics)]) == {"algorithms": 1.0, "loss": 2.0}
+
+
 def test_mean_metrics_of_nothing_is_empty() -> None:
     assert mean_metrics([]) == {}

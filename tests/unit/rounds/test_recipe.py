@@ -16,6 +16,7 @@ from fedfleet.data.config import DigitsOptions
 from fedfleet.errors import FedFleetError
 from fedfleet.models.config import MlpOptions
 from fedfleet.rounds.recipe import MAX_RECIPE_BYTES, parse_recipe
+from fedfleet.rounds.selection import WeightedOptions
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.toml"))
 
@@ -133,6 +134,22 @@ def test_every_table_is_taken() -> None:
     assert recipe.evaluation.workers == "cohort"
 
 
+def test_selection_takes_its_options_from_the_table_of_rounds() -> None:
+    recipe = parse_recipe(
+        with_(
+            rounds={
+                "selection": "weighted",
+                "tags": ["jetson", "lab"],
+                "propensities": {"worker-0": 3, "worker-1": 0.5},
+            }
+        )
+    )
+
+    assert recipe.rounds.selection == "weighted"
+    assert recipe.rounds.options == WeightedOptions(propensities={"worker-0": 3, "worker-1": 0.5})
+    assert recipe.rounds.tags == ("jetson", "lab")
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_recipe_that_is_shipped_is_valid(path: Path) -> None:
     assert parse_recipe(path.read_text()).name
@@ -157,6 +174,54 @@ REFUSED = [
         "algorithm.mu: unknown field; allowed: server_lr, weighting",
     ),
     (with_(rounds={"quorom": 1}), "RECIPE_INVALID", "rounds.quorom: unknown field; did you mean"),
+    (
+        with_(rounds={"selection": "ort"}),
+        "RECIPE_INVALID",
+        "rounds.selection = \"ort\": unknown; did you mean 'oort'? allowed: oort, power-of-choice,",
+    ),
+    (
+        with_(rounds={"candidates": 5}),
+        "RECIPE_INVALID",
+        'rounds.candidates: is of selection = "power-of-choice", not "uniform"; leave one out',
+    ),
+    (
+        with_(rounds={"selection": "power-of-choice"}),
+        "RECIPE_INVALID",
+        "rounds.candidates: missing; it must be a whole number",
+    ),
+    (
+        with_(rounds={"selection": "power-of-choice", "candidates": 1}),
+        "RECIPE_INVALID",
+        "rounds.candidates = 1: must be at least cohort + over_select (2)",
+    ),
+    (
+        with_(rounds={"selection": "weighted", "propensities": {"worker-0": "x"}}),
+        "RECIPE_INVALID",
+        'rounds.propensities.worker-0 = "x": must be a number',
+    ),
+    (with_(rounds={"tags": ["a", "a"]}), "RECIPE_INVALID", "rounds.tags: must be different names"),
+    (with_(rounds={"options": {}}), "RECIPE_INVALID", "rounds.options: unknown field; allowed: at"),
+    (
+        with_(
+            rounds={"selection": "oort"},
+            algorithm={"name": "fedavg", "weighting": "participation"},
+        ),
+        "RECIPE_INVALID",
+        'algorithm.weighting: rounds.selection = "oort" draws with chances that nobody knows',
+    ),
+    (
+        with_(
+            rounds={"cohort": 100},
+            algorithm={"name": "fedprox", "mu": 0.1, "weighting": "participation-samples"},
+        ),
+        "RECIPE_INVALID",
+        "rounds.max_weight = 1048576: times cohort (100) and a correction of up to 1024 it must be",
+    ),
+    (
+        with_(algorithm={"name": "fednova", "weighting": "participation"}),
+        "RECIPE_INVALID",
+        'algorithm.name = "fednova": is defined for weighting = "samples" or "uniform"',
+    ),
     (with_(evaluation={"evry": 1}), "RECIPE_INVALID", "evaluation.evry: unknown field; did you"),
     (with_(wire={"down": "identity"}), "RECIPE_INVALID", "wire.down: unknown field; did you"),
     (

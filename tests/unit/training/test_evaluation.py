@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedfleet.data.shard import Examples
 from fedfleet.errors import RecipeInvalid, TrainingFailed
-from fedfleet.training.evaluation import evaluate
+from fedfleet.training.evaluation import MOST_PAIRED_CLASSES, evaluate, mean_probabilities
 from fedfleet.types import Evaluation, InputSpec
 
 CPU = torch.device("cpu")
@@ -27,7 +27,9 @@ class Table(nn.Module):
         return self.rows[images.flatten().round().long()]
 
 
-def judge(logits: np.ndarray, labels: list[int], batch_size: int = 4) -> Evaluation:
+def judge(
+    logits: np.ndarray, labels: list[int], batch_size: int = 4, *, confusion: bool = False
+) -> Evaluation:
     count, classes = logits.shape
     inputs = InputSpec(channels=1, height=1, width=1, mean=(0.0,), std=(1 / 255,))
     images = np.arange(count, dtype=np.uint8).reshape(count, 1, 1, 1)
@@ -38,6 +40,7 @@ def judge(logits: np.ndarray, labels: list[int], batch_size: int = 4) -> Evaluat
         classes,
         batch_size=batch_size,
         device=CPU,
+        confusion=confusion,
     )
 
 
@@ -98,6 +101,28 @@ def test_evaluations_of_the_parts_add_up_to_that_of_the_whole() -> None:
     assert total.loss_sum == pytest.approx(whole.loss_sum, rel=1e-12)
 
 
+def test_evaluate_counts_pairs_of_label_and_answer_where_asked() -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 4, 50)
+
+    counted = judge(logits, labels.tolist(), confusion=True)
+
+    expected = np.zeros((4, 4), int)
+    np.add.at(expected, (labels, logits.argmax(1)), 1)
+    assert counted.confusion == tuple(map(tuple, expected.tolist()))
+    assert replace(counted, confusion=()) == judge(logits, labels.tolist())
+    assert Evaluation.from_json(counted.to_json()) == counted
+    assert (counted + counted).confusion == tuple(map(tuple, (2 * expected).tolist()))
+    assert (counted + judge(logits, labels.tolist())).confusion == ()
+
+
+def test_evaluate_counts_no_pairs_of_very_many_classes() -> None:
+    many = np.eye(MOST_PAIRED_CLASSES + 1)
+
+    assert judge(many[:, :-1], [0] * len(many), confusion=True).confusion != ()
+    assert judge(many, [0] * len(many), confusion=True).confusion == ()
+
+
 def test_evaluate_takes_all_classes_as_top5_when_there_are_fewer() -> None:
     assert judge(np.array([[3.0, 2.0, 1.0]]), [2]).top5 == 1
 
@@ -146,3 +171,31 @@ def test_evaluate_refuses_a_model_with_another_number_of_classes(
         evaluate(module, examples, inputs, 3, batch_size=8, device=CPU)
 
     assert caught.value.code == "RECIPE_INVALID"
+
+
+def probabilities(logits: np.ndarray, batch_size: int = 4) -> np.ndarray:
+    count, classes = logits.shape
+    inputs = InputSpec(channels=1, height=1, width=1, mean=(0.0,), std=(1 / 255,))
+    images = np.arange(count, dtype=np.uint8).reshape(count, 1, 1, 1)
+    return mean_probabilities(
+        Table(logits),
+        Examples(images, np.zeros(count, np.int64)),
+        inputs,
+        classes,
+        batch_size=batch_size,
+        device=CPU,
+    )
+
+
+def test_mean_probabilities_equal_a_hand_computation() -> None:
+    rows = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
+
+    for batch_size in (1, 2, 3, 8):
+        found = probabilities(np.log(rows) + 3.0, batch_size)
+        np.testing.assert_allclose(found, rows.mean(0), rtol=1e-6)
+        assert found.dtype == np.float64
+
+
+def test_mean_probabilities_of_a_model_that_diverged_are_refused() -> None:
+    with pytest.raises(TrainingFailed, match="not finite"):
+        probabilities(np.array([[0.0, np.nan]]))

@@ -61,6 +61,25 @@ def test_loop_learns_and_reports_what_it_did(examples: Examples) -> None:
     assert last.validation.accuracy > 0.9
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_loop_measures_the_loss_of_each_sample_in_the_first_epoch_if_asked(
+    examples: Examples, epochs: int
+) -> None:
+    work = task(examples.take(np.arange(21)), held_out=0, rms_loss=True)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    smoothed = {"label_smoothing": 0.1, "epochs": epochs}
+    result = run(work, module, lr=1e-30, batch_size=8, **smoothed)  # nothing moves
+
+    pixels = (torch.from_numpy(work.training.images).float() / 255 - 0.5) / 0.25
+    labels = torch.from_numpy(work.training.labels)
+    losses = nn.functional.cross_entropy(
+        module(pixels).detach(), labels, label_smoothing=0.1, reduction="none"
+    )
+
+    assert result.rms_loss == pytest.approx(float(losses.square().mean().sqrt()), rel=1e-5)
+    assert run(task(examples)).rms_loss is None
+
+
 def test_loop_averages_the_loss_over_samples(examples: Examples) -> None:
     work = task(examples.take(np.arange(21)), held_out=0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

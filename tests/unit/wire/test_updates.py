@@ -163,7 +163,7 @@ def with_codec(*kinds: int) -> Callable[[pb.UpdateHeader], object]:
         (set_("payload_bytes", 2**40), "UPDATE_INVALID", "a payload of 1099511627776 bytes"),
         (set_("payload_bytes", 67), "UPDATE_INVALID", "do not add up to the payload's size"),
         (with_sections(65), "LIMIT_EXCEEDED", "65 sections: at most 64"),
-        (with_metrics([f"m{i}" for i in range(64)]), "LIMIT_EXCEEDED", "65 metrics: at most 64"),
+        (with_metrics([f"m{i}" for i in range(1024)]), "LIMIT_EXCEEDED", "metrics: at most 1024"),
         (with_metrics(["m" * 65]), "LIMIT_EXCEEDED", "65 characters in a name: at most 64"),
         (set_section("name", "s" * 65), "LIMIT_EXCEEDED", "65 characters in a name: at most 64"),
         (set_section("name", "counter"), "UPDATE_INVALID", "two sections have the same name"),

@@ -1,0 +1,221 @@
+"""What a simulated run needs to go on after it was cut off: a folder, brought up to date as each
+round closes.
+
+``checkpoint.json`` says which files belong to the last closed round. They are written before it is
+replaced, under names that no other round uses, so a run that dies at any moment goes on with the
+round before. ``rounds.jsonl`` has a line for each round, also for whoever wants to look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfleet.errors import DataInvalid, SchemaMismatch, SettingInvalid
+from fedfleet.rounds.recipe import Recipe
+from fedfleet.sim.coordinator import KeptCoordinator
+from fedfleet.sim.downlink import KeptDownlink
+from fedfleet.sim.memories import Memories
+from fedfleet.sim.outcome import SimulatedRound
+from fedfleet.store.durable import sync_folder
+from fedfleet.types import Evaluation, ModelState, Schema
+from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
+
+_INDEX, _ROUNDS = "checkpoint.json", "rounds.jsonl"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Snapshot:
+    """A run between two rounds, but for what its workers keep.
+
+    Args:
+        now_s: virtual seconds since the run began.
+        rounds: those that are closed.
+    """
+
+    now_s: float
+    rounds: Sequence[SimulatedRound]
+    coordinator: KeptCoordinator
+
+
+class Checkpoint:
+    """A run's folder.
+
+    Args:
+        folder: made if it is not there.
+        schema: of the recipe's model.
+        fleet: what the run depends on beside the recipe, as a text.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, schema: Schema, fleet: str = "") -> None:
+        self._folder = folder
+        self._recipe = hashlib.sha256((recipe.source + "\0" + fleet).encode()).hexdigest()
+        self._schema = schema
+        self._workers: dict[str, str] = {}  # the file of each worker that keeps something
+        self._files: frozenset[str] = frozenset()
+        self._rounds_bytes = 0
+
+    def load(self, memories: Memories) -> Snapshot | None:
+        """The run as it was when its last round closed; None where there is no such round.
+
+        Args:
+            memories: takes what the workers keep.
+
+        Raises:
+            SettingInvalid: the folder holds a run of another recipe, or cannot be used.
+            DataInvalid: a file is missing or damaged.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            index = self._read_index()
+            if index is None:
+                return None
+            self._workers = index["workers"]
+            self._files = frozenset(index["files"])
+            self._rounds_bytes = index["rounds_bytes"]
+            for worker_id, name in self._workers.items():
+                memories.put(worker_id, decode_arrays((self._folder / name).read_bytes()))
+            return self._snapshot(index)
+        except (OSError, KeyError, ValueError, SchemaMismatch) as error:
+            raise DataInvalid(
+                f"--checkpoint {self._folder}: is damaged or cannot be read; take another folder",
+                detail=repr(error),
+            ) from error
+
+    def save(self, snapshot: Snapshot, memories: Memories) -> None:
+        """Keep the run as it is now; it was loaded or saved one round ago.
+
+        Raises:
+            SettingInvalid: the folder cannot be written.
+        """
+        last = snapshot.rounds[-1]
+        try:
+            for worker_id in last.workers:
+                memory = memories.get(worker_id)
+                self._workers.pop(worker_id, None)
+                if memory:
+                    name = f"{worker_id}-{last.round}.safetensors"
+                    self._workers[worker_id] = self._write(name, encode_arrays(memory))
+            parts = {
+                part: self._write(f"{part}-{last.round}.safetensors", data)
+                for part, data in _parts(snapshot.coordinator)
+            }
+            self._append(last)
+            self._replace_index(snapshot, parts)
+        except OSError as error:
+            raise SettingInvalid(
+                f"--checkpoint {self._folder}: cannot be written: {error.strerror}"
+            ) from error
+
+    def _read_index(self) -> dict[str, Any] | None:
+        path = self._folder / _INDEX
+        if not path.exists():
+            return None
+        index: dict[str, Any] = json.loads(path.read_text())
+        if (index["format"], index["recipe"]) != (_FORMAT, self._recipe):
+            raise SettingInvalid(
+                f"--checkpoint {self._folder}: holds a run of another recipe (or fleet, or "
+                "release); take another folder, or delete this one"
+            )
+        return index
+
+    def _snapshot(self, index: Mapping[str, Any]) -> Snapshot:
+        with (self._folder / _ROUNDS).open("rb") as file:
+            lines = file.read(self._rounds_bytes).splitlines()
+        version = self._state(index, "state")
+        base = self._state(index, "base") if "base" in index["parts"] else version
+        anchor = self._state(index, "anchor") if "anchor" in index["parts"] else base
+        published = self._state(index, "published") if "published" in index["parts"] else None
+        return Snapshot(
+            now_s=index["now_s"],
+            rounds=[_round_from(json.loads(line)) for line in lines],
+            coordinator=KeptCoordinator(
+                state=version,
+                published=published,
+                memory=decode_arrays(self._part(index, "memory")),
+                downlink=KeptDownlink(base=base, anchor=anchor, **index["downlink"]),
+            ),
+        )
+
+    def _state(self, index: Mapping[str, Any], part: str) -> ModelState:
+        return decode_state(self._schema, self._part(index, part))
+
+    def _part(self, index: Mapping[str, Any], part: str) -> bytes:
+        name: str = index["parts"][part]
+        return (self._folder / name).read_bytes()
+
+    def _write(self, name: str, data: bytes) -> str:
+        with (self._folder / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return name
+
+    def _append(self, last: SimulatedRound) -> None:
+        with (self._folder / _ROUNDS).open("ab") as file:
+            # Of a round that was written and then lost.
+            file.truncate(self._rounds_bytes)
+            file.write(json.dumps(_round_to(last)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            self._rounds_bytes = file.tell()
+
+    def _replace_index(self, snapshot: Snapshot, parts: Mapping[str, str]) -> None:
+        files = frozenset({*parts.values(), *self._workers.values()})
+        downlink = snapshot.coordinator.downlink
+        index = {
+            "format": _FORMAT,
+            "recipe": self._recipe,
+            "round": snapshot.rounds[-1].round,
+            "now_s": snapshot.now_s,
+            "rounds_bytes": self._rounds_bytes,
+            "parts": parts,
+            "workers": self._workers,
+            "files": sorted(files),
+            "downlink": {
+                "ladder": downlink.ladder,
+                "held": {name: sorted(digests) for name, digests in downlink.held.items()},
+                "waiting_bytes": downlink.waiting_bytes,
+            },
+        }
+        self._write(_INDEX + ".new", json.dumps(index).encode())
+        sync_folder(self._folder)
+        (self._folder / (_INDEX + ".new")).replace(self._folder / _INDEX)
+        sync_folder(self._folder)
+        for name in self._files - files:
+            (self._folder / name).unlink(missing_ok=True)
+        self._files = files
+
+
+def _parts(kept: KeptCoordinator) -> Iterator[tuple[str, bytes]]:
+    """The files of a round, each state once."""
+    downlink = kept.downlink
+    yield "state", encode_state(kept.state)
+    yield "memory", encode_arrays(kept.memory)
+    if kept.published is not None:
+        yield "published", encode_state(kept.published)
+    if downlink.base is not kept.state:
+        yield "base", encode_state(downlink.base)
+    if downlink.anchor is not downlink.base:
+        yield "anchor", encode_state(downlink.anchor)
+
+
+def _round_to(done: SimulatedRound) -> dict[str, Any]:
+    evaluations = {name: one.to_json() for name, one in done.worker_evaluations.items()}
+    evaluation = done.evaluation.to_json() if done.evaluation else None
+    return {**asdict(done), "evaluation": evaluation, "worker_evaluations": evaluations}
+
+
+def _round_from(line: dict[str, Any]) -> SimulatedRound:
+    evaluation, evaluations = line.pop("evaluation"), line.pop("worker_evaluations")
+    return SimulatedRound(
+        **{**line, "workers": tuple(line["workers"])},
+        evaluation=Evaluation.from_json(evaluation) if evaluation else None,
+        worker_evaluations={name: Evaluation.from_json(one) for name, one in evaluations.items()},
+    )

@@ -1,0 +1,209 @@
+"""The coordinator's part of a simulated run: sums, versions and what workers start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedfleet.algorithms.base import Memory
+from fedfleet.algorithms.catalog import make_algorithm
+from fedfleet.algorithms.plan import MAIN, Plan, PlanRequest
+from fedfleet.data.shard import Examples
+from fedfleet.models.card import ModelCard
+from fedfleet.rounds import actions as act
+from fedfleet.rounds.history import History, split_history
+from fedfleet.rounds.metrics import mean_metrics
+from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.relay import relayed
+from fedfleet.rounds.round_sum import RoundSum
+from fedfleet.rounds.selection import WITH_HISTORY
+from fedfleet.sim.downlink import KeptDownlink, SimulatedDownlink, digest_of
+from fedfleet.sim.jobs import Trained
+from fedfleet.sim.memories import Memories
+from fedfleet.sim.outcome import SimulatedRound
+from fedfleet.training.local import LocalTrainer
+from fedfleet.training.seeding import derive
+from fedfleet.training.state import initial_state
+from fedfleet.types import ModelState, Section
+
+# Nobody reads the digest of a simulated version.
+DIGEST = "sim"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KeptCoordinator:
+    """The coordinator between two rounds.
+
+    Args:
+        state: what the next round starts from.
+        published: the last version where that is another state.
+        memory: the algorithm's coordinator half's, and the history of the workers.
+    """
+
+    state: ModelState
+    published: ModelState | None
+    memory: Memory
+    downlink: KeptDownlink
+
+
+class SimulatedCoordinator:
+    """Holds one model's worth of sums, as the deployed one does, and keeps what workers keep.
+
+    Args:
+        trainer: evaluates versions.
+        test: the test split, where the recipe asks for its evaluation.
+    """
+
+    def __init__(
+        self, recipe: Recipe, card: ModelCard, trainer: LocalTrainer, test: Examples | None
+    ) -> None:
+        self._recipe = recipe
+        self._trainer = trainer
+        self._test = test
+        self._algorithm = make_algorithm(recipe.algorithm)
+        self._state = initial_state(card, derive(recipe.seed, "initial"))
+        self.served = self._state
+        self._published: ModelState | None = None
+        self._memory: Memory = self._algorithm.start(trainer.schema)
+        self.history = History()
+        self._updates: dict[str, Trained] = {}
+        self.memories = Memories()
+        self.downlink = SimulatedDownlink(recipe, self._state)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make ready for the round that starts from the state."""
+        self._lanes: dict[str, ModelState] = {}
+        self._digests: dict[str, str] = {}  # by lane; of the run's own, what is published
+        self._sum = RoundSum(self._recipe, self._algorithm, self._state, self._memory)
+        self.broadcast: tuple[Section, ...] = self._algorithm.broadcast(
+            self._trainer.schema, self._memory
+        )
+
+    def keep(self) -> KeptCoordinator:
+        """What ``go_on`` needs beside what the workers keep."""
+        return KeptCoordinator(
+            state=self._state,
+            published=self._published,
+            memory={**self._memory, **self.history.to_memory()},
+            downlink=self.downlink.keep(),
+        )
+
+    def go_on(self, kept: KeptCoordinator) -> None:
+        """Be as it was when that was kept."""
+        self._state, self._published = kept.state, kept.published
+        self._memory, self.history = split_history(kept.memory)
+        self.served = kept.published or kept.state
+        self.downlink.go_on(kept.downlink, kept.state)
+        self._begin()
+
+    def plan(self, request: PlanRequest) -> Plan:
+        """Who trains in the round."""
+        return self._algorithm.plan(request)
+
+    @property
+    def memory(self) -> Memory:
+        """The algorithm's."""
+        return self._memory
+
+    def own_start(self, lane: str, after: Sequence[str]) -> ModelState | None:
+        """What an assignment starts from that nobody else has; None where it is the round's base.
+
+        Args:
+            lane, after: as in ``SendAssignment``.
+        """
+        if lane == MAIN and not after:
+            return None
+        if after:
+            earlier = [self._updates[key].update for key in after]
+            return relayed(self._algorithm, self._state, self._memory, lane, earlier)
+        if lane not in self._lanes:
+            self._lanes[lane] = relayed(self._algorithm, self._state, self._memory, lane, ())
+        return self._lanes[lane]
+
+    def published_to(self, worker_id: str) -> ModelState | None:
+        """What a worker evaluates, where that is not the round's base: its lane's model."""
+        lane = self._algorithm.lane_of(worker_id, self._memory)
+        return self._published if lane == MAIN else self.own_start(lane, ())
+
+    def own_digest(self, lane: str, after: Sequence[str]) -> str:
+        """The name of ``own_start``; empty where there is none."""
+        if after:
+            return after[-1]  # nobody holds it, so any name will do
+        start = self.own_start(lane, ())
+        return "" if start is None else self._digest(lane, start)
+
+    def published_digest(self, worker_id: str) -> str:
+        """The name of ``published_to``; empty where there is none."""
+        lane = self._algorithm.lane_of(worker_id, self._memory)
+        state = self.published_to(worker_id)
+        return "" if state is None else self._digest(lane, state)
+
+    def _digest(self, lane: str, state: ModelState) -> str:
+        if lane not in self._digests:
+            self._digests[lane] = digest_of(state)
+        return self._digests[lane]
+
+    def admit(self, trained: Trained) -> None:
+        """Check an update and hold it until it is folded; raises what ``RoundSum.check`` raises."""
+        self._sum.check(trained.update, DIGEST)
+        self._updates[trained.assignment_id] = trained
+
+    def fold(self, assignment_id: str, lane: str, correction: float) -> None:
+        """Add an update that was admitted; from now on it counts, for its worker too."""
+        trained = self._updates[assignment_id]
+        self.memories.put(trained.update.header.worker_id, trained.memory)
+        if not self._sum.waits:
+            self._sum.fold(trained.update, lane=lane, correction=correction)
+
+    def release(self, assignment_ids: Sequence[str]) -> None:
+        """Forget the values of folded updates that nobody starts from any more."""
+        if not self._sum.waits:
+            for key in self._updates.keys() & set(assignment_ids):
+                self._updates[key] = self._updates[key].without_values()
+
+    def remember(
+        self, action: act.Aggregate, asked: Sequence[str], durations_s: Mapping[str, float]
+    ) -> None:
+        """Take a round into the history of the workers, where the selection looks back.
+
+        Args:
+            asked: workers that were given an assignment to train.
+            durations_s: of those whose updates count.
+        """
+        if self._recipe.rounds.selection in WITH_HISTORY:
+            headers = [self._updates[key].update.header for key in action.assignment_ids]
+            self.history = self.history.after(action.round, asked, headers, durations_s)
+
+    def make_next(self, round: int, lanes: Mapping[str, str], *, evaluate: bool) -> SimulatedRound:
+        """Make the next version and say what the round came to.
+
+        Args:
+            lanes: of the assignments whose updates the round closes with, by their ids.
+        """
+        done = sorted(
+            (self._updates[key] for key in lanes), key=lambda one: one.update.header.worker_id
+        )
+        headers = [one.update.header for one in done]
+        if self._sum.waits:
+            for one, weight in zip(done, self._sum.weights(headers), strict=True):
+                self._sum.fold(one.update, weight, lane=lanes[one.assignment_id])
+        outcome = self._sum.outcome(headers, round)
+        self._state, self._memory = outcome.state, outcome.memory
+        self._published = outcome.served
+        self.served = outcome.served or outcome.state
+        self.downlink.descend(self._state, round)
+        self._begin()
+        self._updates.clear()
+        evaluation = None
+        if evaluate and self._test is not None:
+            evaluation = self._trainer.evaluate(self.served, self._test, confusion=True)
+        return SimulatedRound(
+            round=round,
+            workers=tuple(header.worker_id for header in headers),
+            weight=sum(header.weight for header in headers),
+            metrics=mean_metrics(headers),
+            evaluation=evaluation,
+            bytes_up=sum(one.upload_bytes for one in done),
+            bytes_down=self.downlink.take_bytes(),
+        )

@@ -1,0 +1,402 @@
+"""Drives the round machine without a network: same recipe, same halves, virtual time.
+
+With the same recipe and seed the versions are bit-identical to those of a deployed run whose
+workers are ``worker-0`` to ``worker-(n-1)`` with shard i, on the same machine and with the same
+number of threads per training (tests/integration/test_parity.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from heapq import heappop, heappush
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from fedfleet.algorithms.plan import PlanRequest
+from fedfleet.data.shard import Shards
+from fedfleet.errors import FedFleetError, RecipeInvalid, SettingInvalid
+from fedfleet.rounds import actions as act
+from fedfleet.rounds import events as ev
+from fedfleet.rounds.card import card_of
+from fedfleet.rounds.machine import RoundMachine
+from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.selection import Ballot, Drawing
+from fedfleet.sim.checkpoint import Checkpoint, Snapshot
+from fedfleet.sim.coordinator import DIGEST, SimulatedCoordinator
+from fedfleet.sim.devices import DeviceProfile, Pace, assign, needs_flops
+from fedfleet.sim.flops import forward_flops
+from fedfleet.sim.inprocess import InProcess
+from fedfleet.sim.jobs import (
+    Engine,
+    Evaluated,
+    EvaluateJob,
+    Failed,
+    Job,
+    Result,
+    Trained,
+    TrainJob,
+)
+from fedfleet.sim.outcome import SimulatedRound, Simulation
+from fedfleet.sim.workplace import RUN_ID, Workplace
+from fedfleet.training.local import LocalTrainer
+from fedfleet.training.seeding import derive
+from fedfleet.training.stacked import StackedTrainer, why_not_stacked
+
+
+def simulate(
+    recipe: Recipe,
+    data_dir: Path | None = None,
+    on_round: Callable[[SimulatedRound], None] | None = None,
+    *,
+    engine: Engine | None = None,
+    device: Literal["auto", "cpu", "cuda"] | None = None,
+    batch_workers: int = 1,
+    checkpoint: Path | None = None,
+    tags: Mapping[str, Collection[str]] | None = None,
+    devices: Sequence[DeviceProfile] = (),
+) -> Simulation:
+    """Run a recipe to its end.
+
+    Args:
+        on_round: called as each round closes, at first for those of the checkpoint.
+        engine: carries out the workers' part, and is left open; None does it in this process.
+        device: overrides the recipe's, for what this process computes.
+        batch_workers: train so many workers as one batch, where no other engine is given; results
+            then differ by the rounding of float32.
+        checkpoint: a folder that keeps the run as each round closes; one that was cut off goes on
+            from there, and comes to what an undisturbed one does, bit for bit.
+        tags: what each worker carries, for a recipe with ``rounds.tags``.
+        devices: what the workers stand for; results then come, and deadlines pass, in virtual time.
+
+    Raises:
+        RecipeInvalid: too few workers carry a tag that the recipe names.
+        SettingInvalid, DataInvalid: the folder cannot be used, or the recipe's workers cannot be
+            trained as one batch.
+        FedFleetError: data or model cannot be had; a worker's failure fails its assignment only.
+    """
+    card = card_of(recipe)
+    trainer = LocalTrainer(card, recipe.training, recipe.evaluation, device=device)
+    shards = Shards(recipe.data, seed=recipe.seed, data_dir=data_dir)
+    test = shards.load("test", None) if recipe.evaluation.coordinator else None
+    coordinator = SimulatedCoordinator(recipe, card, trainer, test)
+    if engine is None:
+        stacked = _stacked(trainer, batch_workers)
+        engine = InProcess(Workplace(recipe, trainer, shards, data_dir=data_dir), stacked)
+    try:
+        driver = Driver(recipe, coordinator, engine, on_round or (lambda _: None), tags or {})
+        if devices:
+            flops = forward_flops(card) if needs_flops(devices) else 0
+            driver.pace(devices, flops)
+        if checkpoint is not None:
+            carried = sorted((name, sorted(own)) for name, own in (tags or {}).items())
+            fleet = repr((carried, tuple(devices))) if carried or devices else ""
+            driver.keep_in(Checkpoint(checkpoint, recipe, trainer.schema, fleet))
+        return driver.run(card.classes)
+    finally:
+        coordinator.memories.close()
+
+
+def _stacked(trainer: LocalTrainer, batch_workers: int) -> StackedTrainer | None:
+    if batch_workers == 1:
+        return None
+    reason = why_not_stacked(trainer)
+    if reason:
+        raise SettingInvalid(
+            f"batch_workers = {batch_workers}: workers cannot be trained as one batch with "
+            f"{reason}; leave it out"
+        )
+    return StackedTrainer(trainer, batch_workers)
+
+
+def _fleet_of(recipe: Recipe, tags: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """Who takes part."""
+    rounds = recipe.rounds
+    names = [f"worker-{i}" for i in range(recipe.data.workers or rounds.cohort)]
+    fleet = tuple(name for name in names if rounds.admits(tags.get(name, ())))
+    if len(fleet) < rounds.needed:
+        raise RecipeInvalid(
+            f"rounds.tags = {', '.join(rounds.tags)}: of the {len(names)} simulated workers "
+            f"{len(fleet)} carry one of them, a round needs {rounds.needed}; leave rounds.tags out "
+            "to simulate the recipe with all of them"
+        )
+    return fleet
+
+
+class Driver:
+    """One simulated run.
+
+    Args:
+        engine: carries out the workers' part.
+        tags: what each worker carries.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        coordinator: SimulatedCoordinator,
+        engine: Engine,
+        on_round: Callable[[SimulatedRound], None],
+        tags: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
+        self._recipe = recipe
+        self._coordinator = coordinator
+        self._engine = engine
+        self._on_round = on_round
+        self._checkpoint: Checkpoint | None = None
+        self._machine = RoundMachine(RUN_ID, recipe.rounds, recipe.evaluation)
+        self._rounds: list[SimulatedRound] = []
+        self._todo: deque[act.Action] = deque()
+        self._sent: list[act.SendAssignment] = []
+        self._fleet = _fleet_of(recipe, tags)
+        self._now_s = 0.0
+        self._alarm_s = 0.0
+        self._pace: Pace | None = None
+        # When each result will be there, in virtual time; without profiles they never wait.
+        self._arrivals: list[tuple[float, int, Result]] = []
+        self._sequence = count()
+
+    def pace(self, devices: Sequence[DeviceProfile], sample_flops: int) -> None:
+        """Let assignments take as long as they would on these devices."""
+        seed = derive(self._recipe.seed, "devices")
+        self._pace = Pace(assign(devices, self._fleet, seed), sample_flops)
+
+    def keep_in(self, checkpoint: Checkpoint) -> None:
+        """Keep the run as each round closes; go on after the last one that was kept."""
+        self._checkpoint = checkpoint
+        before = checkpoint.load(self._coordinator.memories)
+        if before is None:
+            return
+        self._rounds = list(before.rounds)
+        self._now_s = before.now_s
+        self._coordinator.go_on(before.coordinator)
+        recipe, closed = self._recipe, self._rounds[-1].round
+        self._machine = RoundMachine(RUN_ID, recipe.rounds, recipe.evaluation, closed + 1)
+        for done in self._rounds:
+            self._on_round(done)
+
+    def run(self, classes: tuple[str, ...]) -> Simulation:
+        """Carry out actions until none is left; then what was sent; then the alarm rings."""
+        if len(self._rounds) == self._recipe.rounds.rounds:
+            return self._simulation("completed", "", "", classes)
+        self._tell(ev.RunStarted(at_s=self._now_s))
+        self._tell(ev.FleetChanged(at_s=self._now_s, workers=frozenset(self._fleet)))
+        while self._machine.finish is None or self._todo:
+            self._carry_out_all()
+            if self._sent:
+                self._work()
+            elif self._arrives():
+                self._now_s, _, result = heappop(self._arrivals)
+                self._take(result)
+            elif self._machine.finish is None:
+                self._now_s = self._alarm_s
+                self._tell(ev.DeadlinePassed(at_s=self._now_s, workers=self._fleet))
+        finish = self._machine.finish
+        return self._simulation(finish.outcome, finish.code, finish.reason, classes)
+
+    def _simulation(
+        self, outcome: str, code: str, reason: str, classes: tuple[str, ...]
+    ) -> Simulation:
+        return Simulation(
+            outcome=outcome,
+            code=code,
+            reason=reason,
+            state=self._coordinator.served,
+            rounds=tuple(self._rounds),
+            classes=classes,
+        )
+
+    def _tell(self, event: ev.Event) -> None:
+        self._todo.extend(self._machine.handle(event))
+
+    def _carry_out_all(self) -> None:
+        while self._todo:
+            self._carry_out(self._todo.popleft())
+
+    def _carry_out(self, action: act.Action) -> None:
+        if isinstance(action, act.SelectCohort):
+            self._select(action)
+        elif isinstance(action, act.SendAssignment):
+            self._sent.append(action)
+        elif isinstance(action, act.WakeAt):
+            self._alarm_s = action.at_s
+        elif isinstance(action, act.FoldUpdate):
+            self._fold(action.assignment_id)
+        elif isinstance(action, act.Aggregate):
+            self._aggregate(action)
+        elif isinstance(action, act.CloseRound):
+            self._close_round()
+
+    def _close_round(self) -> None:
+        if self._checkpoint is not None:
+            kept = Snapshot(
+                now_s=self._now_s, rounds=self._rounds, coordinator=self._coordinator.keep()
+            )
+            self._checkpoint.save(kept, self._coordinator.memories)
+        self._on_round(self._rounds[-1])
+
+    # The workers' part
+
+    def _work(self) -> None:
+        """Have what was sent done; without profiles each result is there at once."""
+        actions, self._sent = self._sent, []
+        # Made when they are asked for: the state of a job that nobody wants need not be computed.
+        results = self._engine.carry_out(map(self._job, actions))
+        for place, action in enumerate(actions):
+            if not any(self._machine.is_open(one.assignment_id) for one in actions[place:]):
+                break  # over-selected: the cohort is complete already
+            down_bytes = self._count(action)
+            result = next(results)
+            if self._pace is not None:
+                took_s = self._pace.seconds(action.worker_id, down_bytes, result)
+                arrival = (self._now_s + took_s, next(self._sequence), result)
+                heappush(self._arrivals, arrival)
+                continue
+            self._take(result)
+            self._carry_out_all()
+
+    def _arrives(self) -> bool:
+        """Whether the next thing that happens is a result, not the alarm.
+
+        What nobody waits for any more is forgotten: its worker was told to stop.
+        """
+        while self._arrivals:
+            arrival_s, _, result = self._arrivals[0]
+            if self._machine.is_open(result.assignment_id):
+                return arrival_s <= self._alarm_s
+            heappop(self._arrivals)
+        return False
+
+    def _job(self, action: act.SendAssignment) -> Job:
+        coordinator, worker_id = self._coordinator, action.worker_id
+        memory = coordinator.memories.get(worker_id)
+        seed = derive(self._recipe.seed, action.work.value, action.round, worker_id)
+        if action.work is act.Work.PROBE:
+            return EvaluateJob(
+                assignment_id=action.assignment_id,
+                worker_id=worker_id,
+                base=coordinator.downlink.base,
+                memory=memory,
+                probe_seed=seed,
+            )
+        if action.work is act.Work.EVALUATE:
+            return EvaluateJob(
+                assignment_id=action.assignment_id,
+                worker_id=worker_id,
+                base=coordinator.published_to(worker_id) or coordinator.downlink.base,
+                memory=memory,
+            )
+        return TrainJob(
+            assignment_id=action.assignment_id,
+            worker_id=worker_id,
+            round=action.round,
+            seed=seed,
+            base=coordinator.own_start(action.lane, action.after) or coordinator.downlink.base,
+            base_digest=DIGEST,
+            broadcast=coordinator.broadcast,
+            memory=memory,
+        )
+
+    def _count(self, action: act.SendAssignment) -> int:
+        """Count what a worker downloads for an assignment, in bytes."""
+        coordinator = self._coordinator
+        if action.work is act.Work.EVALUATE:
+            own = coordinator.published_digest(action.worker_id)
+            return coordinator.downlink.fetch(action.worker_id, own=own)
+        if action.work is act.Work.PROBE:
+            return coordinator.downlink.fetch(action.worker_id)
+        return coordinator.downlink.fetch(
+            action.worker_id,
+            own=coordinator.own_digest(action.lane, action.after),
+            beside=sum(section.values.nbytes for section in coordinator.broadcast),
+        )
+
+    def _take(self, result: Result) -> None:
+        """Tell the machine what became of an assignment."""
+        if isinstance(result, Trained):
+            self._take_update(result)
+        elif isinstance(result, Evaluated):
+            self._take_evaluation(result)
+        else:
+            self._fail(result)
+
+    def _take_evaluation(self, result: Evaluated) -> None:
+        key, evaluation = result.assignment_id, result.evaluation
+        if self._machine.slots[key].work is act.Work.PROBE:
+            event = ev.ProbeReported(at_s=self._now_s, assignment_id=key, loss=evaluation.loss)
+            self._tell(event)
+            return
+        worker_id = self._machine.slots[key].worker_id
+        self._rounds[-1].worker_evaluations[worker_id] = evaluation
+        fields: dict[str, Any] = evaluation.to_json()
+        self._tell(ev.EvaluationReported(at_s=self._now_s, assignment_id=key, evaluation=fields))
+
+    def _take_update(self, trained: Trained) -> None:
+        try:
+            self._coordinator.admit(trained)
+        except FedFleetError as error:
+            self._fail(
+                Failed(assignment_id=trained.assignment_id, code=error.code, reason=error.message)
+            )
+            return
+        self._tell(
+            ev.UpdateAccepted(
+                at_s=self._now_s,
+                assignment_id=trained.assignment_id,
+                weight=trained.update.header.weight,
+            )
+        )
+
+    def _fail(self, failed: Failed) -> None:
+        self._tell(
+            ev.AssignmentFailed(
+                at_s=self._now_s,
+                assignment_id=failed.assignment_id,
+                code=failed.code,
+                reason=failed.reason,
+            )
+        )
+
+    # The coordinator's part
+
+    def _select(self, action: act.SelectCohort) -> None:
+        recipe, coordinator = self._recipe, self._coordinator
+        drawing = Drawing(
+            recipe.rounds,
+            Ballot.of(
+                action,
+                coordinator.history,
+                run_seed=derive(recipe.seed, "participation"),
+                draw_seed=derive(recipe.seed, "cohort", action.round, action.draw),
+            ),
+        )
+        probed = drawing.to_probe()
+        if probed:
+            self._tell(ev.ProbesSelected(at_s=self._now_s, workers=probed))
+            return
+        request = PlanRequest(
+            action.round, action.candidates, action.size, drawing, coordinator.memory
+        )
+        plan = coordinator.plan(request)
+        self._tell(ev.cohort_selected(plan, self._now_s, drawing.corrections))
+
+    def _fold(self, assignment_id: str) -> None:
+        slot = self._machine.slots[assignment_id]
+        self._coordinator.fold(assignment_id, slot.lane, slot.correction)
+        if assignment_id == slot.chain[-1]:
+            self._coordinator.release(slot.chain)
+
+    def _aggregate(self, action: act.Aggregate) -> None:
+        lanes = {key: self._machine.slots[key].lane for key in action.assignment_ids}
+        self._coordinator.remember(action, self._machine.cohort, self._machine.durations_s)
+        made = self._coordinator.make_next(action.round, lanes, evaluate=action.evaluate)
+        virtual_s = None if self._pace is None else self._now_s
+        self._rounds.append(replace(made, virtual_s=virtual_s))
+        self._tell(
+            ev.RoundCommitted(
+                at_s=self._now_s, version=action.round, digest=DIGEST, workers=self._fleet
+            )
+        )

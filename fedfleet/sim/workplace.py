@@ -1,0 +1,189 @@
+"""What one process holds to carry out jobs: a resident model, the open data, recent examples."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedfleet.algorithms.base import Memory
+from fedfleet.data.shard import ShardLoader
+from fedfleet.errors import FedFleetError
+from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.selection import loss_asked
+from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed, Job, Result, Trained, TrainJob
+from fedfleet.training.local import LocalTrainer, TrainResult, TrainTask
+from fedfleet.training.seeding import derive
+from fedfleet.training.stacked import StackedTrainer
+from fedfleet.training.worker import LocalRun, LocalWorker
+from fedfleet.types import Update, UpdateHeader
+from fedfleet.wire.downlink import is_lossless
+from fedfleet.wire.spare import spare_small
+from fedfleet.wire.updates import decode_update
+from fedfleet.wire.uplink import encode_uplink, split_memory
+
+# Decoded examples that a process keeps for the next time that their workers are drawn.
+KEPT_BYTES = 256 << 20
+RUN_ID = "sim"
+
+
+class Workplace:
+    """Carries out jobs one after the other.
+
+    Args:
+        shards: the recipe's data, opened once for all workers.
+        kept_bytes: of decoded examples; those of the workers that were drawn last.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        trainer: LocalTrainer,
+        shards: ShardLoader,
+        *,
+        data_dir: Path | None,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
+        self._recipe = recipe
+        self._trainer = trainer
+        self._shards = shards
+        self._data_dir = data_dir
+        self._kept_bytes = kept_bytes
+        self._uplink = spare_small(recipe.wire.uplink_chain, trainer.schema)
+        self._workers: OrderedDict[str, LocalWorker] = OrderedDict()
+
+    def carry_out(self, job: Job, cancelled: Callable[[], bool] | None = None) -> Result:
+        """Do a job; an error that a worker would report is a result.
+
+        Args:
+            cancelled: asked after every step of training; True stops it.
+        """
+        try:
+            worker = self._worker(job.worker_id)
+            if isinstance(job, EvaluateJob):
+                return self._evaluate(worker, job)
+            return self._train(worker, job, cancelled)
+        except FedFleetError as error:
+            return _failed(job, error)
+        finally:
+            self._forget_old()
+
+    def _train(
+        self, worker: LocalWorker, job: TrainJob, cancelled: Callable[[], bool] | None
+    ) -> Trained:
+        task = self._task(worker, job)
+        return self._trained(job, self._trainer.train(replace(task, cancelled=cancelled)))
+
+    def carry_out_together(self, jobs: Sequence[TrainJob], stacked: StackedTrainer) -> list[Result]:
+        """Do training jobs as one batch; the results are in the jobs' order."""
+        results: dict[str, Result] = {}
+        tasks: list[tuple[TrainJob, TrainTask]] = []
+        for job in jobs:
+            try:
+                tasks.append((job, self._task(self._worker(job.worker_id), job)))
+            except FedFleetError as error:
+                results[job.assignment_id] = _failed(job, error)
+        outcomes = stacked.train_many([task for _, task in tasks])
+        for (job, _), outcome in zip(tasks, outcomes, strict=True):
+            try:
+                results[job.assignment_id] = (
+                    _failed(job, outcome)
+                    if isinstance(outcome, FedFleetError)
+                    else self._trained(job, outcome)
+                )
+            except FedFleetError as error:
+                results[job.assignment_id] = _failed(job, error)
+        self._forget_old()
+        return [results[job.assignment_id] for job in jobs]
+
+    def _task(self, worker: LocalWorker, job: TrainJob) -> TrainTask:
+        training_memory, _ = split_memory(job.memory)
+        return worker.task(
+            job.base,
+            seed=job.seed,
+            round=job.round,
+            broadcast=job.broadcast,
+            memory=training_memory,
+        )
+
+    def _trained(self, job: TrainJob, result: TrainResult) -> Trained:
+        _, codec_memory = split_memory(job.memory)
+        header = UpdateHeader(
+            run_id=RUN_ID,
+            round=job.round,
+            assignment_id=job.assignment_id,
+            worker_id=job.worker_id,
+            base_digest=job.base_digest,
+            schema_digest=self._trainer.schema.digest,
+            weight=result.work.samples,
+            steps=result.work.steps,
+            lr_sum=result.work.lr_sum,
+            metrics=result.work.metrics,
+        )
+        update, kept, upload_bytes = self._send(
+            Update(header, result.sections), codec_memory, job.seed
+        )
+        return Trained(
+            assignment_id=job.assignment_id,
+            update=update,
+            memory={**result.memory, **kept},
+            upload_bytes=upload_bytes,
+            examples=result.work.samples * len(result.work.epoch_losses),
+        )
+
+    def _send(self, update: Update, codec_memory: Memory, seed: int) -> tuple[Update, Memory, int]:
+        """What the coordinator would decode, what the codec keeps, and the payload's bytes."""
+        if is_lossless(self._uplink):  # the bytes would come back as they are
+            return update, {}, sum(section.values.nbytes for section in update.sections)
+        encoded, kept = encode_uplink(
+            update, self._recipe.wire, self._uplink, codec_memory, derive(seed, "codec")
+        )
+        decoded = decode_update(encoded.header, encoded.payload, self._uplink)
+        return decoded, kept, len(encoded.payload)
+
+    def _evaluate(self, worker: LocalWorker, job: EvaluateJob) -> Evaluated:
+        memory, _ = split_memory(job.memory)
+        if job.probe_seed is None:
+            evaluation = worker.evaluate(job.base, memory)
+        else:
+            sample = loss_asked(self._recipe.rounds) == "sample"
+            evaluation = worker.probe(job.base, memory, seed=job.probe_seed, sample=sample)
+        return Evaluated(assignment_id=job.assignment_id, evaluation=evaluation)
+
+    def _worker(self, worker_id: str) -> LocalWorker:
+        worker = self._workers.pop(worker_id, None) or self._hired(worker_id)
+        self._workers[worker_id] = worker  # the newest
+        return worker
+
+    def _hired(self, worker_id: str) -> LocalWorker:
+        recipe = self._recipe
+        run = LocalRun(
+            worker_id=worker_id,
+            seed=recipe.seed,
+            rounds=recipe.rounds.rounds,
+            data=recipe.data,
+            training=recipe.training,
+            evaluation=recipe.evaluation,
+            algorithm=recipe.algorithm,
+            shard=int(worker_id.rpartition("-")[2]),
+            data_dir=self._data_dir,
+            rms_loss=recipe.rounds.wants_rms_loss,
+        )
+        return LocalWorker(run, self._trainer, self._shards)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of decoded examples."""
+        return sum(worker.held_bytes for worker in self._workers.values())
+
+    def _forget_old(self) -> None:
+        """Let the examples go of those that were drawn longest ago."""
+        held = self.held_bytes
+        while held > self._kept_bytes:
+            _, oldest = self._workers.popitem(last=False)
+            held -= oldest.held_bytes
+
+
+def _failed(job: Job, error: FedFleetError) -> Failed:
+    return Failed(assignment_id=job.assignment_id, code=error.code, reason=error.message)
