@@ -29,7 +29,13 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     ),
     "predict": Leaf("fedfleet.cli.predict:predict", "Ask the inference service about an image."),
     "simulate": Leaf(
-        "fedfleet.cli.simulate:simulate", "Run a recipe in this process, without a network."
+        "fedfleet.cli.simulate:simulate", "Run a recipe on this machine, without a network."
+    ),
+    "sweep": Leaf(
+        "fedfleet.cli.sweep:sweep", "Simulate every combination of settings, and compare them."
+    ),
+    "report": Leaf(
+        "fedfleet.cli.report_command:report", "Write a page that shows and compares runs."
     ),
     "data": Branch(
         "Look at how a recipe splits its data over workers.",

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from fedfleet.cli.output import bars, console, fitting_table, plain, write_json
+from fedfleet.cli.progress import working
 from fedfleet.cli.recipes import load_recipe
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
 from fedfleet.data.images import Index
@@ -45,11 +46,15 @@ def describe(
     draw = None if plot is None else _plotter(plot)
     parsed = load_recipe(recipe)
     shards = _shards(parsed, data_dir or config_of(context).data_dir)
-    labels, classes = shards.train.labels, shards.spec.classes
-    rows = describe_partition(labels, shards.indexes, classes, shards.owners)
+    classes = shards.spec.classes
+    with working(console(), f"splitting {plain(parsed.data.dataset)}", shown=not as_json):
+        labels = shards.train.labels
+        rows = describe_partition(labels, shards.indexes, classes, shards.owners)
     if plot is not None and draw is not None:
         try:
-            draw(plot.expanduser(), _title(parsed, rows), rows, classes, shards.spec.groups)
+            draw(
+                plot.expanduser(), partition_title(parsed, rows), rows, classes, shards.spec.groups
+            )
         except OSError as error:
             raise SettingInvalid(f"--plot {plot}: {error.strerror}") from error
     if as_json:
@@ -78,8 +83,9 @@ def partition(
     parsed = load_recipe(recipe)
     if parsed.data.workers is None:
         raise InvalidInput('data.partition = "none": each worker\'s data are its own, not a shard')
-    shards = _shards(parsed, data_dir or config_of(context).data_dir).indexes
-    paths = [_write(out.expanduser(), parsed, number, shards) for number in range(len(shards))]
+    with working(console(), f"splitting {plain(parsed.data.dataset)}", shown=not as_json):
+        shards = _shards(parsed, data_dir or config_of(context).data_dir).indexes
+        paths = [_write(out.expanduser(), parsed, number, shards) for number in range(len(shards))]
     if as_json:
         write_json({"files": [str(path) for path in paths]})
     else:
@@ -126,13 +132,16 @@ def _write(folder: Path, recipe: Recipe, number: int, shards: list[Index]) -> Pa
     return path
 
 
-def _title(recipe: Recipe, rows: list[ShardRow]) -> str:
+def partition_title(recipe: Recipe, rows: list[ShardRow]) -> str:
+    """The data set and how it is split, in a line."""
     data = recipe.data
     setting: str = data.partition
     for value in (data.alpha, data.fine_alpha, data.classes_per_worker, data.shards_per_worker):
         setting += "" if value is None else f" {value:g}"
     if data.feature_noise is not None:
         setting += f", feature noise up to {data.feature_noise:g}"
+        if data.noisy_workers is not None:
+            setting += f" on the last {data.noisy_workers}"
     examples = sum(row.examples for row in rows)
     return f"{data.dataset}, {examples} training examples, partition {setting}, seed {recipe.seed}"
 
@@ -146,7 +155,7 @@ def _print(out: Console, recipe: Recipe, rows: list[ShardRow], classes: tuple[st
     has_owners = any(row.owners for row in rows)
     table = fitting_table(
         out,
-        _title(recipe, rows),
+        partition_title(recipe, rows),
         (*right[:5], "mix", *last, *(("belong to",) if has_owners else ())),
         [
             (

@@ -1,11 +1,11 @@
 """Runs a module as a process that cannot outlive the one that started it.
 
-Started as ``python -m fedfleet.cli.launch PARENT_PID MODULE``. On Linux the kernel is told to send
-SIGKILL when the thread that started this process ends (prctl PR_SET_PDEATHSIG), which holds even
-when the parent itself is killed by SIGKILL; so the parent must start its children from a thread
-that lives as long as it does, its main thread. The services lose nothing by a SIGKILL. It is done
-here and not in a ``preexec_fn``, which is unsafe once threads run. Elsewhere a thread looks twice a
-second whether the parent is still there.
+Started as ``python -m fedfleet.cli.launch PARENT_PID MODULE [ARGUMENT...]``. On Linux the kernel is
+told to send SIGKILL when the thread that started this process ends (prctl PR_SET_PDEATHSIG), which
+holds even when the parent itself is killed by SIGKILL; so the parent must start its children from a
+thread that lives as long as it does, its main thread. The services lose nothing by a SIGKILL. It is
+done here and not in a ``preexec_fn``, which is unsafe once threads run. Elsewhere a thread looks
+twice a second whether the parent is still there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     """Bind, then become the module."""
     parent, module = int(sys.argv[1]), sys.argv[2]
     bind_to(parent)
-    sys.argv = [module]
+    sys.argv = [module, *sys.argv[3:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

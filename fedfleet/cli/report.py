@@ -5,14 +5,13 @@ Legend: C = classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 
-from fedfleet.cli.documents import Document, traffic_document
+from fedfleet.cli.documents import traffic_document
 from fedfleet.cli.output import bars, fitting_table, make_table, number, percent, size
+from fedfleet.reports.round_result import RoundResult
 from fedfleet.types import Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_from_message
@@ -21,53 +20,6 @@ from fedfleet.wire.evaluations import evaluation_from_message
 MOST_CLASSES = 20
 # What a narrow terminal does without, the first first.
 _NARROW = ("samples", "version", "train loss", "updates")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundResult:
-    """One round, simulated or deployed.
-
-    Args:
-        version: number in the registry; None in a simulation.
-        duration_s: from the choice of the cohort to the commit; None in a simulation.
-        weight: training samples behind the updates.
-        metrics: sample-weighted means of the workers' training metrics.
-        bytes_up: payload bytes of the updates that count.
-        bytes_down: payload bytes that workers downloaded since the round before.
-        traffic: by worker id, what was moved since the round before, with what was sent again;
-            empty in a simulation.
-        worker_evaluations: by worker id.
-    """
-
-    round: int
-    version: int | None
-    duration_s: float | None
-    updates: int
-    weight: float
-    metrics: Mapping[str, float]
-    bytes_up: int
-    bytes_down: int
-    evaluation: Evaluation | None
-    traffic: Mapping[str, Document] = field(default_factory=dict)
-    worker_evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "round": self.round,
-            "version": self.version,
-            "duration_s": self.duration_s,
-            "updates": self.updates,
-            "weight": self.weight,
-            "metrics": dict(self.metrics),
-            "bytes_up": self.bytes_up,
-            "bytes_down": self.bytes_down,
-            "traffic": dict(sorted(self.traffic.items())),
-            "evaluation": self.evaluation.to_json() if self.evaluation else None,
-            "worker_evaluations": {
-                name: evaluation.to_json()
-                for name, evaluation in sorted(self.worker_evaluations.items())
-            },
-        }
 
 
 def round_result(summary: pb.RoundSummary) -> RoundResult:
@@ -90,6 +42,7 @@ def round_result(summary: pb.RoundSummary) -> RoundResult:
             name: evaluation_from_message(message)
             for name, message in summary.worker_evaluations.items()
         },
+        at_s=summary.committed_at_s,
     )
 
 

@@ -26,6 +26,7 @@ from fedfleet.cli.output import (
     plain,
     write_json,
 )
+from fedfleet.cli.progress import progress, working
 from fedfleet.cli.recipes import read_recipe
 from fedfleet.cli.report import print_result, print_rounds, round_result
 from fedfleet.cli.session import connect
@@ -141,8 +142,9 @@ def stop(
     """End a run; its versions stay."""
     with connect(context, coordinator) as client:
         client.stop_run(run)
-        for _ in client.watch_run(run):
-            pass  # a round that is being committed ends first
+        with working(console(), "waiting for the end of the round", shown=not as_json):
+            for _ in client.watch_run(run):
+                pass  # a round that is being committed ends first
         stopped = client.get_run(run).run
     if as_json:
         write_json(run_document(stopped))
@@ -172,14 +174,19 @@ def _why(run: pb.Run) -> str:
 def _follow(client: ControlClient, run_id: str, as_json: bool) -> None:
     """Print events as they come; raises where the run did not complete."""
     out = console()
-    for event in client.watch_run(run_id):
-        document = event_document(event)
-        if as_json:
-            write_json(document, indent=None)
-            continue
-        clock = local_time(event.at_s).partition(" ")[2]
-        out.print(f"{clock}  round {event.round:<4} {event.kind:<20} {_brief(document['fields'])}")
-        sys.stdout.flush()
+    with progress(out, shown=not as_json) as bar:
+        task = bar.add_task("rounds", total=client.get_run(run_id).run.rounds, result="")
+        for event in client.watch_run(run_id):
+            document = event_document(event)
+            if as_json:
+                write_json(document, indent=None)
+                continue
+            if event.kind == "round_committed":
+                bar.update(task, completed=event.round)
+            clock = local_time(event.at_s).partition(" ")[2]
+            brief = _brief(document["fields"])
+            out.print(f"{clock}  round {event.round:<4} {event.kind:<20} {brief}")
+            sys.stdout.flush()
     raise_if_failed(client.get_run(run_id).run)
 
 
@@ -188,9 +195,10 @@ def _brief(fields: Mapping[str, Any]) -> str:
     shown = dict(fields)
     metrics = shown.pop("metrics", None) or {}
     evaluation = shown.get("evaluation") or metrics.get("evaluation")
-    shown.pop("evaluation", None)
-    shown.pop("digest", None)
-    words = [f"{name}={_value(value)}" for name, value in shown.items() if value not in ("", None)]
+    for name in ("evaluation", "digest", "state_digest", "ladder", "blobs"):
+        shown.pop(name, None)
+    empty: tuple[object, ...] = ("", None, [], 0)
+    words = [f"{name}={_value(value)}" for name, value in shown.items() if value not in empty]
     if evaluation:
         words.append(
             f"accuracy={percent(evaluation['accuracy'])} loss={number(evaluation['loss'])}"

@@ -2,53 +2,121 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedfleet.cli.output import console, number, percent, size, write_json
+from fedfleet.cli.progress import progress
 from fedfleet.cli.recipes import load_recipe
-from fedfleet.cli.report import RoundResult, print_result, print_rounds, print_traffic
+from fedfleet.cli.recording import recording
+from fedfleet.cli.report import print_result, print_rounds, print_traffic
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
-from fedfleet.errors import FedFleetError, error_for_code
+from fedfleet.errors import FedFleetError, SettingInvalid, error_for_code
+from fedfleet.reports.round_result import RoundResult
+from fedfleet.sim.devices import DeviceProfile, parse_devices
+from fedfleet.sim.engines import EngineSettings, opened_engine
 
 if TYPE_CHECKING:
-    from fedfleet.sim.inprocess import SimulatedRound, Simulation
+    from fedfleet.sim.outcome import SimulatedRound, Simulation
+
+
+# Optional[...] and not "| None": Typer evaluates these, on Python 3.10 too.
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where workers are simulated: inprocess, processes (of this machine), or ray.",
+    ),
+]
+ProcessesOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="How many processes; by default one for each core."),
+]
+DeviceOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME", help="auto, cpu or cuda, instead of the recipe's."),
+]
+CheckpointOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        metavar="FOLDER", help="Keep the run here after each round; go on with one that was kept."
+    ),
+]
+BatchWorkersOption = Annotated[
+    int,
+    typer.Option(
+        help="Train so many workers with small models as one batch (mlp only): faster, and other "
+        "than a deployed run in the rounding of float32."
+    ),
+]
+DevicesOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        metavar="FILE", help="Profiles of the devices that workers stand for, for virtual time."
+    ),
+]
+AddressOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="HOST:PORT", help="A running Ray cluster; else one starts here."),
+]
 
 
 def simulate(
     context: typer.Context,
     recipe: RecipeArgument,
     data_dir: DataDir = None,
+    record: Annotated[
+        Optional[Path],  # noqa: UP045 - Typer evaluates it, on Python 3.10 too
+        typer.Option("--out", metavar="FOLDER", help="Keep a record, for fedfleet report."),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    engine: EngineOption = "inprocess",
+    processes: ProcessesOption = None,
+    device: DeviceOption = None,
+    devices: DevicesOption = None,
+    batch_workers: BatchWorkersOption = 1,
+    address: AddressOption = None,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe in this process, without a network."""
+    """Run a recipe on this machine, without a network."""
+    settings = _engine_settings(engine, processes, device, address, batch_workers)
     parsed = load_recipe(recipe)
-    # Here and not above: it imports torch, which --help and a wrong recipe need not wait for.
-    from fedfleet.sim.inprocess import simulate as run_simulation
-
     folder = data_dir or config_of(context).data_dir
     out = console()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[result]}"),
-        TimeElapsedColumn(),
-        console=out,
-        disable=as_json or not out.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("rounds", total=parsed.rounds.rounds, result="")
+    profiles = _profiles(devices)
+    rounds: list[RoundResult] = []
+    if record is not None and checkpoint is not None and record.absolute() == checkpoint.absolute():
+        raise SettingInvalid("--out and --checkpoint: must be two folders")
+    with progress(out, shown=not as_json) as bar:
+        task = bar.add_task("rounds", total=parsed.rounds.rounds, result="starting")
+        with (
+            recording(record, parsed, folder, goes_on=checkpoint is not None) as kept,
+            opened_engine(settings, parsed, folder) as opened,
+        ):
+            # Not above: it imports torch, which --help and a wrong recipe need not wait for.
+            from fedfleet.sim.driver import simulate as run_simulation
 
-        def on_round(done: SimulatedRound) -> None:
-            bar.update(task, completed=done.round, result=_brief(done))
-            if not as_json and not out.is_terminal:
-                out.print(f"round {done.round}/{parsed.rounds.rounds}  {_brief(done)}")
+            def on_round(done: SimulatedRound) -> None:
+                rounds.append(_result(done))
+                kept.add(rounds[-1])
+                bar.update(task, completed=done.round, result=_brief(done))
+                if not as_json and not out.is_terminal:
+                    out.print(f"round {done.round}/{parsed.rounds.rounds}  {_brief(done)}")
 
-        simulation = run_simulation(parsed, folder, on_round)
-    rounds = [_result(item) for item in simulation.rounds]
+            simulation = run_simulation(
+                parsed,
+                folder,
+                on_round,
+                engine=opened,
+                device=settings.device,
+                batch_workers=settings.batch_workers,
+                checkpoint=checkpoint,
+                devices=profiles,
+            )
+            kept.finish(simulation.outcome, simulation.code, simulation.reason, simulation.state)
     if as_json:
         write_json(
             {
@@ -69,8 +137,39 @@ def simulate(
     _raise_if_failed(simulation)
 
 
+def _engine_settings(
+    engine: str,
+    processes: int | None,
+    device: str | None,
+    address: str | None,
+    batch_workers: int,
+) -> EngineSettings:
+    try:
+        return EngineSettings(
+            engine=engine,  # type: ignore[arg-type] # looked at by the class
+            processes=processes,
+            device=device,  # type: ignore[arg-type]
+            address=address,
+            batch_workers=batch_workers,
+        )
+    except ValueError as error:
+        raise SettingInvalid(str(error)) from error
+
+
+def _profiles(path: Path | None) -> tuple[DeviceProfile, ...]:
+    if path is None:
+        return ()
+    try:
+        return parse_devices(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise SettingInvalid(f"devices: {path.name}: {reason}") from error
+
+
 def _brief(done: SimulatedRound) -> str:
     moved = f"{size(done.bytes_up)} up  {size(done.bytes_down)} down"
+    if done.virtual_s is not None:
+        moved += f"  {number(done.virtual_s)} s on devices"
     if done.evaluation is None:
         return f"train loss {number(done.metrics.get('train_loss'))}  {moved}"
     evaluated = done.evaluation
@@ -89,6 +188,9 @@ def _result(done: SimulatedRound) -> RoundResult:
         bytes_down=done.bytes_down,
         evaluation=done.evaluation,
         worker_evaluations=done.worker_evaluations,
+        workers=done.workers,
+        at_s=time.time(),
+        virtual_s=done.virtual_s,
     )
 
 

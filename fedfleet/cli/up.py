@@ -21,8 +21,9 @@ from fedfleet.cli.fleet import Fleet, FleetPlan, free_or_any, start_fleet, worke
 from fedfleet.cli.follow import follow, submit_or_resume
 from fedfleet.cli.inference import InferenceClient
 from fedfleet.cli.live import RunView
-from fedfleet.cli.output import console
+from fedfleet.cli.output import console, plain
 from fedfleet.cli.predict import print_answer
+from fedfleet.cli.progress import working
 from fedfleet.cli.recipes import load_recipe
 from fedfleet.cli.report import print_result, print_traffic, round_result
 from fedfleet.cli.runs import raise_if_failed
@@ -72,7 +73,9 @@ def up(
     """Train a recipe on a fleet on this machine, and serve it."""
     parsed = load_recipe(recipe)
     folder = data_dir or config_of(context).data_dir
-    sample = held_out_image(parsed, folder)  # before anything starts: it says what is missing
+    out = console()
+    with working(out, f"opening {plain(parsed.data.dataset)}"):
+        sample = held_out_image(parsed, folder)  # before anything starts: it says what is missing
     plan = FleetPlan(
         recipe=parsed,
         workers=worker_count(parsed, workers),
@@ -82,7 +85,6 @@ def up(
         inference_port=_port(inference_port, 0 if once else INFERENCE_PORT),
         environ=environment(context),
     )
-    out = console()
     try:
         with _ending_on_signals(), Children(plan.state_dir / "logs") as children:
             fleet = _run(out, children, plan, sample)
@@ -100,7 +102,8 @@ def up(
 def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | None) -> Fleet:
     """From the start of the processes to the answer to one image."""
     out.print(f"state and logs, kept: {plan.state_dir}")
-    fleet = start_fleet(children, plan)
+    with working(out, "starting the services"):
+        fleet = start_fleet(children, plan)
     out.print(f"coordinator: {fleet.coordinator}   inference: {fleet.inference}")
     with ControlClient(fleet.coordinator) as client:
         run_id = submit_or_resume(client, plan.recipe.source)
@@ -129,7 +132,8 @@ def _ask(
     path = plan.state_dir / "held-out.png"
     path.write_bytes(sample.png)
     client = InferenceClient(fleet.inference)
-    _wait_served(client, children, version)
+    with working(out, f"waiting until version {version} is served"):
+        _wait_served(client, children, version)
     answer = client.predict(sample.png)
     print_answer(out, answer)
     is_right = answer["predictions"][0]["label"] == sample.label

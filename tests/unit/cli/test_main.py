@@ -47,10 +47,17 @@ def test_help_imports_nothing_heavy(argv: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [("simulate", "--help"), ("data", "describe", "--help"), ("up", "--help")]
+    "argv",
+    [
+        ("simulate", "--help"),
+        ("data", "describe", "--help"),
+        ("up", "--help"),
+        ("report", "--help"),
+        ("sweep", "--help"),
+    ],
 )
 def test_help_of_a_command_imports_no_torch(argv: tuple[str, ...]) -> None:
-    assert imported_by(*argv).isdisjoint({"torch", "sklearn", "pyarrow"})
+    assert imported_by(*argv).isdisjoint({"torch", "sklearn", "pyarrow", "matplotlib"})
 
 
 def test_help_starts_within_half_a_second() -> None:

@@ -6,13 +6,13 @@ from rich.console import Console
 
 from fedfleet.cli.report import (
     MOST_CLASSES,
-    RoundResult,
     last_evaluation,
     print_result,
     print_rounds,
     print_traffic,
     round_result,
 )
+from fedfleet.reports.round_result import RoundResult
 from fedfleet.types import Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_to_message

@@ -39,3 +39,28 @@ def test_simulate_that_fails_says_why(cli, tmp_path: Path, tiny: Path) -> None:
     assert result.status == 1
     assert result.err.startswith("fedfleet: QUORUM_NOT_MET: the simulation failed: ")
     assert result.err.count("\n") == 1
+
+
+def test_simulate_keeps_a_run_and_goes_on_with_it(cli, tmp_path: Path, tiny: Path) -> None:
+    command = ("simulate", str(tiny), "--checkpoint", str(tmp_path / "kept"), "--json")
+
+    documents = [cli(*command).document for _ in range(2)]
+
+    assert (tmp_path / "kept" / "checkpoint.json").exists()
+    for document in documents:
+        for result in document["round_results"]:
+            result.pop("at_s")
+    assert documents[0] == documents[1]
+    assert len(documents[0]["round_results"]) == 2
+
+
+def test_simulate_refuses_a_folder_that_keeps_another_run(cli, tmp_path: Path, tiny: Path) -> None:
+    kept = ("--checkpoint", str(tmp_path / "kept"))
+    cli("simulate", str(tiny), *kept)
+    other = tmp_path / "other.toml"
+    other.write_text(tiny.read_text().replace("lr = 0.1", "lr = 0.2"))
+
+    result = cli("simulate", str(other), *kept)
+
+    assert result.status == 1
+    assert "holds a run of another recipe" in result.err

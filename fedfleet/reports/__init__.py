@@ -1,0 +1,1 @@
+"""Records of runs, and what is drawn and written of them; no network, no torch."""
