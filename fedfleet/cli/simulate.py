@@ -18,6 +18,7 @@ from fedfleet.errors import FedFleetError, SettingInvalid, error_for_code
 from fedfleet.reports.round_result import RoundResult
 from fedfleet.sim.devices import DeviceProfile, parse_devices
 from fedfleet.sim.engines import EngineSettings, opened_engine
+from fedfleet.training.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from fedfleet.sim.outcome import SimulatedRound, Simulation
@@ -98,6 +99,8 @@ def simulate(
         ):
             # Not above: it imports torch, which --help and a wrong recipe need not wait for.
             from fedfleet.sim.driver import simulate as run_simulation
+
+            keep_freed_memory()
 
             def on_round(done: SimulatedRound) -> None:
                 rounds.append(_result(done))

@@ -26,6 +26,7 @@ from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.sim.example_files import ExampleFiles
 from fedfleet.sim.parcels import JobReader, write_result
 from fedfleet.sim.workplace import Workplace
+from fedfleet.training.allocator import keep_freed_memory
 from fedfleet.training.local import LocalTrainer
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
+    keep_freed_memory()
     order = json.loads(sys.stdin.readline())
     folder = Path(order["folder"])
     try:
