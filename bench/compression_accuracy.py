@@ -21,7 +21,7 @@ from typing import Any
 from record import ROOT, record
 
 from fedfleet.rounds.recipe import parse_recipe
-from fedfleet.sim.inprocess import simulate
+from fedfleet.sim.driver import simulate
 
 ROUNDS = 40
 SEEDS = (1, 2, 3)

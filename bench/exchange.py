@@ -21,6 +21,7 @@ from pathlib import Path
 
 from loopback import is_private, received_bytes, run_privately
 from peaks import watched
+from peers.environment import install
 from peers.flower import deployment as flower
 from processes import exchanging, finish
 from record import record
@@ -155,5 +156,5 @@ def compare(ours_s: list[float], peer: Measured | None, missing: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         # Installed from here, for a network of its own has no registry.
-        sys.exit(run_privately([__file__, flower.install()]))
+        sys.exit(run_privately([__file__, install(flower.NAME)]))
     main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""A recipe's work, as bench/peers/work.py writes it, as an application of Flower."""
