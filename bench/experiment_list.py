@@ -147,6 +147,7 @@ CENTRAL = Experiment(
         name: {
             **ONE_WORKER,
             "data.dataset": name,
+            "training.lr": 0.01,
             "rounds.rounds": 6,
             "rounds.cohort": 1,
             "evaluation.every": 1,
@@ -194,15 +195,16 @@ LABELS = Experiment(
     ),
 )
 
+LONG: Changes = {**IID, **FEWER, "rounds.rounds": 150, "evaluation.every": 10}
 SKEW = Experiment(
     name="skew",
     title="Skewed participation",
     recipe="experiments/cifar.toml",
     seeds=(1, 2),
     variants={
-        "uniform": {**classes(2), **FEWER},
+        "uniform": LONG,
         **{
-            f"gamma {g}": {**classes(2), **FEWER, "rounds.selection": "skewed", "rounds.skew": g}
+            f"gamma {g}": {**LONG, "rounds.selection": "skewed", "rounds.skew": g}
             for g in (5.0, 1.0, 0.5, 0.05)
         },
     },
@@ -410,11 +412,11 @@ REFERENCE = Experiment(
     recipe="cifar100-resnet18.toml",
     last=1,
     variants={
-        "width 0.25, 5,000 images, 3 rounds": {
+        "width 0.25, 10,000 images, 8 rounds": {
             "model.width": 0.25,
-            "data.samples": 5_000,
+            "data.samples": 10_000,
             "training.threads": 1,
-            "rounds.rounds": 3,
+            "rounds.rounds": 8,
         }
     },
     checks=(Check("twice as good as chance", lambda found: _least(found) > 0.02),),

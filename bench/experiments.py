@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,24 +117,40 @@ def run(experiment: Experiment, data_dir: Path, kept: Path) -> dict[str, Any]:
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "runs": {},
     }
-    for seed in experiment.seeds:
-        for label, changes in experiment.variants.items():
-            key = f"{label} / seed {seed}"
-            text = recipe_text(experiment, changes, seed)
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            found = known["runs"].get(key)
-            if found is None or found["recipe"] != digest:
-                sys.stderr.write(f"{experiment.name}: {key}\n")
-                folder = kept.parent / digest[:16]
-                found = {
-                    "recipe": digest,
-                    **run_one(text, data_dir, folder, experiment.measure),
-                }
-                sys.stderr.write(f"\n  in {found['seconds']} s\n")
-            results["runs"][key] = known["runs"][key] = found
-            _replace(kept, {**results, "runs": {**known["runs"], **results["runs"]}})
+    for key, text in texts(experiment):
+        digest = digest_of(text)
+        found = known["runs"].get(key)
+        if found is None or found["recipe"] != digest:
+            sys.stderr.write(f"{experiment.name}: {key}\n")
+            folder = kept.parent / digest[:16]
+            found = {
+                "recipe": digest,
+                **run_one(text, data_dir, folder, experiment.measure),
+            }
+            sys.stderr.write(f"\n  in {found['seconds']} s\n")
+        results["runs"][key] = known["runs"][key] = found
+        _replace(kept, {**results, "runs": {**known["runs"], **results["runs"]}})
     _replace(kept, results)
     return results
+
+
+def texts(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """The name and the recipe of each run, seed by seed."""
+    for seed in experiment.seeds:
+        for label, changes in experiment.variants.items():
+            yield f"{label} / seed {seed}", recipe_text(experiment, changes, seed)
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def kept_results(experiment: Experiment, kept: Path) -> dict[str, Any]:
+    """What was run of an experiment as it is now: none of a recipe that has changed."""
+    results: dict[str, Any] = json.loads(kept.read_text())
+    digests = {key: digest_of(text) for key, text in texts(experiment)}
+    runs = results["runs"].items()
+    return {**results, "runs": {k: one for k, one in runs if digests.get(k) == one["recipe"]}}
 
 
 def _replace(path: Path, results: Mapping[str, Any]) -> None:
@@ -164,8 +180,11 @@ def main() -> None:
         if options.page and not kept.exists():
             continue
         try:
-            results = json.loads(kept.read_text()) if options.page else None
-            write_table(EXPERIMENTS[name], results or run(EXPERIMENTS[name], data_dir, kept))
+            experiment = EXPERIMENTS[name]
+            if options.page:
+                write_table(experiment, kept_results(experiment, kept))
+            else:
+                write_table(experiment, run(experiment, data_dir, kept))
         except Incomplete as error:
             failed.append(f"{name}: a run did not complete: {error}")
     if failed:
