@@ -12,6 +12,9 @@ With ``interval`` > 1 it is the inter-superclient variant: each drawn group trai
 bank, another one each round, and the bank is averaged every ``interval`` rounds only; in between
 the published version is the bank's mean.
 
+The public exemplars stay in the split that the coordinator evaluates on (the paper takes them out):
+models answer them, for the grouping alone, and none is trained on them.
+
 The coordinator sees the sums of deltas, as with any algorithm. Statistics of normalisation layers
 are averaged over all that trained.
 """
@@ -19,7 +22,7 @@ are averaged over all that trained.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
@@ -151,7 +154,9 @@ class FedSeq(Algorithm):
             _DESCRIPTION.format(i): float(value) for i, value in enumerate(self._describe(trained))
         }
         stays = replace(trained, state=trained.start)
-        return Finished(self.built_in(stays), received.memory, metrics)
+        # Pages that nobody writes take no memory, however many workers wait to be grouped.
+        none_P = np.zeros(trained.start.trainable.size, np.float32)
+        return Finished(self.built_in(stays, none_P), received.memory, metrics)
 
     def _describe(self, trained: Trained) -> Array:
         if self._options.approximator == "classifier":
@@ -233,12 +238,15 @@ class FedSeq(Algorithm):
 
     def _grouped(self, headers: Sequence[UpdateHeader]) -> Memory:
         opt = self._options
-        # All of one length, or the workers do not hold the same data set.
-        rows = list(zip(*map(_description, headers), strict=False))
+        rows = [_description(header) for header in headers]
+        # Of another length than most: not the same classes, so it cannot be compared. Such a
+        # worker is a group alone, like whoever comes later.
+        length, _ = Counter(map(len, rows)).most_common(1)[0]
+        fit = [i for i, row in enumerate(rows) if len(row) == length]
         described = Described(
-            tuple(header.worker_id for header in headers),
-            np.array(rows).T,
-            np.array([header.weight for header in headers]),
+            tuple(headers[i].worker_id for i in fit),
+            np.array([rows[i] for i in fit]),
+            np.array([headers[i].weight for i in fit]),
         )
         sizes = Sizes(examples=opt.min_examples, workers=opt.max_workers)
         groups = group(described, sizes, opt.grouping, opt.measure, opt.clusters)

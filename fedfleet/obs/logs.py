@@ -59,7 +59,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
-        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        # A name with an underscore is a library's own mark on every record (Ray makes one).
+        own = {key: value for key, value in vars(record).items() if not key.startswith("_")}
+        extra = {key: value for key, value in own.items() if key not in _STANDARD}
         fields = {**_context.get(), **extra, **_error_fields(record)}
         return _one_line({**fixed, **{k: v for k, v in fields.items() if k not in fixed}})
 

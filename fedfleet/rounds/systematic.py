@@ -35,13 +35,13 @@ def inclusion(weights: Mapping[str, float], size: int) -> dict[str, int]:
     Returns:
         From 1 to ``TICKS`` each, ``size * TICKS`` together; in order of the names.
     """
+    # In units of the largest, since sums of very small or very large ones would lose them. All zero
+    # says nothing: all alike.
     largest = max(weights.values())
-    floor = _RAREST * math.fsum(weights.values()) / len(weights)
-    # Whole numbers from here on. All zero says nothing: all alike.
-    whole = {
-        name: math.ceil(max(weight, floor) / largest * TICKS) if largest else 1
-        for name, weight in sorted(weights.items())
-    }
+    shares = {name: weights[name] / largest if largest else 1.0 for name in sorted(weights)}
+    floor = _RAREST * math.fsum(shares.values()) / len(shares)
+    # Whole numbers from here on.
+    whole = {name: math.ceil(max(share, floor) * TICKS) for name, share in shares.items()}
     ticks: dict[str, int] = {}
     left, total = size, sum(whole.values())
     for name in sorted(whole, key=lambda name: -whole[name]):

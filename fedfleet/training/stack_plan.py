@@ -105,6 +105,8 @@ class Plan:
         sizes_SW = np.zeros(index_SWB.shape[:2])
         first = 0
         for w, (part, count) in enumerate(zip(batches, examples, strict=True)):
+            # An empty place is an example of its own: what others hold must not reach it.
+            index_SWB[:, w] = first if count else 0
             for step, rows in enumerate(part):
                 index_SWB[step, w, : len(rows)] = rows + first
                 sizes_SW[step, w] = len(rows)

@@ -150,6 +150,22 @@ def test_first_round_groups_workers_whose_labels_complete_each_other() -> None:
         assert held.max() < 1.1 * held.min()
 
 
+def test_description_of_another_length_is_not_compared_and_spoils_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = groups_of(
+        Run(fedseq(", min_examples = 1000, max_workers = 3"))
+        .next(Run(fedseq()).plan(WORKERS[:5], size=5))
+        .outcome.memory
+    )
+    monkeypatch.setitem(LABELS, WORKERS[5], np.ones(1, np.float32))
+
+    run = Run(fedseq(", share = 1.0, min_examples = 1000, max_workers = 3")).next()
+
+    assert groups_of(run.outcome.memory) == wanted
+    assert (WORKERS[5],) in [chain.workers for chain in run.plan().chains]
+
+
 def test_first_round_trains_for_the_epochs_of_grouping() -> None:
     algorithm = FedSeq(FedSeqOptions(grouping_epochs=7))
 
