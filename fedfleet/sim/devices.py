@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fedfleet.errors import RecipeInvalid, SettingInvalid
 from fedfleet.rounds.chance import shuffled
 from fedfleet.sim.jobs import Evaluated, Result, Trained
-from fedfleet.tables import parse_table, printable
+from fedfleet.tables import parse_table, printable, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -77,11 +77,13 @@ def parse_devices(text: str) -> tuple[DeviceProfile, ...]:
     tables = found.get("profiles")
     if set(found) != {"profiles"} or not isinstance(tables, list) or not tables:
         raise SettingInvalid("devices: must hold a list of [[profiles]] tables and nothing else")
+    for place, table in enumerate(tables):
+        if not isinstance(table, dict):
+            raise SettingInvalid(f"devices: profiles[{place}] = {shown(table)}: must be a table")
     try:
         profiles = tuple(
             parse_table(DeviceProfile, table, f"profiles[{place}]")
             for place, table in enumerate(tables)
-            if isinstance(table, dict)
         )
     except RecipeInvalid as error:  # what reads tables knows recipes only
         raise SettingInvalid(f"devices: {error.message}") from error

@@ -7,20 +7,32 @@ set for itself, under the same path.
 
 from __future__ import annotations
 
+import math
 import socket
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+    OutOfMemoryError,
+)
 
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Shards
-from fedfleet.errors import FedFleetError, ProcessDied, Unavailable, error_for_code
+from fedfleet.errors import (
+    FedFleetError,
+    ProcessDied,
+    SettingInvalid,
+    Unavailable,
+    error_for_code,
+)
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 from fedfleet.sim.jobs import Failed, Job, Result, TrainJob
@@ -97,12 +109,15 @@ class RayProcesses:
 
     Args:
         processes: how many; None is one for each CPU of the cluster.
-        device: overrides the recipe's; for cuda the cluster's GPUs are shared out evenly.
+        data_dir: of each machine; a relative one is meant from this process's folder.
+        device: overrides the recipe's. For cuda, machines with a GPU are used and their GPUs
+            shared out; auto is cuda where every machine has one, so that all compute alike.
         address: of the cluster, HOST:PORT; None starts one, for as long as the engine lives.
 
     Raises:
         RecipeInvalid: the recipe is not what its text says, which is all that is sent.
         Unavailable: there is no cluster at the address.
+        SettingInvalid: more processes than the cluster has room for.
     """
 
     def __init__(
@@ -120,12 +135,16 @@ class RayProcesses:
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _connect(address, processes)
-        found = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        count = processes or max(1, int(found.get("CPU", 1)))
-        gpus = found.get("GPU", 0.0) / count if device == "cuda" else 0.0
-        self._remote = ray.remote(num_cpus=1, num_gpus=gpus)(Bench)
-        self._begin = (recipe.source, str(data_dir) if data_dir else "", device)
-        self._processes = [self._start() for _ in range(count)]
+        try:
+            room = room_of(_machines(), processes, device or recipe.training.device)
+        except SettingInvalid:
+            self._leave()
+            raise
+        self._remote = ray.remote(num_cpus=1, num_gpus=room.gpus)(Bench)
+        # Ray's processes work in folders of their own, where a relative path means another one.
+        folder = str(data_dir.absolute()) if data_dir else ""
+        self._begin = (recipe.source, folder, room.device)
+        self._processes = [self._start() for _ in range(room.processes)]
         self._asked: dict[Any, tuple[_Process, _Asked]] = {}
         self._again: deque[_Asked] = deque()
         self._done: dict[int, Result] = {}
@@ -156,6 +175,9 @@ class RayProcesses:
         """End the processes, and the cluster where it was started here."""
         for process in self._processes:
             ray.kill(process.handle)
+        self._leave()
+
+    def _leave(self) -> None:
         if self._is_ours:
             ray.shutdown()
 
@@ -212,8 +234,12 @@ class RayProcesses:
         process.asked.remove(reference)
         try:
             parcel, arrays = ray.get(reference)
-        except (ActorDiedError, ActorUnavailableError):
-            self._replace(process, asked)
+        except (ActorDiedError, ActorUnavailableError, OutOfMemoryError):
+            # The oldest was under way, whichever is told of first.
+            self._replace(process, min([asked, *self._asked_of(process)], key=_number), asked)
+            return
+        except ObjectLostError:
+            self._replace(process, asked, asked)
             return
         if "fault" in parcel:
             raise error_for_code(parcel["fault"], parcel["reason"])
@@ -226,25 +252,87 @@ class RayProcesses:
     def _start(self) -> _Process:
         return _Process(self._remote.remote(*self._begin))
 
-    def _replace(self, process: _Process, lost: _Asked) -> None:
-        """Fail the oldest job of a process that died, and ask the others of another one."""
-        mine = [self._asked.pop(reference)[1] for reference in process.asked]
-        first, *others = sorted([lost, *mine], key=lambda one: one.number)
-        self._again.extend(others)
+    def _asked_of(self, process: _Process) -> list[_Asked]:
+        return [self._asked[reference][1] for reference in process.asked]
+
+    def _replace(self, process: _Process, failed: _Asked, received: _Asked) -> None:
+        """Fail one job of a process that died, and ask the others of another one."""
+        mine = [received, *self._asked_of(process)]
+        for reference in process.asked:
+            del self._asked[reference]
+        self._again.extend(sorted((one for one in mine if one is not failed), key=_number))
+        # It may live, where an object was lost; the next one needs its CPU.
+        ray.kill(process.handle)
         self._processes[self._processes.index(process)] = self._start()
         reason = "a Ray worker of the simulator died"
-        self._done[first.number] = Failed(
-            assignment_id=first.assignment_id, code=ProcessDied.code, reason=reason
+        self._done[failed.number] = Failed(
+            assignment_id=failed.assignment_id, code=ProcessDied.code, reason=reason
         )
         self._deaths += 1
         if self._deaths >= DEATHS:
             raise ProcessDied(f"{reason}, as {DEATHS - 1} before it; Ray's log says why")
 
 
+def _number(asked: _Asked) -> int:
+    return asked.number
+
+
+@dataclass(frozen=True)
+class Room:
+    """What of a cluster is used.
+
+    Args:
+        gpus: the part of one that each process reserves; 0 for the CPU.
+    """
+
+    processes: int
+    gpus: float
+    device: str
+
+
+def room_of(machines: Sequence[Mapping[str, float]], processes: int | None, device: str) -> Room:
+    """Decide once, for the whole cluster, how many processes compute on what.
+
+    Args:
+        machines: Ray's resources of each machine.
+        processes: None is one for each CPU.
+        device: auto, cpu or cuda.
+
+    Raises:
+        SettingInvalid: processes that Ray would let wait for ever.
+    """
+    machines = [machine for machine in machines if machine.get("CPU", 0) >= 1]
+    with_gpu = [machine for machine in machines if machine.get("GPU", 0) >= 1]
+    if device == "auto":
+        alike = bool(machines) and len(with_gpu) == len(machines)
+        device = "cuda" if alike and torch.version.cuda else "cpu"
+    if device == "cuda" and with_gpu:  # else a process says that CUDA is not there
+        machines = with_gpu
+    cpus = sum(int(machine["CPU"]) for machine in machines)
+    if (processes or 1) > cpus:
+        raise SettingInvalid(
+            f"processes = {processes or 1}: the Ray cluster has {cpus} CPUs for device {device}; "
+            "give fewer, or start it with more"
+        )
+    count = processes or cpus
+    if device != "cuda" or not with_gpu:
+        return Room(count, 0.0, device)
+    # So small a part that GPUs run out on no machine before its CPUs do.
+    each = max(math.ceil(min(one["CPU"], count) / int(one["GPU"])) for one in with_gpu)
+    # Ray counts in ten-thousandths, to the nearest: rounded up, the last one would find no room.
+    return Room(count, math.floor(10_000 / each) / 10_000, device)
+
+
+def _machines() -> list[dict[str, float]]:
+    nodes = ray.nodes()  # type: ignore[no-untyped-call] # Ray's word for a machine
+    return [one["Resources"] for one in nodes if one["Alive"]]
+
+
 def _connect(address: str | None, processes: int | None) -> None:
     try:
         if address is None:
-            ray.init(num_cpus=processes, include_dashboard=False, configure_logging=False)
+            # "local": else Ray joins whatever cluster it finds on this machine.
+            ray.init("local", num_cpus=processes, include_dashboard=False, configure_logging=False)
             return
         # Ray itself would wait for minutes for a cluster that is not there.
         host, _, port = address.removeprefix("ray://").rpartition(":")

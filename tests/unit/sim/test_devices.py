@@ -54,6 +54,8 @@ def test_parse_devices_reads_every_field() -> None:
     [
         ("", "profiles"),
         ("profiles = 3", "profiles"),
+        ("profiles = [1]", r"profiles\[0\] = 1: must be a table"),
+        ('profiles = [{name = "pi", share = 1.0, samples_per_s = 1.0}, "x"]', r"profiles\[1\] = "),
         ("x = 1\n" + TWO_KINDS, "profiles"),
         ("[[profiles", "TOML"),
         (TWO_KINDS.replace("0.3", "0.4"), "add up to 1.1"),
