@@ -1,4 +1,5 @@
-"""Named arrays in a file that another process maps into its memory: nothing is copied or parsed.
+"""Named arrays in a file that another process maps into its memory: nothing is parsed, and what is
+large is not copied.
 
 Where the machine has a file system in memory, these files never reach a disk. A file that is
 deleted lives on until the last process that mapped it lets go.
@@ -7,7 +8,6 @@ deleted lives on until the last process that mapped it lets go.
 from __future__ import annotations
 
 import json
-import mmap
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +23,8 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _ROOM_BYTES = 2 << 30
 _ALIGNMENT = 64
 _HEAD_BYTES = 8
+# Smaller files are read: a map takes whole pages, and a process may have some 65,000 of them only.
+_MAPPED_BYTES = 1 << 20
 
 
 def shared_folder() -> tempfile.TemporaryDirectory[str]:
@@ -49,11 +51,34 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def map_arrays(path: Path) -> dict[str, Array]:
-    """Map what ``write_arrays`` wrote; whoever writes into these arrays changes nobody else's."""
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    start = _HEAD_BYTES + int.from_bytes(mapped[:_HEAD_BYTES], "little")
+    """Map what ``write_arrays`` wrote; whoever writes into these arrays changes nobody else's.
+
+    However many are held, none of them holds an open file.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    size = path.stat().st_size
+    data = _mapped(path, size) if size >= _MAPPED_BYTES else np.fromfile(path, np.uint8)
+    start = _HEAD_BYTES + int.from_bytes(data[:_HEAD_BYTES].tobytes(), "little")
     return {
-        name: np.ndarray(tuple(shape), np.dtype(dtype), buffer=mapped, offset=start + offset)
-        for name, dtype, shape, offset in json.loads(mapped[_HEAD_BYTES:start])
+        name: np.ndarray(tuple(shape), np.dtype(dtype), buffer=data.data, offset=start + offset)
+        for name, dtype, shape, offset in json.loads(data[_HEAD_BYTES:start].tobytes())
     }
+
+
+def _mapped(path: Path, size: int) -> Array:
+    """A file's bytes as a private map.
+
+    PyTorch's closes its file. Python's ``mmap`` keeps a descriptor as long as it lives (before
+    3.13 always), and a process may have only some thousand.
+    """
+    # Here and not above: the command line reads this module, and need not wait for torch.
+    import torch
+
+    try:
+        data: Array = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except RuntimeError:
+        path.stat()  # raises FileNotFoundError where it was deleted meanwhile
+        raise
+    return data

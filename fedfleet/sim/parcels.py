@@ -212,8 +212,9 @@ def unpack_result(
     return Trained(
         assignment_id=assignment_id,
         update=Update(header, sections),
+        # Kept for long, so not as views, which would hold the sections in memory as well.
         memory={
-            name.removeprefix(_MEMORY): array
+            name.removeprefix(_MEMORY): array.copy()
             for name, array in arrays.items()
             if name.startswith(_MEMORY)
         },

@@ -79,7 +79,7 @@ class _Bench:
         except FileNotFoundError:
             if taken.exists():
                 raise
-            return
+            return  # taken by another, or withdrawn while it was read
 
         def is_unwanted() -> bool:
             return os.getppid() != self._engine or not taken.exists()

@@ -142,12 +142,16 @@ class Processes:
         for number in order:
             self._done.pop(number, None)
             if number in self._wanted:
-                self._settle(number)
+                # First, so that no process takes it once the signs of those that had are gone.
                 (self._folder / f"job-{number}").unlink(missing_ok=True)
+                self._settle(number)
         self._files.forget()
 
     def _settle(self, number: int) -> str:
-        """A job is over, one way or another; returns its assignment's id."""
+        """A job that none can take any more is over; returns its assignment's id.
+
+        Its sign goes before its memory: a process that misses the memory looks for the sign.
+        """
         wanted = self._wanted.pop(number)
         for child in self._children:
             (self._folder / f"taken-{number}.{child.number}").unlink(missing_ok=True)

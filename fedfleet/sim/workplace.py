@@ -34,6 +34,9 @@ class Workplace:
     Args:
         shards: the recipe's data, opened once for all workers.
         kept_bytes: of decoded examples; those of the workers that were drawn last.
+
+    Attributes:
+        held_bytes: of decoded examples, after the last job.
     """
 
     def __init__(
@@ -52,6 +55,9 @@ class Workplace:
         self._kept_bytes = kept_bytes
         self._uplink = spare_small(recipe.wire.uplink_chain, trainer.schema)
         self._workers: OrderedDict[str, LocalWorker] = OrderedDict()
+        self.held_bytes = 0
+        self._counted: dict[str, int] = {}  # each worker's part of held_bytes
+        self._drawn: set[str] = set()  # since held_bytes was counted
 
     def carry_out(self, job: Job, cancelled: Callable[[], bool] | None = None) -> Result:
         """Do a job; an error that a worker would report is a result.
@@ -154,6 +160,7 @@ class Workplace:
     def _worker(self, worker_id: str) -> LocalWorker:
         worker = self._workers.pop(worker_id, None) or self._hired(worker_id)
         self._workers[worker_id] = worker  # the newest
+        self._drawn.add(worker_id)
         return worker
 
     def _hired(self, worker_id: str) -> LocalWorker:
@@ -172,17 +179,16 @@ class Workplace:
         )
         return LocalWorker(run, self._trainer, self._shards)
 
-    @property
-    def held_bytes(self) -> int:
-        """Of decoded examples."""
-        return sum(worker.held_bytes for worker in self._workers.values())
-
     def _forget_old(self) -> None:
         """Let the examples go of those that were drawn longest ago."""
-        held = self.held_bytes
-        while held > self._kept_bytes:
-            _, oldest = self._workers.popitem(last=False)
-            held -= oldest.held_bytes
+        for worker_id in self._drawn:
+            held = self._workers[worker_id].held_bytes
+            self.held_bytes += held - self._counted.get(worker_id, 0)
+            self._counted[worker_id] = held
+        self._drawn.clear()
+        while self.held_bytes > self._kept_bytes:
+            worker_id, _ = self._workers.popitem(last=False)
+            self.held_bytes -= self._counted.pop(worker_id)
 
 
 def _failed(job: Job, error: FedFleetError) -> Failed:

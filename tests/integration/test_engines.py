@@ -221,7 +221,9 @@ def test_process_that_cannot_begin_says_why() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
 def test_simulation_that_is_killed_leaves_neither_processes_nor_files(tmp_path: Path) -> None:
-    (tmp_path / "endless.toml").write_text(recipe(training="lr = 0.0001\nepochs = 1000000"))
+    large = 'architecture = "mlp"\nhidden = [5000]'  # so that its file is mapped, not read
+    endless = recipe(large, training="lr = 0.0001\nepochs = 1000000")
+    (tmp_path / "endless.toml").write_text(endless)
     command = (sys.executable, "-m", "fedfleet.cli.main", "simulate", "endless.toml")
     engine = ("--engine", "processes", "--processes", "2")
     simulation = psutil.Popen((*command, *engine), cwd=tmp_path, stdout=subprocess.DEVNULL)

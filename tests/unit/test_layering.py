@@ -44,6 +44,7 @@ SIBLINGS = {
 LAZY = {
     # torch, which --help and a wrong recipe need not wait for.
     ("fedfleet.cli.simulate", "fedfleet.sim.driver"),
+    ("fedfleet.sim.array_files", "torch"),
 }
 
 # Who alone may import a library.

@@ -14,6 +14,7 @@ from fedfleet.errors import TrainingFailed
 from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed, Result, Trained, TrainJob
 from fedfleet.sim.parcels import JobFiles, JobReader, Parcel, read_result, write_result
 from fedfleet.types import (
+    Array,
     Evaluation,
     Kind,
     ModelState,
@@ -39,7 +40,11 @@ STATE = ModelState(
     np.array([1, 2, 3], np.float32),
     np.array([7], np.int64),
 )
-MEMORY = {"own": np.ones(4), "codec.a.residual": np.arange(3, dtype=np.uint8), "n": np.array(1)}
+MEMORY: dict[str, Array] = {
+    "own": np.ones(4),
+    "codec.a.residual": np.arange(3, dtype=np.uint8),
+    "n": np.array(1),
+}
 JOB = TrainJob(
     assignment_id="sim/1/1/train/worker-3",
     worker_id="worker-3",
@@ -153,6 +158,22 @@ def test_trained_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     for found, section in zip(result.update.sections, UPDATE.sections, strict=True):
         assert (found.name, found.kind) == (section.name, section.kind)
         assert found.values.tobytes() == section.values.tobytes()
+
+
+def test_memory_that_came_back_holds_none_of_the_sections(tmp_path: Path) -> None:
+    given = Trained(
+        assignment_id=JOB.assignment_id,
+        update=UPDATE,
+        memory=MEMORY,
+        upload_bytes=99,
+        examples=24,
+    )
+
+    result = there_and_back(given, tmp_path)
+
+    assert isinstance(result, Trained)
+    assert set(result.memory) == set(MEMORY)
+    assert all(array.base is None for array in result.memory.values())
 
 
 @pytest.mark.parametrize("text", ["int8", "topk:0.1|int8"])
