@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from fedfleet.reports.facts import DataMap, RunFacts
 from fedfleet.reports.record import Record
 from fedfleet.reports.round_result import RoundResult
+from fedfleet.reports.writer import RecordWriter
 from fedfleet.types import Evaluation
 
 RECIPE = 'name = "{name}"\nseed = {seed}\n[training]\nlr = {lr}\n'
@@ -82,6 +85,7 @@ def record(
     workers: Sequence[int] = (30, 90),
     virtual: bool = False,
     with_data: bool = True,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> Record:
     """A record whose coordinator found these accuracies in rounds 1, 2 and so on."""
     count = len(classes)
@@ -99,6 +103,7 @@ def record(
             versions={"python": "3.11"},
             machine={"cores": "2"},
             commit="abc1234",
+            options=dict(options),
         ),
         recipe=RECIPE.format(name=name, seed=seed, lr=lr),
         rounds=[
@@ -115,3 +120,10 @@ def record(
         if with_data
         else None,
     )
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a whole record; raises what ``RecordWriter`` raises."""
+    writer = RecordWriter(folder, record.facts, record.recipe, record.data)
+    for result in record.rounds:
+        writer.add(result)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from fedfleet.cli.data import partition_title
 from fedfleet.cli.provenance import commit, machine, package_versions
@@ -53,7 +55,12 @@ class Recording:
 
 @contextmanager
 def recording(
-    folder: Path | None, recipe: Recipe, data_dir: Path | None, *, goes_on: bool
+    folder: Path | None,
+    recipe: Recipe,
+    data_dir: Path | None,
+    *,
+    goes_on: bool,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Recording]:
     """Keep a record in a folder while the block runs; None keeps nothing.
 
@@ -62,6 +69,7 @@ def recording(
     Args:
         goes_on: an earlier process's rounds are added again first, as they were; time goes on from
             where they ended.
+        options: see ``RunFacts``.
 
     Raises:
         AlreadyExists: the folder holds the record of another recipe, or of a run that completed.
@@ -70,7 +78,7 @@ def recording(
     if folder is None:
         yield Recording(None, {})
         return
-    kept = _open(folder.expanduser(), recipe, data_dir, goes_on)
+    kept = _open(folder.expanduser(), recipe, data_dir, goes_on, options)
     try:
         yield kept
     except FedFleetError as error:
@@ -81,16 +89,43 @@ def recording(
         raise
 
 
-def _open(folder: Path, recipe: Recipe, data_dir: Path | None, goes_on: bool) -> Recording:
+def options_of(
+    data_dir: Path | None, devices: Sequence[object] = (), batch_workers: int = 1
+) -> dict[str, str]:
+    """What results depend on beside the recipe (see ``RunFacts``).
+
+    Args:
+        devices: the profiles, whose ``repr`` tells them apart.
+    """
+    options = {}
+    if data_dir is not None:
+        options["data_dir"] = str(data_dir.absolute())
+    if devices:
+        options["devices"] = hashlib.sha256(repr(tuple(devices)).encode()).hexdigest()[:12]
+    if batch_workers > 1:
+        options["batch_workers"] = str(batch_workers)
+    return options
+
+
+def _open(
+    folder: Path,
+    recipe: Recipe,
+    data_dir: Path | None,
+    goes_on: bool,
+    options: Mapping[str, str],
+) -> Recording:
     before = _cut_off(folder, recipe)
     started_at_s, closed_at_s = time.time(), dict[int, float]()
+    rounds: list[RoundResult] = []
     if goes_on and before is not None:
+        rounds = list(before.rounds)
         times = {item.round: item.at_s for item in before.rounds if item.at_s is not None}
         if times and before.facts.started_at_s is not None:
             # As if the process had not been away.
             away_s = started_at_s - max(times.values())
             started_at_s = before.facts.started_at_s + away_s
             closed_at_s = {number: at_s + away_s for number, at_s in times.items()}
+            rounds = [replace(item, at_s=closed_at_s.get(item.round)) for item in rounds]
     facts = RunFacts(
         source="simulated",
         run_id=folder.absolute().name,
@@ -102,10 +137,12 @@ def _open(folder: Path, recipe: Recipe, data_dir: Path | None, goes_on: bool) ->
         versions=package_versions(),
         machine=machine(),
         commit=commit(),
+        options=dict(options),
     )
     data = data_map(recipe, data_dir)
     try:
-        writer = RecordWriter(folder, facts, recipe.source, data, replaces=before is not None)
+        replaces = before is not None
+        writer = RecordWriter(folder, facts, recipe.source, data, replaces=replaces, before=rounds)
     except OSError as error:
         raise SettingInvalid(f"--out {folder}: {error.strerror}") from error
     return Recording(writer, closed_at_s)

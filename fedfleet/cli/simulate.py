@@ -11,7 +11,7 @@ import typer
 from fedfleet.cli.output import console, number, percent, size, write_json
 from fedfleet.cli.progress import progress
 from fedfleet.cli.recipes import load_recipe
-from fedfleet.cli.recording import recording
+from fedfleet.cli.recording import options_of, recording
 from fedfleet.cli.report import print_result, print_rounds, print_traffic
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
 from fedfleet.errors import FedFleetError, SettingInvalid, error_for_code
@@ -87,14 +87,17 @@ def simulate(
     parsed = load_recipe(recipe)
     folder = data_dir or config_of(context).data_dir
     out = console()
-    profiles = _profiles(devices)
+    profiles = read_devices(devices)
+    options = options_of(folder, profiles, batch_workers)
     rounds: list[RoundResult] = []
     if record is not None and checkpoint is not None and record.absolute() == checkpoint.absolute():
         raise SettingInvalid("--out and --checkpoint: must be two folders")
     with progress(out, shown=not as_json) as bar:
         task = bar.add_task("rounds", total=parsed.rounds.rounds, result="starting")
         with (
-            recording(record, parsed, folder, goes_on=checkpoint is not None) as kept,
+            recording(
+                record, parsed, folder, goes_on=checkpoint is not None, options=options
+            ) as kept,
             opened_engine(settings, parsed, folder) as opened,
         ):
             # Not above: it imports torch, which --help and a wrong recipe need not wait for.
@@ -159,7 +162,8 @@ def _engine_settings(
         raise SettingInvalid(str(error)) from error
 
 
-def _profiles(path: Path | None) -> tuple[DeviceProfile, ...]:
+def read_devices(path: Path | None) -> tuple[DeviceProfile, ...]:
+    """The profiles in a file; none where there is none. Raises SettingInvalid."""
     if path is None:
         return ()
     try:

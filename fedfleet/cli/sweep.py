@@ -14,6 +14,7 @@ import typer
 from fedfleet.cli.output import console, number, percent, write_json
 from fedfleet.cli.progress import progress
 from fedfleet.cli.recipes import read_recipe
+from fedfleet.cli.recording import options_of
 from fedfleet.cli.report_command import (
     Target,
     checked_target,
@@ -23,6 +24,7 @@ from fedfleet.cli.report_command import (
     print_comparison,
 )
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of, environment
+from fedfleet.cli.simulate import read_devices
 from fedfleet.cli.sweep_grid import grid
 from fedfleet.cli.sweep_runs import LOG, Ended, Sweep
 from fedfleet.errors import NotInstalled, ProcessDied, SettingInvalid
@@ -69,6 +71,7 @@ def sweep(
             *(("--data-dir", str(data.absolute())) if data else ()),
             *(("--devices", str(devices.absolute())) if devices else ()),
         ),
+        depends=options_of(data, read_devices(devices)),
         environ=environment(context),
         jobs=jobs,
     )

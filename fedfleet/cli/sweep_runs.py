@@ -50,15 +50,23 @@ class Sweep:
     Args:
         folder: each run's record is in a folder below.
         options: of ``fedfleet simulate``.
+        depends: what the results depend on beside the recipe (``RunFacts.options``).
         environ: of the processes.
         jobs: how many run at once.
     """
 
     def __init__(
-        self, folder: Path, *, options: Sequence[str], environ: Mapping[str, str], jobs: int
+        self,
+        folder: Path,
+        *,
+        options: Sequence[str],
+        depends: Mapping[str, str],
+        environ: Mapping[str, str],
+        jobs: int,
     ) -> None:
         self._folder = folder
         self._options = options
+        self._depends = depends
         self._environ = environ
         self._jobs = jobs
         self._at_work: dict[str, tuple[GridRun, subprocess.Popen[bytes]]] = {}
@@ -92,7 +100,7 @@ class Sweep:
         return [ended[run.name] for run in runs]
 
     def _finished(self, run: GridRun) -> Ended | None:
-        """The run, where its record says that it completed with the very same recipe."""
+        """The run, where its record says that it completed with this recipe and these options."""
         folder = self._folder / run.name
         if not is_record(folder):
             return None
@@ -100,7 +108,9 @@ class Sweep:
             record = read_record(folder)
         except RecordInvalid:
             return None  # it is run again
-        if record.facts.outcome != "completed" or record.recipe != run.recipe:
+        if record.facts.outcome != "completed":
+            return None
+        if record.recipe != run.recipe or record.facts.options != self._depends:
             return None
         return Ended(run, record, "", was_done=True)
 

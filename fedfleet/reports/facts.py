@@ -28,6 +28,9 @@ class RunFacts:
         versions: of the packages that matter for the result.
         machine: that the simulation ran on; empty of a deployed run.
         commit: of the checkout, empty where it is not known.
+        options: what the results of a simulation depend on beside the recipe, by the name of the
+            option, where it is not the usual: ``data_dir``, ``devices`` (a digest of the
+            profiles) and ``batch_workers``.
     """
 
     source: str
@@ -44,6 +47,7 @@ class RunFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "classes": list(self.classes)}
@@ -62,6 +66,8 @@ class RunFacts:
             ended_at_s=_seconds(value["ended_at_s"]),
             versions=_texts(value["versions"]),
             machine=_texts(value["machine"]),
+            # Earlier records have none.
+            options=_texts(value.get("options", {})),
         )
 
 

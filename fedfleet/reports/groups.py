@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     found: dict[tuple[str, str, int], list[Record]] = {}
     seen: dict[tuple[str, str, str], int] = {}
     for record in records:
-        settings = flat_settings(record.recipe)
+        settings = _settings(record)
         seed = identity(settings.pop("seed", None))
         key = (record.facts.source, identity(settings))
         # The same seed once more is no other seed: it belongs to a group of its own.
@@ -77,9 +78,18 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     return [Group(label, tuple(one)) for label, one in zip(labels, groups, strict=True)]
 
 
+def _settings(record: Record) -> dict[str, Any]:
+    """What was run. Any: what TOML can hold.
+
+    The data folder is left out: the same data set lies elsewhere on another machine.
+    """
+    options = {name: one for name, one in record.facts.options.items() if name != "data_dir"}
+    return {**flat_settings(record.recipe), **options}
+
+
 def _labels(records: Sequence[Record]) -> list[str]:
     """The recipes' names where they differ, and what else tells the runs of one name apart."""
-    settings = [flat_settings(record.recipe) for record in records]
+    settings = [_settings(record) for record in records]
     has_names = len({record.facts.name for record in records}) > 1
     has_sources = len({record.facts.source for record in records}) > 1
     labels = []

@@ -98,15 +98,7 @@ def _parsed(parse: Any, text: str, where: object) -> Any:
     """Parse JSON into one of the classes above. Any: whichever it is."""
     try:
         return parse(json.loads(text))
-    # RecursionError: deep lists; OverflowError: int(Infinity), which Python's JSON knows.
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except _WRONG as error:
         raise RecordInvalid(
             f"{where}: is not what FedFleet wrote: {type(error).__name__}: {error}"
         ) from error

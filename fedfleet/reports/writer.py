@@ -6,12 +6,13 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fedfleet.errors import AlreadyExists
 from fedfleet.reports.facts import DataMap, RunFacts
-from fedfleet.reports.record import DATA, FACTS, MODEL, RECIPE, ROUNDS, Record
+from fedfleet.reports.record import DATA, FACTS, MODEL, RECIPE, ROUNDS
 from fedfleet.reports.round_result import RoundResult
 from fedfleet.types import Json
 
@@ -23,6 +24,8 @@ class RecordWriter:
         folder: made here.
         recipe: the TOML text.
         replaces: a record that the folder holds is written anew.
+        before: what the record holds until a first round is added, for a run that goes on: its
+            rounds are not lost where that fails.
 
     Raises:
         AlreadyExists: the folder holds a record.
@@ -37,27 +40,30 @@ class RecordWriter:
         data: DataMap | None = None,
         *,
         replaces: bool = False,
+        before: Sequence[RoundResult] = (),
     ) -> None:
         if (folder / FACTS).exists() and not replaces:
             raise AlreadyExists(f"{folder}: holds the record of a run; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._facts = facts
-        (folder / FACTS).unlink(missing_ok=True)
-        (folder / RECIPE).write_text(recipe, encoding="utf-8")
-        (folder / ROUNDS).write_bytes(b"")
+        self._begun = False
+        if not before:
+            (folder / FACTS).unlink(missing_ok=True)
+        _write(folder / RECIPE, recipe)
+        _write(folder / ROUNDS, "".join(map(_line, before)))
         if data is not None:
             _write(folder / DATA, _text(data.to_json()))
         self._write_facts()  # last: it makes the folder a record
 
     def add(self, result: RoundResult) -> None:
         """Append a round; it is in the file when this returns."""
-        document = result.to_json()
-        document["metrics"] = {
-            name: value if math.isfinite(value) else None for name, value in result.metrics.items()
-        }
+        if not self._begun:
+            _write(self._folder / ROUNDS, _line(result))
+            self._begun = True
+            return
         with (self._folder / ROUNDS).open("a", encoding="utf-8") as file:
-            file.write(_text(document))
+            file.write(_line(result))
 
     def finish(
         self, outcome: str, code: str = "", reason: str = "", model: bytes | None = None
@@ -74,11 +80,12 @@ class RecordWriter:
         _write(self._folder / FACTS, json.dumps(self._facts.to_json(), indent=2) + "\n")
 
 
-def write_record(folder: Path, record: Record) -> None:
-    """Write a whole record; raises what ``RecordWriter`` raises."""
-    writer = RecordWriter(folder, record.facts, record.recipe, record.data)
-    for result in record.rounds:
-        writer.add(result)
+def _line(result: RoundResult) -> str:
+    document = result.to_json()
+    document["metrics"] = {
+        name: value if math.isfinite(value) else None for name, value in result.metrics.items()
+    }
+    return _text(document)
 
 
 def _text(document: Json) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ from fedfleet.sim.downlink import KeptDownlink
 from fedfleet.sim.memories import Memories
 from fedfleet.sim.outcome import SimulatedRound
 from fedfleet.store.durable import sync_folder
+from fedfleet.store.owner import hold_folder
 from fedfleet.types import Evaluation, ModelState, Schema
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
 
 _INDEX, _ROUNDS = "checkpoint.json", "rounds.jsonl"
 _FORMAT = 1
+# What reading something else raises: also for JSON of another shape, and for deep lists.
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_BROKEN = (*_WRONG, OSError, SchemaMismatch)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,6 +66,23 @@ class Checkpoint:
         self._files: frozenset[str] = frozenset()
         self._rounds_bytes = 0
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out while the body runs; ``load`` and ``save`` belong inside.
+
+        Raises:
+            StateInUse: another process has the folder.
+            SettingInvalid, StoreUnavailable, StoreFull: the folder cannot be used.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingInvalid(
+                f"--checkpoint {self._folder}: cannot be made: {error.strerror}"
+            ) from error
+        with hold_folder(self._folder, f"--checkpoint {self._folder}:"):
+            yield
+
     def load(self, memories: Memories) -> Snapshot | None:
         """The run as it was when its last round closed; None where there is no such round.
 
@@ -72,7 +94,6 @@ class Checkpoint:
             DataInvalid: a file is missing or damaged.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             index = self._read_index()
             if index is None:
                 return None
@@ -82,7 +103,7 @@ class Checkpoint:
             for worker_id, name in self._workers.items():
                 memories.put(worker_id, decode_arrays((self._folder / name).read_bytes()))
             return self._snapshot(index)
-        except (OSError, KeyError, ValueError, SchemaMismatch) as error:
+        except _BROKEN as error:
             raise DataInvalid(
                 f"--checkpoint {self._folder}: is damaged or cannot be read; take another folder",
                 detail=repr(error),
@@ -120,8 +141,8 @@ class Checkpoint:
         index: dict[str, Any] = json.loads(path.read_text())
         if (index["format"], index["recipe"]) != (_FORMAT, self._recipe):
             raise SettingInvalid(
-                f"--checkpoint {self._folder}: holds a run of another recipe (or fleet, or "
-                "release); take another folder, or delete this one"
+                f"--checkpoint {self._folder}: holds a run of another recipe (or fleet, "
+                "--batch-workers or release); take another folder, or delete this one"
             )
         return index
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
@@ -76,6 +77,7 @@ def simulate(
         RecipeInvalid: too few workers carry a tag that the recipe names.
         SettingInvalid, DataInvalid: the folder cannot be used, or the recipe's workers cannot be
             trained as one batch.
+        StateInUse: another process keeps a run in the folder.
         FedFleetError: data or model cannot be had; a worker's failure fails its assignment only.
     """
     card = card_of(recipe)
@@ -86,7 +88,8 @@ def simulate(
     if engine is None:
         stacked = _stacked(trainer, batch_workers)
         engine = InProcess(Workplace(recipe, trainer, shards, data_dir=data_dir), stacked)
-    try:
+    with ExitStack() as closing:
+        closing.callback(coordinator.memories.close)
         driver = Driver(recipe, coordinator, engine, on_round or (lambda _: None), tags or {})
         if devices:
             flops = forward_flops(card) if needs_flops(devices) else 0
@@ -94,10 +97,11 @@ def simulate(
         if checkpoint is not None:
             carried = sorted((name, sorted(own)) for name, own in (tags or {}).items())
             fleet = repr((carried, tuple(devices))) if carried or devices else ""
-            driver.keep_in(Checkpoint(checkpoint, recipe, trainer.schema, fleet))
+            fleet += f" batch_workers={batch_workers}" if batch_workers > 1 else ""
+            kept = Checkpoint(checkpoint, recipe, trainer.schema, fleet)
+            closing.enter_context(kept.held())
+            driver.keep_in(kept)
         return driver.run(card.classes)
-    finally:
-        coordinator.memories.close()
 
 
 def _stacked(trainer: LocalTrainer, batch_workers: int) -> StackedTrainer | None:

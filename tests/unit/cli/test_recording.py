@@ -3,14 +3,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from records import round_result
 
-from fedfleet.cli.recording import data_map, recording
-from fedfleet.errors import AlreadyExists, SettingInvalid, TrainingFailed
+from fedfleet.cli.recording import data_map, options_of, recording
+from fedfleet.errors import AlreadyExists, DataInvalid, SettingInvalid, TrainingFailed
 from fedfleet.reports.record import read_record
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 
@@ -80,6 +81,54 @@ def test_recording_of_a_run_that_goes_on_has_no_gap_in_time(recipe: Recipe, tmp_
     assert again[:2] == pytest.approx(first, abs=0.01)
     assert again[2] > 1e9
     assert anew[0] > 1e9
+
+
+def test_recording_that_cannot_go_on_keeps_the_rounds_and_their_times(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    def elapsed() -> list[float]:
+        record = read_record(tmp_path / "run")
+        began = record.facts.started_at_s
+        assert began is not None
+        assert [item.round for item in record.rounds] == [1, 2]
+        return [item.at_s - began for item in record.rounds if item.at_s is not None]
+
+    def load() -> None:
+        with recording(tmp_path / "run", recipe, None, goes_on=True):
+            raise DataInvalid("is damaged")
+
+    with recording(tmp_path / "run", recipe, None, goes_on=False) as kept:
+        now_s = time.time()
+        kept.add(result(1, now_s + 10))
+        kept.add(result(2, now_s + 30))
+    first = elapsed()
+    for _ in range(2):
+        with pytest.raises(DataInvalid):
+            load()
+        assert elapsed() == pytest.approx(first, abs=0.01)
+
+    assert read_record(tmp_path / "run").facts.code == "DATA_INVALID"
+
+
+def test_recording_keeps_what_results_depend_on(cli, tiny: Path, tmp_path: Path) -> None:
+    devices = tmp_path / "devices.toml"
+    devices.write_text('[[profiles]]\nname = "phone"\nshare = 1.0\nsamples_per_s = 50.0\n')
+    argv = ("simulate", str(tiny), "--batch-workers", "2", "--data-dir", str(tmp_path))
+
+    whole = cli(*argv, "--devices", str(devices), "--out", str(tmp_path / "whole"))
+    plain = cli("simulate", str(tiny), "--out", str(tmp_path / "plain"))
+
+    assert (whole.status, plain.status) == (0, 0)
+    options = dict(read_record(tmp_path / "whole").facts.options)
+    assert len(options.pop("devices")) == 12
+    assert options == {"batch_workers": "2", "data_dir": str(tmp_path)}
+    assert read_record(tmp_path / "plain").facts.options == {}
+
+
+def test_options_tell_devices_apart_by_what_they_are() -> None:
+    assert options_of(None, ["fast", "slow"]) == options_of(None, ["fast", "slow"])
+    assert options_of(None, ["fast", "slow"]) != options_of(None, ["slow", "fast"])
+    assert options_of(None, [], 1) == {}
 
 
 def test_recording_writes_over_no_run_that_completed(recipe: Recipe, tmp_path: Path) -> None:

@@ -3,10 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from records import record
+from records import record, write_record
 
 from fedfleet.reports.record import ROUNDS
-from fedfleet.reports.writer import write_record
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,37 @@ def test_sweep_runs_the_grid_and_takes_up_what_is_not_finished(
     ]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "lr = 0.1 (2 seeds)" in page
+
+
+def test_sweep_with_other_devices_or_data_runs_again(cli, tiny: Path, tmp_path: Path) -> None:
+    profile = '[[profiles]]\nname = "phone"\nshare = 1.0\nsamples_per_s = {}\n'
+    for name, rate in (("slow", 50.0), ("fast", 500.0)):
+        (tmp_path / f"{name}.toml").write_text(profile.format(rate))
+    folder = tmp_path / "sweep"
+    argv = ("sweep", str(tiny), "--set", "seed=1", "--out", str(folder), "--json")
+    slow, fast = (("--devices", str(tmp_path / f"{name}.toml")) for name in ("slow", "fast"))
+    elsewhere = (*fast, "--data-dir", str(tmp_path))
+
+    times, written = [], []
+    for options in ((), slow, slow, fast, elsewhere):
+        [run] = cli(*argv, *options, environ=ENVIRON).document["runs"]
+        times.append(run["virtual_s"])
+        written.append((folder / "seed=1" / "run.json").stat().st_mtime_ns)
+
+    assert times[0] is None
+    assert times[1] == times[2] > times[3] == times[4]
+    assert [one == other for one, other in pairwise(written)] == [
+        *(False, True, False, False),
+    ]
+
+
+def test_sweep_with_no_file_of_devices_starts_nothing(cli, tiny: Path, tmp_path: Path) -> None:
+    argv = ("--set", "seed=1", "--devices", str(tmp_path / "none"), "--out", str(tmp_path / "s"))
+
+    result = cli("sweep", str(tiny), *argv)
+
+    assert result.err.startswith("fedfleet: SETTING_INVALID: devices: none: No such file")
+    assert not (tmp_path / "s").exists()
 
 
 def test_sweep_goes_on_after_a_run_that_fails_and_says_so(cli, tiny: Path, tmp_path: Path) -> None:

@@ -79,3 +79,25 @@ def test_curve_over_something_that_is_not_known_is_none() -> None:
     [group] = group_records([record()])
 
     assert curve_of(group, lambda point: point.virtual_s, lambda point: point.loss) is None
+
+
+def test_seeds_on_other_devices_are_another_group() -> None:
+    options: list[dict[str, str]] = [{}, {"devices": "abc"}, {"devices": "def"}]
+    runs = [record(seed=seed, options=one) for one in options for seed in (1, 2)]
+
+    groups = group_records(runs)
+
+    assert [group.label for group in groups] == ["tiny", "devices = abc", "devices = def"]
+    assert [len(group.records) for group in groups] == [2, 2, 2]
+
+
+def test_seeds_with_another_batch_are_another_group() -> None:
+    runs = [record(), record(seed=2, options={"batch_workers": "8"})]
+
+    assert len(group_records(runs)) == 2
+
+
+def test_seeds_whose_data_lie_elsewhere_are_one_group() -> None:
+    runs = [record(seed=seed, options={"data_dir": f"/data/{seed}"}) for seed in (1, 2)]
+
+    assert len(group_records(runs)) == 1

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from records import record
+from records import record, write_record
 
 from fedfleet.errors import FedFleetError, NotFound, RecordInvalid
 from fedfleet.reports.record import DATA, FACTS, RECIPE, ROUNDS, find_records, read_record
-from fedfleet.reports.writer import write_record
 
 WHOLE = record()
 
@@ -129,3 +128,14 @@ def test_record_with_any_damage_is_read_or_refused_in_one_line(folder: Path) -> 
         (folder / name).write_bytes(whole[name])
     assert set(codes) == {"RECORD_INVALID"}
     assert len(codes) > 50
+
+
+def test_record_keeps_what_results_depend_on_and_an_earlier_one_has_none(folder: Path) -> None:
+    options = {"devices": "abc", "batch_workers": "8"}
+    write_record(folder.parent / "other", record(options=options))
+    facts = json.loads((folder / FACTS).read_text())
+    del facts["options"]
+    (folder / FACTS).write_text(json.dumps(facts))
+
+    assert read_record(folder.parent / "other").facts.options == options
+    assert read_record(folder) == WHOLE

@@ -59,3 +59,17 @@ def test_writer_leaves_another_record_alone_unless_told(tmp_path: Path) -> None:
 
     assert len(read_record(tmp_path).rounds) == 0
     assert (tmp_path / FACTS).is_file()
+
+
+def test_writer_keeps_the_rounds_before_until_the_first_is_added(tmp_path: Path) -> None:
+    before = [round_result(number, 50) for number in (1, 2)]
+    RecordWriter(tmp_path, FACTS_NOW, TEXT).add(round_result(1, 40))
+
+    writer = RecordWriter(tmp_path, FACTS_NOW, TEXT, replaces=True, before=before)
+    seen = [read_record(tmp_path).rounds]
+    for number in (1, 2, 3):
+        writer.add(round_result(number, 60))
+        seen.append(read_record(tmp_path).rounds)
+
+    new = [round_result(number, 60) for number in (1, 2, 3)]
+    assert seen == [before, new[:1], new[:2], new]

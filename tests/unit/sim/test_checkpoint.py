@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfleet.errors import DataInvalid, SettingInvalid
+from fedfleet.errors import DataInvalid, SettingInvalid, StateInUse
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 from fedfleet.sim.devices import DeviceProfile
 from fedfleet.sim.driver import simulate
@@ -39,6 +39,21 @@ rounds = 5
 every = 2
 workers = "cohort"
 {rest}
+"""
+SMALL = """
+name = "small"
+[model]
+architecture = "mlp"
+hidden = [4]
+[data]
+dataset = "synthetic"
+partition = "iid"
+workers = 4
+[training]
+threads = 1
+[rounds]
+rounds = 3
+cohort = 4
 """
 SEQUENCES = """[algorithm]
 name = "fedseq"
@@ -145,6 +160,7 @@ def test_files_of_earlier_rounds_are_deleted(tmp_path: Path) -> None:
     index = json.loads((tmp_path / "checkpoint.json").read_text())
 
     assert {path.name for path in tmp_path.iterdir()} == {
+        "owner.lock",
         "checkpoint.json",
         "rounds.jsonl",
         *index["files"],
@@ -185,3 +201,57 @@ def test_damaged_folder_is_refused(broken: str, text: bytes | None, tmp_path: Pa
 
     with pytest.raises(DataInvalid, match="is damaged or cannot be read"):
         simulate(recipe(), checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"format": 1}', "{", "[" * 100_000])
+def test_index_that_is_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.json").write_text(text)
+
+    with pytest.raises(DataInvalid, match="is damaged or cannot be read"):
+        simulate(recipe(), checkpoint=tmp_path)
+
+
+def test_index_whose_parts_are_something_else_is_refused(tmp_path: Path) -> None:
+    cut_off_after(1, recipe(), tmp_path)
+    index = json.loads((tmp_path / "checkpoint.json").read_text())
+    (tmp_path / "checkpoint.json").write_text(json.dumps({**index, "workers": []}))
+
+    with pytest.raises(DataInvalid, match="is damaged or cannot be read"):
+        simulate(recipe(), checkpoint=tmp_path)
+
+
+def test_folder_of_a_run_with_another_batch_is_refused(tmp_path: Path) -> None:
+    run = parse_recipe(SMALL)
+    with pytest.raises(CutOff):
+        simulate(run, on_round=cut_off, checkpoint=tmp_path, batch_workers=2)
+
+    for other in (1, 3):
+        with pytest.raises(SettingInvalid, match="--batch-workers"):
+            simulate(run, checkpoint=tmp_path, batch_workers=other)
+    resumed = simulate(run, checkpoint=tmp_path, batch_workers=2)
+
+    assert everything(resumed) == everything(simulate(run, batch_workers=2))
+
+
+def test_folder_of_a_run_that_goes_on_is_refused(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def on_round(done: SimulatedRound) -> None:
+        # A file that is opened once more is another owner, in the same process too.
+        with pytest.raises(StateInUse) as caught:
+            simulate(parse_recipe(SMALL), checkpoint=tmp_path)
+        refused.append(caught.value.message)
+
+    simulation = simulate(parse_recipe(SMALL), on_round=on_round, checkpoint=tmp_path)
+
+    assert simulation.outcome == "completed"
+    assert len(refused) == 3
+    assert refused[0].startswith(f"--checkpoint {tmp_path}: is in use by another process")
+    assert "\n" not in refused[0]
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(SettingInvalid, match="cannot be made: Not a directory"):
+        simulate(parse_recipe(SMALL), checkpoint=tmp_path / "file" / "below")
