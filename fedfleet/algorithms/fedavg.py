@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fedfleet.aggregation.accumulator import Aggregate
 from fedfleet.algorithms.base import DELTA, Algorithm, Outcome, RoundResult
 from fedfleet.types import Array, ModelState, UpdateHeader
 
@@ -86,10 +87,14 @@ class FedAvg(Algorithm):
 
 def moved(result: RoundResult, step_P: Array) -> ModelState:
     """The base moved by a float64 step and rounded once; the other kinds are the aggregate's."""
-    base_P = result.base.trainable
+    return stepped(result.base, result.aggregate, step_P)
+
+
+def stepped(start: ModelState, aggregate: Aggregate, step_P: Array) -> ModelState:
+    """As ``moved``, for the model of any lane."""
     return replace(
-        result.base,
-        trainable=(base_P + step_P).astype(base_P.dtype),
-        statistics=result.aggregate.statistics,
-        counters=result.aggregate.counters,
+        start,
+        trainable=(start.trainable + step_P).astype(start.trainable.dtype),
+        statistics=aggregate.statistics,
+        counters=aggregate.counters,
     )

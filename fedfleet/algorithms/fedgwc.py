@@ -24,17 +24,17 @@ models by their numbers of workers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from fedfleet.aggregation.accumulator import Aggregate
 from fedfleet.algorithms.base import DELTA, Memory, Outcome, RoundResult
 from fedfleet.algorithms.clustering import davies_bouldin, embedded, spectral_clusters
-from fedfleet.algorithms.fedavg import FedAvgOptions
+from fedfleet.algorithms.fedavg import FedAvgOptions, stepped
 from fedfleet.algorithms.fedgw import FedGW, FedGWOptions, losses_of
 from fedfleet.algorithms.plan import MAIN
+from fedfleet.algorithms.vectors import mean_model
 from fedfleet.types import Array, Kind, ModelState, UpdateHeader
 
 _MEMBER = "fedgwc.member."
@@ -118,22 +118,14 @@ class FedGWC(FedGW):
             }
         for lane, aggregate in result.aggregates.items():
             number = int(lane or 0)
-            models[number] = self._moved(models[number], aggregate)
+            step_P = self._opt.server_lr * aggregate.means[DELTA]
+            models[number] = stepped(models[number], aggregate, step_P)
             cohort = result.headers_of(lane)
             if len(cohort) > 1:
                 self._learn(clusters, models, number, cohort, result)
         if len(clusters) == 1:
             return Outcome(models[0], _memory(clusters, {}))
         return Outcome(_mean(clusters, models), _memory(clusters, models))
-
-    def _moved(self, model: ModelState, aggregate: Aggregate) -> ModelState:
-        step_P = self._opt.server_lr * aggregate.means[DELTA]
-        return replace(
-            model,
-            trainable=(model.trainable + step_P).astype(np.float32),
-            statistics=aggregate.statistics,
-            counters=aggregate.counters,
-        )
 
     def _learn(
         self,
@@ -219,16 +211,8 @@ def _part(cluster: _Cluster, chosen_N: Array) -> _Cluster:
 
 def _mean(clusters: dict[int, _Cluster], models: dict[int, ModelState]) -> ModelState:
     """The clusters' models by their numbers of workers; the largest of their counters."""
-    sizes = [len(clusters[number].members) for number in models]
-    schema = next(iter(models.values())).schema
-
-    def mean(kind: Kind) -> Array:
-        vectors = [model.vector(kind) for model in models.values()]
-        if kind is Kind.COUNTER:
-            return np.asarray(np.max(vectors, axis=0))
-        return np.asarray(np.average(vectors, axis=0, weights=sizes), kind.dtype)
-
-    return ModelState(schema, *(mean(kind) for kind in Kind))
+    sizes = [float(len(clusters[number].members)) for number in models]
+    return mean_model(list(models.values()), sizes)
 
 
 # To and from the memory: a worker's place is its cluster and its row.

@@ -42,8 +42,10 @@ from fedfleet.algorithms.base import (
     Trained,
 )
 from fedfleet.algorithms.clustering import shuffled
+from fedfleet.algorithms.fedavg import stepped
 from fedfleet.algorithms.grouping import Described, Measure, Method, Sizes, group
 from fedfleet.algorithms.plan import MAIN, Chain, Plan, PlanRequest
+from fedfleet.algorithms.vectors import mean_model
 from fedfleet.errors import TrainingFailed, UpdateInvalid
 from fedfleet.types import Array, FloatVector, Kind, ModelState, Schema, UpdateHeader
 
@@ -324,12 +326,7 @@ def _examples(headers: Sequence[UpdateHeader], memory: Memory) -> Mapping[str, f
 
 def _moved(start: ModelState, result: RoundResult, lane: str, scale: float) -> ModelState:
     aggregate = result.aggregates[lane]
-    return replace(
-        start,
-        trainable=(start.trainable + scale * aggregate.means[DELTA]).astype(np.float32),
-        statistics=aggregate.statistics,
-        counters=aggregate.counters,
-    )
+    return stepped(start, aggregate, scale * aggregate.means[DELTA])
 
 
 def _saved(prefix: str, state: ModelState) -> dict[str, Array]:
@@ -346,11 +343,8 @@ def _bank_mean(memory: Memory, schema: Schema) -> ModelState:
     """The mean of the bank's models by the examples that each has seen since the last one."""
     lanes = sorted(key.removeprefix(_EXAMPLES) for key in memory if key.startswith(_EXAMPLES))
     seen = [float(memory[_EXAMPLES + lane]) for lane in lanes]
-
-    def mean(kind: Kind) -> Array:
-        models = [memory[f"{_LANE}{lane}.{kind.value}"] for lane in lanes]
-        if kind is Kind.COUNTER:
-            return np.asarray(np.max(models, axis=0))
-        return np.asarray(np.average(models, axis=0, weights=seen), kind.dtype)
-
-    return ModelState(schema, *(mean(kind) for kind in Kind))
+    models = [
+        ModelState(schema, *(memory[f"{_LANE}{lane}.{kind.value}"] for kind in Kind))
+        for lane in lanes
+    ]
+    return mean_model(models, seen)

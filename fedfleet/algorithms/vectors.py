@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedfleet.algorithms.base import Received, TrainingSettings
-from fedfleet.types import FloatVector
+from fedfleet.types import Array, FloatVector, Kind, ModelState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,3 +46,15 @@ def check_sgd(training: TrainingSettings) -> None:
         raise ValueError(
             f'is defined for SGD; set training.optimizer = "sgd" (it is "{training.optimizer}")'
         )
+
+
+def mean_model(models: Sequence[ModelState], weights: Sequence[float]) -> ModelState:
+    """The weighted mean of models of one schema, and the largest of their counters."""
+
+    def mean(kind: Kind) -> Array:
+        vectors = [model.vector(kind) for model in models]
+        if kind is Kind.COUNTER:
+            return np.asarray(np.max(vectors, axis=0))
+        return np.asarray(np.average(vectors, axis=0, weights=weights), kind.dtype)
+
+    return ModelState(models[0].schema, *(mean(kind) for kind in Kind))
