@@ -38,9 +38,9 @@ TARGET_FLOAT32 = 0.98
 TARGET_BFLOAT16 = 1.2
 TARGET_POINTS = 0.5
 PRECISIONS = {
-    "contiguous": "",
-    "float32": "channels_last = true",
-    "bfloat16": 'amp = "bfloat16"\nchannels_last = true',
+    "contiguous": "channels_last = false",
+    "float32": "",
+    "bfloat16": 'amp = "bfloat16"',
 }
 RECIPE = """
 name = "pfl"

@@ -37,7 +37,6 @@ epochs = 1
 batch_size = 32
 lr = 0.05
 validation_fraction = 0.0
-threads = 1
 [rounds]
 rounds = 15
 cohort = 10

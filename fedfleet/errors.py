@@ -29,6 +29,7 @@
     |- AssignmentClosed              ASSIGNMENT_CLOSED
     |- QuorumNotMet                  QUORUM_NOT_MET
     |- TrainingFailed                TRAINING_FAILED
+    |- OutOfMemory                   OUT_OF_MEMORY
     |- NoModel                       NO_MODEL
     |- VersionInvalid                VERSION_INVALID
     |- StoreFull                     STORE_FULL
@@ -258,6 +259,14 @@ class TrainingFailed(FedFleetError):
 
     code = "TRAINING_FAILED"
     status = "ABORTED"
+
+
+class OutOfMemory(FedFleetError):
+    """The device's memory is too small for the model at this level."""
+
+    code = "OUT_OF_MEMORY"
+    status = "RESOURCE_EXHAUSTED"
+    http = 507
 
 
 class NoModel(FedFleetError):

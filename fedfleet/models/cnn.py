@@ -36,8 +36,9 @@ class Cnn(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return the logits, shape (B, K)."""
-        maps = functional.max_pool2d(functional.relu(self.norm1(self.conv1(images_BCHW))), 2)
-        maps = functional.max_pool2d(functional.relu(self.norm2(self.conv2(maps))), 2)
+        # The pool before the rectifier: the same values and gradients, on a quarter of the numbers.
+        maps = functional.relu(functional.max_pool2d(self.norm1(self.conv1(images_BCHW)), 2))
+        maps = functional.relu(functional.max_pool2d(self.norm2(self.conv2(maps)), 2))
         logits_BK: Tensor = self.output(functional.relu(self.hidden(maps.flatten(1))))
         return logits_BK
 

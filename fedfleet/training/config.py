@@ -58,7 +58,7 @@ class TrainingConfig:
     validation_fraction: float = 0.2
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["off", "bfloat16", "float16"] = "off"
-    channels_last: bool = False
+    channels_last: bool = True
     pin_memory: bool = False
     threads: int = 0
 

@@ -470,6 +470,13 @@ class Worker(google.protobuf.message.Message):
     PROGRESS_RATIO_FIELD_NUMBER: builtins.int
     UPDATES_FIELD_NUMBER: builtins.int
     TRAFFIC_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    ROUNDS_FIELD_NUMBER: builtins.int
+    WEIGHT_RATIO_FIELD_NUMBER: builtins.int
+    ROUND_S_FIELD_NUMBER: builtins.int
+    ACCURACIES_FIELD_NUMBER: builtins.int
+    OF_ROUNDS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     connected: builtins.bool
     connected_at_s: builtins.float
@@ -480,6 +487,17 @@ class Worker(google.protobuf.message.Message):
     progress_ratio: builtins.float
     updates: builtins.int
     """Updates with a receipt since the coordinator started."""
+    level: builtins.str
+    """Width level of its last assignment; empty before the first."""
+    rounds: builtins.int
+    """Of the active run, or the last one: rounds in which an update of it counted, and its share of
+    the weight of all updates, from 0 to 1.
+    """
+    weight_ratio: builtins.float
+    round_s: builtins.float
+    """Seconds from assignment to update, the median of its last rounds; zero before the first."""
+    of_rounds: builtins.int
+    """Rounds of the run that have closed."""
     @property
     def device(self) -> fedfleet.v1.federation_service_pb2.DeviceProfile: ...
     @property
@@ -487,6 +505,14 @@ class Worker(google.protobuf.message.Message):
     @property
     def traffic(self) -> Global___Traffic:
         """Payload bytes moved since the coordinator started."""
+
+    @property
+    def heartbeat(self) -> fedfleet.v1.federation_service_pb2.Heartbeat:
+        """Of its last heartbeat."""
+
+    @property
+    def accuracies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WorkerAccuracy]:
+        """Its own evaluations of the run's versions, the last 100, in order of their rounds."""
 
     def __init__(
         self,
@@ -502,11 +528,39 @@ class Worker(google.protobuf.message.Message):
         progress_ratio: builtins.float = ...,
         updates: builtins.int = ...,
         traffic: Global___Traffic | None = ...,
+        heartbeat: fedfleet.v1.federation_service_pb2.Heartbeat | None = ...,
+        level: builtins.str = ...,
+        rounds: builtins.int = ...,
+        weight_ratio: builtins.float = ...,
+        round_s: builtins.float = ...,
+        accuracies: collections.abc.Iterable[Global___WorkerAccuracy] | None = ...,
+        of_rounds: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["device", b"device", "traffic", b"traffic"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "connected", b"connected", "connected_at_s", b"connected_at_s", "device", b"device", "last_seen_s", b"last_seen_s", "progress_ratio", b"progress_ratio", "software_version", b"software_version", "tags", b"tags", "traffic", b"traffic", "updates", b"updates", "worker_id", b"worker_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["device", b"device", "heartbeat", b"heartbeat", "traffic", b"traffic"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["accuracies", b"accuracies", "assignment_id", b"assignment_id", "connected", b"connected", "connected_at_s", b"connected_at_s", "device", b"device", "heartbeat", b"heartbeat", "last_seen_s", b"last_seen_s", "level", b"level", "of_rounds", b"of_rounds", "progress_ratio", b"progress_ratio", "round_s", b"round_s", "rounds", b"rounds", "software_version", b"software_version", "tags", b"tags", "traffic", b"traffic", "updates", b"updates", "weight_ratio", b"weight_ratio", "worker_id", b"worker_id"]) -> None: ...
 
 Global___Worker: typing_extensions.TypeAlias = Worker
+
+@typing.final
+class WorkerAccuracy(google.protobuf.message.Message):
+    """How a version did on a worker's own data."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: builtins.int
+    ACCURACY_FIELD_NUMBER: builtins.int
+    round: builtins.int
+    accuracy: builtins.float
+    """From 0 to 1."""
+    def __init__(
+        self,
+        *,
+        round: builtins.int = ...,
+        accuracy: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accuracy", b"accuracy", "round", b"round"]) -> None: ...
+
+Global___WorkerAccuracy: typing_extensions.TypeAlias = WorkerAccuracy
 
 @typing.final
 class CreateTokenRequest(google.protobuf.message.Message):

@@ -136,14 +136,24 @@ class DeviceProfile(google.protobuf.message.Message):
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     SAMPLES_PER_S_FIELD_NUMBER: builtins.int
     OS_FIELD_NUMBER: builtins.int
+    LEVELS_FIELD_NUMBER: builtins.int
+    LINK_DOWN_BYTES_PER_S_FIELD_NUMBER: builtins.int
+    LINK_UP_BYTES_PER_S_FIELD_NUMBER: builtins.int
     machine: builtins.str
     """For example aarch64, x86_64."""
     accelerator: builtins.str
     cpu_count: builtins.int
     memory_bytes: builtins.int
     samples_per_s: builtins.float
-    """Training examples per second at full width."""
+    """Training examples per second at full width, of the run that it trained last."""
     os: builtins.str
+    link_down_bytes_per_s: builtins.float
+    """Bytes per second of the link, from real transfers."""
+    link_up_bytes_per_s: builtins.float
+    @property
+    def levels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LevelSpeed]:
+        """What a probe measured, at most 16 levels; empty before the first probe."""
+
     def __init__(
         self,
         *,
@@ -153,10 +163,43 @@ class DeviceProfile(google.protobuf.message.Message):
         memory_bytes: builtins.int = ...,
         samples_per_s: builtins.float = ...,
         os: builtins.str = ...,
+        levels: collections.abc.Iterable[Global___LevelSpeed] | None = ...,
+        link_down_bytes_per_s: builtins.float = ...,
+        link_up_bytes_per_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accelerator", b"accelerator", "cpu_count", b"cpu_count", "machine", b"machine", "memory_bytes", b"memory_bytes", "os", b"os", "samples_per_s", b"samples_per_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accelerator", b"accelerator", "cpu_count", b"cpu_count", "levels", b"levels", "link_down_bytes_per_s", b"link_down_bytes_per_s", "link_up_bytes_per_s", b"link_up_bytes_per_s", "machine", b"machine", "memory_bytes", b"memory_bytes", "os", b"os", "samples_per_s", b"samples_per_s"]) -> None: ...
 
 Global___DeviceProfile: typing_extensions.TypeAlias = DeviceProfile
+
+@typing.final
+class LevelSpeed(google.protobuf.message.Message):
+    """How a device trains one width of a model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: builtins.int
+    SAMPLES_PER_S_FIELD_NUMBER: builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    MODEL_DIGEST_FIELD_NUMBER: builtins.int
+    level: builtins.str
+    """For example a."""
+    samples_per_s: builtins.float
+    """Training examples per second."""
+    memory_bytes: builtins.int
+    """Peak of the process while it trained."""
+    model_digest: builtins.str
+    """SHA-256 in hex of the recipe's model and training, so that figures of another run are not used."""
+    def __init__(
+        self,
+        *,
+        level: builtins.str = ...,
+        samples_per_s: builtins.float = ...,
+        memory_bytes: builtins.int = ...,
+        model_digest: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["level", b"level", "memory_bytes", b"memory_bytes", "model_digest", b"model_digest", "samples_per_s", b"samples_per_s"]) -> None: ...
+
+Global___LevelSpeed: typing_extensions.TypeAlias = LevelSpeed
 
 @typing.final
 class Heartbeat(google.protobuf.message.Message):
@@ -166,12 +209,28 @@ class Heartbeat(google.protobuf.message.Message):
     TEMPERATURE_CELSIUS_FIELD_NUMBER: builtins.int
     MEMORY_USED_BYTES_FIELD_NUMBER: builtins.int
     LOAD_AVERAGE_FIELD_NUMBER: builtins.int
+    BATTERY_RATIO_FIELD_NUMBER: builtins.int
+    PAUSE_REASON_FIELD_NUMBER: builtins.int
+    LINK_DOWN_BYTES_PER_S_FIELD_NUMBER: builtins.int
+    LINK_UP_BYTES_PER_S_FIELD_NUMBER: builtins.int
+    LEVELS_FIELD_NUMBER: builtins.int
     sent_at_s: builtins.float
     """Seconds since the epoch on the worker's clock."""
     temperature_celsius: builtins.float
     """Highest temperature sensor in degrees Celsius; absent when there is none."""
     memory_used_bytes: builtins.int
     load_average: builtins.float
+    battery_ratio: builtins.float
+    """From 0 to 1; absent without a battery."""
+    pause_reason: builtins.str
+    """Why the worker takes no work now, in one line; empty when it does."""
+    link_down_bytes_per_s: builtins.float
+    """Bytes per second, measured on transfers; zero before the first."""
+    link_up_bytes_per_s: builtins.float
+    @property
+    def levels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LevelSpeed]:
+        """What a probe has measured since the hello; sent once."""
+
     def __init__(
         self,
         *,
@@ -179,9 +238,17 @@ class Heartbeat(google.protobuf.message.Message):
         temperature_celsius: builtins.float | None = ...,
         memory_used_bytes: builtins.int = ...,
         load_average: builtins.float = ...,
+        battery_ratio: builtins.float | None = ...,
+        pause_reason: builtins.str = ...,
+        link_down_bytes_per_s: builtins.float = ...,
+        link_up_bytes_per_s: builtins.float = ...,
+        levels: collections.abc.Iterable[Global___LevelSpeed] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_temperature_celsius", b"_temperature_celsius", "temperature_celsius", b"temperature_celsius"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_temperature_celsius", b"_temperature_celsius", "load_average", b"load_average", "memory_used_bytes", b"memory_used_bytes", "sent_at_s", b"sent_at_s", "temperature_celsius", b"temperature_celsius"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_battery_ratio", b"_battery_ratio", "_temperature_celsius", b"_temperature_celsius", "battery_ratio", b"battery_ratio", "temperature_celsius", b"temperature_celsius"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_battery_ratio", b"_battery_ratio", "_temperature_celsius", b"_temperature_celsius", "battery_ratio", b"battery_ratio", "levels", b"levels", "link_down_bytes_per_s", b"link_down_bytes_per_s", "link_up_bytes_per_s", b"link_up_bytes_per_s", "load_average", b"load_average", "memory_used_bytes", b"memory_used_bytes", "pause_reason", b"pause_reason", "sent_at_s", b"sent_at_s", "temperature_celsius", b"temperature_celsius"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_battery_ratio", b"_battery_ratio"]) -> typing.Literal["battery_ratio"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_temperature_celsius", b"_temperature_celsius"]) -> typing.Literal["temperature_celsius"] | None: ...
 
 Global___Heartbeat: typing_extensions.TypeAlias = Heartbeat
