@@ -6,7 +6,7 @@ policy; counters are never averaged. Memory is O(model) whatever the number of u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +43,28 @@ class Aggregate:
     counters: Array
     updates: int
     total_weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """The sums of some updates of one schema.
+
+    Args:
+        sums: weighted sum of each section of kind trainable, by section name, float64.
+        moments: weighted sum of the statistics (of second moments, for pooled variances), float64.
+        counters: the largest of the workers' counters, int64, shape (N,).
+        weight: of all updates.
+        class_weights: of the updates whose workers said which classes they have, by class.
+        all_classes_weight: of the updates whose workers did not.
+    """
+
+    sums: Mapping[str, Array]
+    moments: Array
+    counters: Array
+    updates: int
+    weight: float
+    class_weights: Mapping[int, float]
+    all_classes_weight: float
 
 
 class UpdateAccumulator:
@@ -82,7 +104,9 @@ class UpdateAccumulator:
             SumBounds(total_weight=total, max_abs=MAX_ABS_STATISTIC, fine=True),
         )
         self._counters = np.zeros(schema.elements(Kind.COUNTER), np.int64)
-        self._pairs = _mean_variance_pairs(schema) if policy == "pooled" else ()
+        self._pairs = mean_variance_pairs(schema) if policy == "pooled" else ()
+        self._classes: dict[int, float] = {}
+        self._uncounted = 0.0
         self.updates = 0
 
     def check(self, update: Update) -> None:
@@ -124,8 +148,13 @@ class UpdateAccumulator:
                 f"the update's sections are {_listed(found)}; expected: {_listed(wanted)}"
             )
 
-    def add(self, update: Update, weight: float) -> None:
-        """Fold one checked update in, block by block; ``weight`` is at most ``max_weight``."""
+    def add(self, update: Update, weight: float, classes: Collection[int] | None = None) -> None:
+        """Fold one checked update in, block by block; ``weight`` is at most ``max_weight``.
+
+        Args:
+            classes: those that the worker has examples of, where that matters; else None.
+        """
+        before = self._statistics.total_weight
         for section in update.sections:
             if section.kind is Kind.TRAINABLE:
                 _add_trainable(self._sums[section.name], section, weight)
@@ -134,6 +163,24 @@ class UpdateAccumulator:
             else:
                 np.maximum(self._counters, section.values, out=self._counters)
         self.updates += 1
+        # What the sums have taken it for: rounded, so that these add up exactly too.
+        counted = self._statistics.total_weight - before
+        if classes is None:
+            self._uncounted += counted
+        for label in classes or ():
+            self._classes[label] = self._classes.get(label, 0.0) + counted
+
+    def totals(self) -> Totals:
+        """What was added, before any division."""
+        return Totals(
+            sums={name: total.total() for name, total in self._sums.items()},
+            moments=self._statistics.total(),
+            counters=self._counters,
+            updates=self.updates,
+            weight=self._statistics.total_weight,
+            class_weights=self._classes,
+            all_classes_weight=self._uncounted,
+        )
 
     def result(self) -> Aggregate:
         """Return the aggregate of what was added so far.
@@ -142,9 +189,7 @@ class UpdateAccumulator:
             UpdateInvalid: no update was added.
         """
         statistics = self._statistics.mean()
-        for mean, variance in self._pairs:
-            statistics[variance] -= statistics[mean] ** 2
-            np.maximum(statistics[variance], 0.0, out=statistics[variance])
+        central(statistics, self._pairs)
         return Aggregate(
             means={name: total.mean() for name, total in self._sums.items()},
             statistics=statistics.astype(np.float32),
@@ -182,7 +227,14 @@ def _listed(sections: list[tuple[str, str]]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in sections)[:200] or "none"
 
 
-def _mean_variance_pairs(schema: Schema) -> tuple[tuple[slice, slice], ...]:
+def central(statistics: Array, pairs: Iterable[tuple[slice, slice]]) -> None:
+    """Turn second moments into variances, in place."""
+    for mean, variance in pairs:
+        statistics[variance] -= statistics[mean] ** 2
+        np.maximum(statistics[variance], 0.0, out=statistics[variance])
+
+
+def mean_variance_pairs(schema: Schema) -> tuple[tuple[slice, slice], ...]:
     """Places of each running mean and its variance in the statistics vector."""
     places = {param.name: place for param, place in schema.layout(Kind.STATISTIC)}
     suffix = "running_mean"

@@ -210,11 +210,16 @@ class ExactSum:
         """
         if not self._weight_steps:
             raise UpdateInvalid("the mean of no update does not exist")
-        mean_P = self._coarse_P * math.ldexp(1.0, -self._bits)
-        if self.bounds.fine:
-            mean_P += self._fine_P * math.ldexp(1.0, -self._fine_bits)
+        mean_P = self.total()
         mean_P /= self.total_weight
         return mean_P
+
+    def total(self) -> Array:
+        """Return the weighted sum, float64, shape (P,)."""
+        total_P: Array = self._coarse_P * math.ldexp(1.0, -self._bits)
+        if self.bounds.fine:
+            total_P += self._fine_P * math.ldexp(1.0, -self._fine_bits)
+        return total_P
 
 
 class _Scratch:

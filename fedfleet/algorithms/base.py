@@ -113,6 +113,24 @@ class Finished:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Asynchrony:
+    """How an asynchronous run goes: no worker waits for another.
+
+    Args:
+        concurrency: workers that train at any time; None is all that are connected.
+        max_staleness: versions that may be made while a worker trains; None is any number.
+    """
+
+    concurrency: int | None = None
+    max_staleness: int | None = None
+
+
+def no_start(round: int) -> ModelState:
+    """Stands for the versions of earlier rounds in a run whose rounds wait for their updates."""
+    raise AssertionError(f"round {round} is over, and no update started from it")
+
+
 @dataclass(frozen=True, eq=False)
 class RoundResult:
     """What a round's updates came to.
@@ -124,7 +142,8 @@ class RoundResult:
         memory: the coordinator half's.
         workers: how many workers hold data for the run, connected or not.
         lanes: the lane of each worker that was not on the run's own.
-        round: counted from 1.
+        round: counted from 1; in an asynchronous run a header may name an earlier one.
+        start_of: the state that a round started from, of those that a header names.
     """
 
     base: ModelState
@@ -134,6 +153,7 @@ class RoundResult:
     workers: int
     lanes: Mapping[str, str] = field(default_factory=dict)
     round: int = 0
+    start_of: Callable[[int], ModelState] = no_start
 
     @property
     def aggregate(self) -> Aggregate:
@@ -183,12 +203,17 @@ class Algorithm(ABC):
         needs_workers: whether ``RoundResult.workers`` is used, so that the recipe must say it.
         draws_workers: whether ``plan`` draws among workers; not so, a selection that looks at each
             has nothing to look at.
+        takes_levels: whether workers may train narrower models than the run's: nothing but the
+            built-in sections is sent, and lanes are not used for anything else.
+        needs_levels: whether the recipe must say which widths there are.
     """
 
     sections: ClassVar[tuple[str, ...]] = ()
     weighs_together: ClassVar[bool] = False
     needs_workers: ClassVar[bool] = False
     draws_workers: ClassVar[bool] = True
+    takes_levels: ClassVar[bool] = False
+    needs_levels: ClassVar[bool] = False
 
     def check_training(self, training: TrainingSettings) -> None:  # noqa: B027 - most allow all
         """Raises ValueError: the algorithm is not defined for the recipe's local training."""
@@ -213,6 +238,13 @@ class Algorithm(ABC):
     def epochs(self, round: int, epochs: int) -> int:
         """Local epochs in a round, given the recipe's."""
         return epochs
+
+    def takes_partial(self, round: int) -> bool:
+        """Whether an update of fewer steps than were planned means the same in this round.
+
+        It does where what an update says of its training is per step, or is a delta alone.
+        """
+        return True
 
     def start_from(self, received: Received) -> ModelState:
         """The state that this worker trains from, and that it evaluates."""
@@ -254,7 +286,11 @@ class Algorithm(ABC):
     def plan(self, request: PlanRequest) -> Plan:
         """Who trains in a round, and from what."""
         drawn = request.draw(request.candidates, request.size)
-        return Plan(tuple(Chain((one,), self.lane_of(one, request.memory)) for one in drawn))
+
+        def lane(worker_id: str) -> str:
+            return self.lane_of(worker_id, request.memory) or request.level_lane(worker_id)
+
+        return Plan(tuple(Chain((worker_id,), lane(worker_id)) for worker_id in drawn))
 
     def lane_of(self, worker_id: str, memory: Memory) -> str:
         """The lane whose model is a worker's, for its training and its evaluations."""
@@ -283,6 +319,19 @@ class Algorithm(ABC):
         The exact sum then resolves weights of 1 as well as it does large ones.
         """
         return None
+
+    @property
+    def asynchrony(self) -> Asynchrony | None:
+        """How the run goes where no worker waits for another; None where rounds wait."""
+        return None
+
+    def freshness(self, staleness: int) -> float:
+        """What ``weight`` is multiplied with for an update of an earlier version, in (0, 1].
+
+        Args:
+            staleness: versions that were made while its worker trained; 0 where rounds wait.
+        """
+        return 1.0
 
     @property
     def corrects_chances(self) -> bool:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedfleet.algorithms.base import Algorithm
+from fedfleet.algorithms.fedasync import FedAsync, FedAsyncOptions
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.algorithms.fedbn import FedBN
+from fedfleet.algorithms.fedbuff import FedBuff, FedBuffOptions
 from fedfleet.algorithms.feddyn import FedDyn, FedDynOptions
 from fedfleet.algorithms.fedgw import FedGW, FedGWOptions
 from fedfleet.algorithms.fedgwc import FedGWC, FedGWCOptions
@@ -25,6 +27,7 @@ from fedfleet.algorithms.fedopt import (
 from fedfleet.algorithms.fedprox import FedProx, FedProxOptions
 from fedfleet.algorithms.fedseq import FedSeq, FedSeqOptions
 from fedfleet.algorithms.fedsgd import FedSGD
+from fedfleet.algorithms.heterofl import HeteroFL, HeteroFLOptions
 from fedfleet.algorithms.scaffold import Scaffold, ScaffoldOptions
 
 # Options class and constructor. Any: each constructor takes its own options class.
@@ -43,6 +46,9 @@ CATALOG: Mapping[str, tuple[type, Callable[[Any], Algorithm]]] = {
     "fedgw": (FedGWOptions, FedGW),
     "fedgwc": (FedGWCOptions, FedGWC),
     "fedseq": (FedSeqOptions, FedSeq),
+    "heterofl": (HeteroFLOptions, HeteroFL),
+    "fedbuff": (FedBuffOptions, FedBuff),
+    "fedasync": (FedAsyncOptions, FedAsync),
 }
 
 

@@ -51,6 +51,8 @@ class FedAvgOptions:
 class FedAvg(Algorithm):
     """Both halves of federated averaging; keeps no memory on either side."""
 
+    takes_levels = True
+
     def __init__(self, options: FedAvgOptions) -> None:
         self._options = options
 

@@ -26,6 +26,8 @@ _RUNNING = "running_mean"
 class FedBN(FedAvg):
     """FedAvg of everything but batch normalisation."""
 
+    takes_levels = False
+
     def start_from(self, received: Received) -> ModelState:
         """The version with this worker's own batch normalisation put in."""
         version = received.version

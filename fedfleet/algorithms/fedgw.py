@@ -63,9 +63,14 @@ class FedGW(FedAvg):
     """FedAvg by weights that the losses earn."""
 
     weighs_together: ClassVar[bool] = True
+    takes_levels: ClassVar[bool] = False
 
     def __init__(self, options: FedGWOptions) -> None:
         super().__init__(FedAvgOptions(server_lr=options.server_lr))
+
+    def takes_partial(self, round: int) -> bool:
+        """No: losses of epochs are compared, and a part of an epoch has another mean."""
+        return False
 
     def finish(self, received: Received, trained: Trained) -> Finished:
         """Report the mean loss of each epoch."""

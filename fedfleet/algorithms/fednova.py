@@ -35,6 +35,8 @@ MAX_REACH = 1e6
 class FedNova(FedAvg):
     """FedAvg of normalised deltas."""
 
+    takes_levels = False
+
     def __init__(self, options: FedAvgOptions) -> None:
         super().__init__(options)
         self._server_lr = options.server_lr

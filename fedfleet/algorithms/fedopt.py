@@ -47,6 +47,8 @@ class FedAvgMOptions(FedAvgOptions):
 class FedAvgM(FedAvg):
     """FedAvg with momentum on the coordinator."""
 
+    takes_levels = False
+
     def __init__(self, options: FedAvgMOptions) -> None:
         super().__init__(options)
         self._beta, self._nesterov, self._lr = options.beta, options.nesterov, options.server_lr
@@ -105,6 +107,8 @@ class FedAdagradOptions(FedOptOptions):
 
 class FedAdagrad(FedAvg):
     """FedAvg's mean delta as the gradient of an adaptive optimizer."""
+
+    takes_levels = False
 
     def __init__(self, options: FedOptOptions) -> None:
         super().__init__(FedAvgOptions(weighting=options.weighting))

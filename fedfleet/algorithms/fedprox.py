@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fedfleet.algorithms.base import GradientAdjuster, Received
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.algorithms.vectors import parts_of
+from fedfleet.types import FloatVector
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +44,22 @@ class FedProx(FedAvg):
 
     def adjuster(self, received: Received) -> GradientAdjuster | None:
         """Add mu (w - x)."""
-        if self._mu == 0:
-            return None
-        anchors = parts_of(self.start_from(received).trainable)
+        return proximal(self._mu, self.start_from(received).trainable)
 
-        def adjust(params: Sequence[Tensor]) -> None:
-            for param, anchor in zip(params, anchors(params), strict=True):
-                if param.grad is not None:
-                    param.grad.add_(param.detach() - anchor, alpha=self._mu)
 
-        return adjust
+def proximal(mu: float, start_P: FloatVector) -> GradientAdjuster | None:
+    """The gradient of mu/2 |w - x|^2; None where mu is 0.
+
+    Args:
+        start_P: x, shape (P,).
+    """
+    if mu == 0:
+        return None
+    anchors = parts_of(start_P)
+
+    def adjust(params: Sequence[Tensor]) -> None:
+        for param, anchor in zip(params, anchors(params), strict=True):
+            if param.grad is not None:
+                param.grad.add_(param.detach() - anchor, alpha=mu)
+
+    return adjust

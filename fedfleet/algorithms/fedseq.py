@@ -148,6 +148,10 @@ class FedSeq(Algorithm):
         """More of them in round 1: the description is of what was learned."""
         return self._options.grouping_epochs if round == 1 else epochs
 
+    def takes_partial(self, round: int) -> bool:
+        """Not in round 1: descriptions are compared, so they are of the same work."""
+        return round != 1
+
     def finish(self, received: Received, trained: Trained) -> Finished:
         """The description in round 1, with no change of the model; then the change."""
         if received.round != 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedfleet.types import Array
 
@@ -57,6 +57,7 @@ class PlanRequest:
         draw: draws that many of some names as the recipe's selection does, in order of the names;
             the same names and size give the same answer.
         memory: the coordinator half's.
+        level_lane: the lane of a worker's level, in a run with levels.
     """
 
     round: int
@@ -64,3 +65,4 @@ class PlanRequest:
     size: int
     draw: Callable[[Sequence[str], int], tuple[str, ...]]
     memory: Mapping[str, Array]
+    level_lane: Callable[[str], str] = field(default=lambda _: MAIN)

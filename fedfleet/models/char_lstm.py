@@ -12,6 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fedfleet.models.config import CharLstmOptions
+from fedfleet.models.layers import scaled
 from fedfleet.types import InputSpec
 
 
@@ -20,11 +21,11 @@ class CharLstm(nn.Module):
 
     def __init__(self, inputs: InputSpec, num_classes: int, options: CharLstmOptions) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(inputs.vocabulary, options.embedding)
-        self.lstm = nn.LSTM(
-            options.embedding, options.hidden, num_layers=options.layers, batch_first=True
-        )
-        self.output = nn.Linear(options.hidden, num_classes)
+        embedding = scaled(options.embedding, options.width)
+        hidden = scaled(options.hidden, options.width)
+        self.embedding = nn.Embedding(inputs.vocabulary, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, num_layers=options.layers, batch_first=True)
+        self.output = nn.Linear(hidden, num_classes)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return the logits, shape (B, K), of int64 token numbers."""

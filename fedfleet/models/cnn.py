@@ -13,6 +13,7 @@ from fedfleet.models.config import CnnOptions
 from fedfleet.models.layers import make_norm, scaled
 from fedfleet.types import InputSpec
 
+_CHANNELS = (32, 64)
 _SMALLEST_SIDE = 4  # two halvings must leave a pixel
 
 
@@ -25,13 +26,16 @@ class Cnn(nn.Module):
 
     def __init__(self, inputs: InputSpec, num_classes: int, options: CnnOptions) -> None:
         super().__init__()
-        norm = make_norm(options.norm, options.groups)
-        first, second, hidden = (scaled(c, options.width) for c in (32, 64, options.hidden))
+        norm = make_norm(options.norm, options.groups, options.width)
+        first, second, hidden = (scaled(c, options.width) for c in (*_CHANNELS, options.hidden))
         self.conv1 = nn.Conv2d(inputs.channels, first, kernel_size=5, padding=2)
-        self.norm1 = norm(first)
+        self.norm1 = norm(_CHANNELS[0])
         self.conv2 = nn.Conv2d(first, second, kernel_size=5, padding=2)
-        self.norm2 = norm(second)
-        self.hidden = nn.Linear(second * (inputs.height // 4) * (inputs.width // 4), hidden)
+        self.norm2 = norm(_CHANNELS[1])
+        places = (inputs.height // 4) * (inputs.width // 4)
+        self.hidden = nn.Linear(second * places, hidden)
+        # Flattened maps: each channel's places lie together (fedfleet.training.submodels).
+        self.width_axes = {"hidden.weight": {1: (1, places)}}
         self.output = nn.Linear(hidden, num_classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

@@ -33,16 +33,19 @@ class CharLstmOptions:
         embedding: numbers per character.
         hidden: units of each layer.
         layers: LSTM layers, one above the other.
+        width: multiplies ``embedding`` and ``hidden``; rounded up.
     """
 
     embedding: int = 8
     hidden: int = 256
     layers: int = 2
+    width: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("embedding", "hidden", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        _check_width(self.width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +56,8 @@ class CnnOptions:
         hidden: units of the first dense layer.
         width: multiplies the channels of each convolution and ``hidden``; rounded up.
         norm: after each convolution; the paper's network has none.
-        groups: of group normalisation; absent means as many as divide the channels, up to 32.
+        groups: of group normalisation at width 1 (a narrower model has fewer groups, each of as
+            many channels); absent means as many as divide the channels, up to 32.
     """
 
     hidden: int = 512
@@ -74,13 +78,16 @@ class MlpOptions:
 
     Args:
         hidden: units of each hidden layer; an empty list is softmax regression.
+        width: multiplies the units of each hidden layer, rounded up.
     """
 
     hidden: tuple[int, ...] = (200, 200)
+    width: float = 1.0
 
     def __post_init__(self) -> None:
         if any(units < 1 for units in self.hidden):
             raise ValueError(f"hidden = {list(self.hidden)}: every layer needs 1 unit or more")
+        _check_width(self.width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,12 +98,17 @@ class MobileNetOptions:
         stem: ``cifar`` keeps the resolution of small images (first convolution with stride 1,
             fewer strides after it); ``imagenet`` is torchvision's own network, stride 32.
         pretrained: start from torchvision's ImageNet weights (needs a network on first use).
+        width: multiplies the channels of every layer, rounded up (torchvision rounds to eights).
     """
 
     stem: Literal["cifar", "imagenet"] = "cifar"
     pretrained: bool = False
+    width: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_width(self.width)
+        if self.pretrained and self.width != 1.0:
+            raise ValueError(f"pretrained = true: the weights are for width = 1, not {self.width}")
         if self.pretrained and self.stem != "imagenet":
             raise ValueError('pretrained = true: the weights are for stem = "imagenet"')
 
@@ -108,18 +120,26 @@ class ResNetOptions:
     Args:
         norm: ``batch`` keeps running statistics; ``group``, ``layer`` (one group of all channels)
             and ``none`` keep nothing but parameters.
-        groups: of group normalisation; absent means as many as divide the channels, up to 32.
+        groups: of group normalisation at width 1 (a narrower model has fewer groups, each of as
+            many channels); absent means as many as divide the channels, up to 32.
         width: multiplies the channels of every layer, rounded up; 0.25 has a sixteenth of the
             parameters.
+        blocks: residual blocks of each of the four stages; HeteroFL's network has 1, 1, 1, 2.
+        preactivation: normalisation and ReLU before each convolution instead of after it, with one
+            more of both before the mean (He et al. 2016, arXiv:1603.05027), as in HeteroFL.
     """
 
     norm: Norm = "batch"
     groups: int | None = None
     width: float = 1.0
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    preactivation: bool = False
 
     def __post_init__(self) -> None:
         _check_width(self.width)
         _check_norm(self.norm, self.groups)
+        if len(self.blocks) != 4 or any(count < 1 for count in self.blocks):
+            raise ValueError(f"blocks = {list(self.blocks)}: must be four numbers of 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,14 +151,18 @@ class VitOptions:
         dim: numbers per patch, divisible by ``heads``.
         depth: blocks.
         heads: of attention in each block.
+        width: multiplies ``dim``; a narrower model has as many heads, each of fewer numbers,
+            rounded up.
     """
 
     patch: int = 4
     dim: int = 64
     depth: int = 4
     heads: int = 4
+    width: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_width(self.width)
         for name in ("patch", "dim", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")

@@ -14,29 +14,39 @@ from torch import nn
 from fedfleet.errors import RecipeInvalid
 from fedfleet.models.config import Norm
 
-# Makes the normalisation of maps with so many channels.
+# Makes the normalisation of maps that have so many channels at width 1.
 MakeNorm = Callable[[int], nn.Module]
 
 _MAX_GROUPS = 32
 
 
-def make_norm(norm: Norm, groups: int | None = None) -> MakeNorm:
+def make_norm(norm: Norm, groups: int | None = None, width: float = 1.0) -> MakeNorm:
     """The recipe's normalisation of maps (B, C, H, W).
 
     Layer normalisation is over channels and places together, which is group normalisation with
     one group (Wu and He 2018, arXiv:1803.08494, section 3.1).
+
+    Args:
+        groups: of group normalisation at width 1.
     """
     if norm == "batch":
-        return nn.BatchNorm2d
+        return lambda channels: nn.BatchNorm2d(scaled(channels, width))
     if norm == "none":
         return lambda channels: nn.Identity()
     if norm == "layer":
-        return lambda channels: nn.GroupNorm(1, channels)
-    return lambda channels: group_norm(channels, groups)
+        return lambda channels: nn.GroupNorm(1, scaled(channels, width))
+    return lambda channels: group_norm(channels, groups, width)
 
 
-def group_norm(channels: int, groups: int | None = None) -> nn.Module:
+def group_norm(channels: int, groups: int | None = None, width: float = 1.0) -> nn.Module:
     """Group normalisation, by default with the most groups, up to 32, that divide the channels.
+
+    A model of another width has groups of as many channels, so that the first channels of a wide
+    model are normalised as they are in a narrow one. Where that does not divide its channels, they
+    are the largest that divide them and are no larger.
+
+    Args:
+        channels, groups: at width 1.
 
     Raises:
         RecipeInvalid: that many groups do not divide the channels.
@@ -47,7 +57,9 @@ def group_norm(channels: int, groups: int | None = None) -> nn.Module:
         raise RecipeInvalid(
             f"model.groups = {groups}: does not divide the {channels} channels of a layer"
         )
-    return nn.GroupNorm(groups, channels)
+    here = scaled(channels, width)
+    per_group = max(size for size in range(1, channels // groups + 1) if here % size == 0)
+    return nn.GroupNorm(here // per_group, here)
 
 
 def scaled(channels: int, width: float) -> int:

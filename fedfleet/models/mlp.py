@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from fedfleet.models.config import MlpOptions
+from fedfleet.models.layers import scaled
 from fedfleet.types import InputSpec
 
 
@@ -33,4 +34,5 @@ class Mlp(nn.Module):
 
 def build(inputs: InputSpec, num_classes: int, options: MlpOptions) -> nn.Module:
     """Build ``mlp``; takes inputs of any size."""
-    return Mlp(inputs, num_classes, options.hidden)
+    hidden = tuple(scaled(units, options.width) for units in options.hidden)
+    return Mlp(inputs, num_classes, hidden)

@@ -11,6 +11,8 @@ Legend: B = batch, C = input channels, H, W = input size, K = classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,25 +27,51 @@ def _conv3x3(channels_in: int, channels_out: int, stride: int, *, bias: bool) ->
     return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=bias)
 
 
+@dataclass(frozen=True)
+class _BlockPlan:
+    """What a block maps to what; ``nominal`` is at width 1."""
+
+    nominal_in: int
+    nominal_out: int
+    channels_in: int
+    channels_out: int
+    stride: int
+
+    @property
+    def projects(self) -> bool:
+        """Whether the input is of another shape; asked of no width, so that all widths agree."""
+        return self.stride != 1 or self.nominal_in != self.nominal_out
+
+
+def _plans(options: ResNetOptions) -> list[_BlockPlan]:
+    plans: list[_BlockPlan] = []
+    before = _STAGES[0][0]
+    for (channels, stride), count in zip(_STAGES, options.blocks, strict=True):
+        for place in range(count):
+            here, there = (scaled(c, options.width) for c in (before, channels))
+            plans.append(_BlockPlan(before, channels, here, there, stride if place == 0 else 1))
+            before = channels
+    return plans
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around which the input is added (figure 2 of the paper).
 
     Args:
-        bias: of the convolutions, which normalisation would take away again.
+        norm: made for this block's channels at width 1.
     """
 
-    def __init__(
-        self, channels_in: int, channels_out: int, stride: int, norm: MakeNorm, *, bias: bool
-    ) -> None:
+    def __init__(self, plan: _BlockPlan, norm: MakeNorm, *, bias: bool) -> None:
         super().__init__()
+        channels_in, channels_out, stride = plan.channels_in, plan.channels_out, plan.stride
         self.conv1 = _conv3x3(channels_in, channels_out, stride, bias=bias)
-        self.norm1 = norm(channels_out)
+        self.norm1 = norm(plan.nominal_out)
         self.conv2 = _conv3x3(channels_out, channels_out, 1, bias=bias)
-        self.norm2 = norm(channels_out)
+        self.norm2 = norm(plan.nominal_out)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels_out:
+        if plan.projects:
             projection = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=bias)
-            self.shortcut = nn.Sequential(projection, norm(channels_out))
+            self.shortcut = nn.Sequential(projection, norm(plan.nominal_out))
 
     def forward(self, maps: Tensor) -> Tensor:
         inner = functional.relu(self.norm1(self.conv1(maps)))
@@ -51,26 +79,52 @@ class BasicBlock(nn.Module):
         return functional.relu(inner + self.shortcut(maps))
 
 
+class PreactivationBlock(nn.Module):
+    """The same two, each after its normalisation and ReLU (He et al. 2016, arXiv:1603.05027).
+
+    A projection takes the activated maps and has no normalisation of its own, as in HeteroFL's
+    network.
+    """
+
+    def __init__(self, plan: _BlockPlan, norm: MakeNorm, *, bias: bool) -> None:
+        super().__init__()
+        channels_in, channels_out, stride = plan.channels_in, plan.channels_out, plan.stride
+        self.norm1 = norm(plan.nominal_in)
+        self.conv1 = _conv3x3(channels_in, channels_out, stride, bias=bias)
+        self.norm2 = norm(plan.nominal_out)
+        self.conv2 = _conv3x3(channels_out, channels_out, 1, bias=bias)
+        self.shortcut: nn.Module | None = None
+        if plan.projects:
+            self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        active = functional.relu(self.norm1(maps))
+        around: Tensor = maps if self.shortcut is None else self.shortcut(active)
+        inner = functional.relu(self.norm2(self.conv1(active)))
+        summed: Tensor = self.conv2(inner) + around
+        return summed
+
+
 class ResNet18(nn.Module):
     """A 3x3 stem, four stages of two blocks, the mean over the map, one dense layer."""
 
     def __init__(self, inputs: InputSpec, num_classes: int, options: ResNetOptions) -> None:
         super().__init__()
-        norm = make_norm(options.norm, options.groups)
+        norm = make_norm(options.norm, options.groups, options.width)
         is_bare = options.norm == "none"
-        channels = scaled(_STAGES[0][0], options.width)
-        stem = _conv3x3(inputs.channels, channels, 1, bias=is_bare)
-        self.stem = nn.Sequential(stem, norm(channels), nn.ReLU())
-        blocks: list[nn.Module] = []
-        for stage_channels, stride in _STAGES:
-            wide = scaled(stage_channels, options.width)
-            blocks += [
-                BasicBlock(channels, wide, stride, norm, bias=is_bare),
-                BasicBlock(wide, wide, 1, norm, bias=is_bare),
-            ]
-            channels = wide
-        self.blocks = nn.Sequential(*blocks)
-        self.output = nn.Linear(channels, num_classes)
+        plans = _plans(options)
+        first, last = plans[0], plans[-1]
+        stem = _conv3x3(inputs.channels, first.channels_in, 1, bias=is_bare)
+        make = PreactivationBlock if options.preactivation else BasicBlock
+        if options.preactivation:
+            self.stem = nn.Sequential(stem)
+        else:
+            self.stem = nn.Sequential(stem, norm(first.nominal_in), nn.ReLU())
+        self.blocks = nn.Sequential(*(make(plan, norm, bias=is_bare) for plan in plans))
+        self.end: nn.Module = nn.Identity()
+        if options.preactivation:
+            self.end = nn.Sequential(norm(last.nominal_out), nn.ReLU())
+        self.output = nn.Linear(last.channels_out, num_classes)
         self._start(is_bare=is_bare)
 
     def _start(self, *, is_bare: bool) -> None:
@@ -85,12 +139,12 @@ class ResNet18(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for block in self.blocks:
-            if is_bare and isinstance(block, BasicBlock):
+            if is_bare and isinstance(block, (BasicBlock, PreactivationBlock)):
                 nn.init.zeros_(block.conv2.weight)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return the logits, shape (B, K)."""
-        maps: Tensor = self.blocks(self.stem(images_BCHW))
+        maps: Tensor = self.end(self.blocks(self.stem(images_BCHW)))
         logits_BK: Tensor = self.output(maps.mean(dim=(2, 3)))
         return logits_BK
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fedfleet.errors import RecipeInvalid
 from fedfleet.models.config import VitOptions
+from fedfleet.models.layers import scaled
 from fedfleet.types import InputSpec
 
 _HIDDEN = 4  # units of a block's dense layer per number of a patch, as in the paper
@@ -30,6 +31,12 @@ class Attention(nn.Module):
         self._heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
+        # Heads lie one after the other; a narrower model has as many (fedfleet.training.submodels).
+        self.width_axes = {
+            "qkv.weight": {0: (3 * heads, 1)},
+            "qkv.bias": {0: (3 * heads, 1)},
+            "output.weight": {1: (heads, 1)},
+        }
 
     def forward(self, patches_BTD: Tensor) -> Tensor:
         batch, patches, dim = patches_BTD.shape
@@ -64,7 +71,8 @@ class Vit(nn.Module):
 
     def __init__(self, inputs: InputSpec, num_classes: int, options: VitOptions) -> None:
         super().__init__()
-        patch, dim = options.patch, options.dim
+        patch = options.patch
+        dim = options.heads * scaled(options.dim // options.heads, options.width)
         patches = (inputs.height // patch) * (inputs.width // patch)
         self.patches = nn.Conv2d(inputs.channels, dim, kernel_size=patch, stride=patch)
         self.positions = nn.Parameter(empty(patches, dim))

@@ -18,7 +18,9 @@ from fedfleet.data.config import DataConfig
 from fedfleet.errors import RecipeInvalid, UnknownDataset, UnknownModel
 from fedfleet.models import config as model_config
 from fedfleet.models.config import ModelConfig
+from fedfleet.rounds.asynchronous import check_asynchronous
 from fedfleet.rounds.config import MAX_TOTAL_WEIGHT, RoundsConfig
+from fedfleet.rounds.levels import LevelsConfig
 from fedfleet.rounds.selection import SELECTIONS, WITH_CHANCES, check_selection
 from fedfleet.tables import parse_table, printable, shown, suggest
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
@@ -39,6 +41,7 @@ class Recipe:
     Args:
         name: name of the model in the registry.
         seed: from which every random choice of the run is derived, in [0, 2^63).
+        levels: the widths that workers train; None where all train the whole model.
         source: the TOML text.
     """
 
@@ -51,6 +54,7 @@ class Recipe:
     rounds: RoundsConfig
     evaluation: EvaluationConfig
     wire: WireConfig
+    levels: LevelsConfig | None = None
     source: str
 
     @property
@@ -77,6 +81,7 @@ def parse_recipe(text: str) -> Recipe:
         "rounds",
         "evaluation",
         "wire",
+        "levels",
     ]
     for name in tables:
         if name not in allowed:
@@ -88,6 +93,11 @@ def parse_recipe(text: str) -> Recipe:
     algorithm = _algorithm(_table(tables, "algorithm", {"name": "fedavg"}))
     _check_algorithm(algorithm, training, rounds, data)
     _check_weighting(algorithm, rounds)
+    evaluation = parse_table(EvaluationConfig, _table(tables, "evaluation", {}), "evaluation")
+    _check_asynchrony(algorithm, rounds, evaluation)
+    _check_mode(algorithm, training, rounds)
+    wire = parse_table(WireConfig, _table(tables, "wire", {}), "wire")
+    levels = _levels(tables, algorithm, wire)
     return Recipe(
         name=_name(tables),
         seed=_seed(tables),
@@ -96,8 +106,9 @@ def parse_recipe(text: str) -> Recipe:
         training=training,
         algorithm=algorithm,
         rounds=rounds,
-        evaluation=parse_table(EvaluationConfig, _table(tables, "evaluation", {}), "evaluation"),
-        wire=parse_table(WireConfig, _table(tables, "wire", {}), "wire"),
+        evaluation=evaluation,
+        wire=wire,
+        levels=levels,
         source=text,
     )
 
@@ -251,6 +262,66 @@ def _check_algorithm(
         algorithm.check_cohort(rounds.cohort, fleet)
     except ValueError as error:
         raise RecipeInvalid(f'algorithm.name = "{config.name}": {error}') from error
+
+
+def _levels(
+    tables: Mapping[str, Any], config: AlgorithmConfig, wire: WireConfig
+) -> LevelsConfig | None:
+    algorithm = make_algorithm(config)
+    if "levels" not in tables:
+        if algorithm.needs_levels:
+            raise RecipeInvalid(
+                f'algorithm.name = "{config.name}": needs the table [levels], which says what '
+                "widths workers train"
+            )
+        return None
+    levels = parse_table(LevelsConfig, _table(tables, "levels"), "levels")
+    if not algorithm.takes_levels:
+        raise RecipeInvalid(
+            f'[levels]: algorithm.name = "{config.name}" is not defined for workers with narrower '
+            "models; take heterofl, fedavg, fedprox or fedsgd"
+        )
+    if algorithm.corrects_chances:
+        raise RecipeInvalid(
+            "[levels]: algorithm.weighting corrects a mean over all workers, and a coordinate has "
+            'the mean of some; take "samples" or "uniform"'
+        )
+    lossy_down = wire.downlink_chain.text != "identity"
+    fed_back = wire.error_feedback and not wire.uplink_chain.is_unbiased
+    if levels.submodel == "rolling" and (lossy_down or fed_back):
+        raise RecipeInvalid(
+            'levels.submodel = "rolling": what a codec left out belongs to the coordinates of one '
+            'round, and the next has others; set wire.downlink = "identity" and '
+            "wire.error_feedback = false"
+        )
+    return levels
+
+
+def _check_asynchrony(
+    config: AlgorithmConfig, rounds: RoundsConfig, evaluation: EvaluationConfig
+) -> None:
+    if make_algorithm(config).asynchrony is None:
+        return
+    try:
+        check_asynchronous(rounds, evaluation)
+    except ValueError as error:
+        raise RecipeInvalid(f'algorithm.name = "{config.name}": {error}') from error
+
+
+def _check_mode(config: AlgorithmConfig, training: TrainingConfig, rounds: RoundsConfig) -> None:
+    """Rounds of a fixed length live on what workers have at their end."""
+    if rounds.mode != "semi-synchronous":
+        return
+    if not training.partial_work:
+        raise RecipeInvalid(
+            'training.partial_work = false: rounds.mode = "semi-synchronous" counts what workers '
+            "have done when a round ends; leave one out"
+        )
+    if not make_algorithm(config).takes_partial(1):
+        raise RecipeInvalid(
+            f'rounds.mode = "semi-synchronous": algorithm.name = "{config.name}" needs whole '
+            "epochs; leave it out"
+        )
 
 
 def _check_weighting(config: AlgorithmConfig, rounds: RoundsConfig) -> None:

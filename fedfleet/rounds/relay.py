@@ -7,11 +7,17 @@ from dataclasses import replace
 
 from fedfleet.algorithms.base import DELTA, Algorithm, Memory
 from fedfleet.algorithms.plan import MAIN
+from fedfleet.rounds.levels import Widths
 from fedfleet.types import Kind, ModelState, Update
 
 
 def relayed(
-    algorithm: Algorithm, base: ModelState, memory: Memory, lane: str, earlier: Iterable[Update]
+    algorithm: Algorithm,
+    base: ModelState,
+    memory: Memory,
+    lane: str,
+    earlier: Iterable[Update],
+    widths: Widths | None = None,
 ) -> ModelState:
     """The model of a lane, with the work of those before in the chain done.
 
@@ -22,7 +28,10 @@ def relayed(
         base: what the round starts from, on the run's own lane.
         memory: the coordinator half's.
         earlier: updates of the workers before, in the order of the chain.
+        widths: of a run with levels, whose lanes are slices of the base.
     """
+    if widths is not None:
+        return widths[lane].slice.cut(base)
     state = base if lane == MAIN else algorithm.lane_state(lane, base, memory)
     for update in earlier:
         found = {section.name: section.values for section in update.sections}

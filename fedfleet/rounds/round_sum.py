@@ -9,11 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedfleet.aggregation.accumulator import UpdateAccumulator
+from fedfleet.aggregation.accumulator import Aggregate, UpdateAccumulator
+from fedfleet.aggregation.coverage import Part, merge
 from fedfleet.algorithms.base import Algorithm, Memory, Outcome, RoundResult
 from fedfleet.algorithms.fedavg import MAX_CORRECTION
 from fedfleet.algorithms.plan import MAIN
+from fedfleet.algorithms.present_classes import classes_in_metrics
 from fedfleet.errors import SchemaMismatch, UpdateInvalid, UpdateNotFinite
+from fedfleet.rounds.levels import Widths
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.types import ModelState, Update, UpdateHeader
 
@@ -24,6 +27,7 @@ class RoundSum:
     Args:
         base: state that the round starts from.
         memory: the algorithm's coordinator memory.
+        widths: of a run with levels, by lane.
     """
 
     def __init__(
@@ -32,7 +36,9 @@ class RoundSum:
         algorithm: Algorithm,
         base: ModelState,
         memory: Memory,
+        widths: Widths | None = None,
     ) -> None:
+        self._widths = widths
         self._algorithm = algorithm
         self._base = base
         self._memory = memory
@@ -42,11 +48,11 @@ class RoundSum:
         self._policy = recipe.algorithm.statistics
         self._cohort = recipe.rounds.cohort
         self._lanes: dict[str, str] = {}
-        self._accumulators = {MAIN: self._new_accumulator()}
+        self._accumulators = {MAIN: self._new_accumulator(MAIN)}
 
-    def _new_accumulator(self) -> UpdateAccumulator:
+    def _new_accumulator(self, lane: str) -> UpdateAccumulator:
         return UpdateAccumulator(
-            self._base.schema,
+            self._widths[lane].slice.part if self._widths else self._base.schema,
             policy=self._policy,
             max_updates=self._cohort,
             max_weight=self._max_weight * self._max_correction,
@@ -58,11 +64,12 @@ class RoundSum:
         """Whether updates can be folded only once all of the round are there."""
         return self._algorithm.weighs_together
 
-    def check(self, update: Update, base_digest: str) -> None:
+    def check(self, update: Update, base_digest: str, lane: str = MAIN) -> None:
         """Check an update before it is journalled.
 
         Args:
             base_digest: SHA-256 of what the worker was told to start from.
+            lane: of its assignment.
 
         Raises:
             SchemaMismatch, UpdateInvalid, UpdateNotFinite, UpdateOutOfRange: refuse it.
@@ -81,7 +88,13 @@ class RoundSum:
                     f"weight {weight:g}: must be above 0 and at most rounds.max_weight = "
                     f"{self._max_weight:g}"
                 )
-        self._accumulators[MAIN].check(update)
+        classes_in_metrics(header.metrics)
+        self._accumulator(lane if self._widths else MAIN).check(update)
+
+    def _accumulator(self, lane: str) -> UpdateAccumulator:
+        if lane not in self._accumulators:
+            self._accumulators[lane] = self._new_accumulator(lane)
+        return self._accumulators[lane]
 
     def weights(self, headers: Sequence[UpdateHeader]) -> list[float]:
         """How much each update of a round that waits counts, scaled to what the sum resolves best.
@@ -113,11 +126,21 @@ class RoundSum:
             weight = self._algorithm.weight(update.header)
             if self._algorithm.corrects_chances:
                 weight *= correction
-        if lane not in self._accumulators:
-            self._accumulators[lane] = self._new_accumulator()
-        if lane != MAIN:
+        if lane != MAIN and not self._widths:
             self._lanes[update.header.worker_id] = lane
-        self._accumulators[lane].add(update, weight)
+        classes = classes_in_metrics(update.header.metrics) if self._widths else None
+        self._accumulator(lane).add(update, weight, classes)
+
+    def _aggregates(self) -> dict[str, Aggregate]:
+        """By lane, in order of their names, not of the updates' arrival."""
+        added = [(lane, one) for lane, one in sorted(self._accumulators.items()) if one.updates]
+        if not self._widths:
+            return {lane: one.result() for lane, one in added}
+        parts = []
+        for lane, one in added:
+            width = self._widths[lane]
+            parts.append(Part(one.totals(), width.slice, width.rows))
+        return {MAIN: merge(parts, self._base, self._policy)} if parts else {}
 
     def outcome(self, headers: Sequence[UpdateHeader], round: int) -> Outcome:
         """Return what the round leads to.
@@ -131,8 +154,7 @@ class RoundSum:
         """
         result = RoundResult(
             self._base,
-            # In order of their names, not of the updates' arrival.
-            {lane: one.result() for lane, one in sorted(self._accumulators.items()) if one.updates},
+            self._aggregates(),
             headers,
             self._memory,
             self._workers,

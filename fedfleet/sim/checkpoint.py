@@ -15,11 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from fedfleet.algorithms.plan import MAIN
 from fedfleet.errors import DataInvalid, SchemaMismatch, SettingInvalid
+from fedfleet.rounds.levels import FULL
 from fedfleet.rounds.recipe import Recipe
-from fedfleet.sim.coordinator import KeptCoordinator
+from fedfleet.sim.coordinator import KeptCoordinator, memory_key
 from fedfleet.sim.downlink import KeptDownlink
 from fedfleet.sim.memories import Memories
 from fedfleet.sim.outcome import SimulatedRound
@@ -29,7 +32,7 @@ from fedfleet.types import Evaluation, ModelState, Schema
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
 
 _INDEX, _ROUNDS = "checkpoint.json", "rounds.jsonl"
-_FORMAT = 1
+_FORMAT = 2
 # What reading something else raises: also for JSON of another shape, and for deep lists.
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 _BROKEN = (*_WRONG, OSError, SchemaMismatch)
@@ -56,12 +59,21 @@ class Checkpoint:
         folder: made if it is not there.
         schema: of the recipe's model.
         fleet: what the run depends on beside the recipe, as a text.
+        narrow: of the model at the narrower levels, by lane.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, schema: Schema, fleet: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        schema: Schema,
+        fleet: str = "",
+        narrow: Mapping[str, Schema] = MappingProxyType({}),
+    ) -> None:
         self._folder = folder
         self._recipe = hashlib.sha256((recipe.source + "\0" + fleet).encode()).hexdigest()
         self._schema = schema
+        self._narrow = narrow
         self._workers: dict[str, str] = {}  # the file of each worker that keeps something
         self._files: frozenset[str] = frozenset()
         self._rounds_bytes = 0
@@ -118,11 +130,12 @@ class Checkpoint:
         last = snapshot.rounds[-1]
         try:
             for worker_id in last.workers:
-                memory = memories.get(worker_id)
-                self._workers.pop(worker_id, None)
+                key = memory_key(worker_id, last.levels.get(worker_id, FULL))
+                memory = memories.get(key)
+                self._workers.pop(key, None)
                 if memory:
-                    name = f"{worker_id}-{last.round}.safetensors"
-                    self._workers[worker_id] = self._write(name, encode_arrays(memory))
+                    name = f"{key}-{last.round}.safetensors"
+                    self._workers[key] = self._write(name, encode_arrays(memory))
             parts = {
                 part: self._write(f"{part}-{last.round}.safetensors", data)
                 for part, data in _parts(snapshot.coordinator)
@@ -150,8 +163,6 @@ class Checkpoint:
         with (self._folder / _ROUNDS).open("rb") as file:
             lines = file.read(self._rounds_bytes).splitlines()
         version = self._state(index, "state")
-        base = self._state(index, "base") if "base" in index["parts"] else version
-        anchor = self._state(index, "anchor") if "anchor" in index["parts"] else base
         published = self._state(index, "published") if "published" in index["parts"] else None
         return Snapshot(
             now_s=index["now_s"],
@@ -160,12 +171,26 @@ class Checkpoint:
                 state=version,
                 published=published,
                 memory=decode_arrays(self._part(index, "memory")),
-                downlink=KeptDownlink(base=base, anchor=anchor, **index["downlink"]),
+                downlink=self._downlink(index, MAIN, version),
+                narrow={lane: self._downlink(index, lane, None) for lane in self._narrow},
             ),
         )
 
-    def _state(self, index: Mapping[str, Any], part: str) -> ModelState:
-        return decode_state(self._schema, self._part(index, part))
+    def _downlink(
+        self, index: Mapping[str, Any], lane: str, version: ModelState | None
+    ) -> KeptDownlink:
+        """Of a level; its base stands in a file of its own unless it is the version itself."""
+        base = version
+        if base is None or "base" + lane in index["parts"]:
+            base = self._state(index, "base" + lane, lane)
+        anchor = base
+        if "anchor" + lane in index["parts"]:
+            anchor = self._state(index, "anchor" + lane, lane)
+        return KeptDownlink(base=base, anchor=anchor, **index["downlinks"][lane])
+
+    def _state(self, index: Mapping[str, Any], part: str, lane: str = MAIN) -> ModelState:
+        schema = self._schema if lane == MAIN else self._narrow[lane]
+        return decode_state(schema, self._part(index, part))
 
     def _part(self, index: Mapping[str, Any], part: str) -> bytes:
         name: str = index["parts"][part]
@@ -189,7 +214,6 @@ class Checkpoint:
 
     def _replace_index(self, snapshot: Snapshot, parts: Mapping[str, str]) -> None:
         files = frozenset({*parts.values(), *self._workers.values()})
-        downlink = snapshot.coordinator.downlink
         index = {
             "format": _FORMAT,
             "recipe": self._recipe,
@@ -199,10 +223,13 @@ class Checkpoint:
             "parts": parts,
             "workers": self._workers,
             "files": sorted(files),
-            "downlink": {
-                "ladder": downlink.ladder,
-                "held": {name: sorted(digests) for name, digests in downlink.held.items()},
-                "waiting_bytes": downlink.waiting_bytes,
+            "downlinks": {
+                lane: {
+                    "ladder": downlink.ladder,
+                    "held": {name: sorted(digests) for name, digests in downlink.held.items()},
+                    "waiting_bytes": downlink.waiting_bytes,
+                }
+                for lane, downlink in _downlinks(snapshot.coordinator)
             },
         }
         self._write(_INDEX + ".new", json.dumps(index).encode())
@@ -216,15 +243,21 @@ class Checkpoint:
 
 def _parts(kept: KeptCoordinator) -> Iterator[tuple[str, bytes]]:
     """The files of a round, each state once."""
-    downlink = kept.downlink
     yield "state", encode_state(kept.state)
     yield "memory", encode_arrays(kept.memory)
     if kept.published is not None:
         yield "published", encode_state(kept.published)
-    if downlink.base is not kept.state:
-        yield "base", encode_state(downlink.base)
-    if downlink.anchor is not downlink.base:
-        yield "anchor", encode_state(downlink.anchor)
+    for lane, downlink in _downlinks(kept):
+        if downlink.base is not kept.state:
+            yield "base" + lane, encode_state(downlink.base)
+        if downlink.anchor is not downlink.base:
+            yield "anchor" + lane, encode_state(downlink.anchor)
+
+
+def _downlinks(kept: KeptCoordinator) -> Iterator[tuple[str, KeptDownlink]]:
+    """Every level's, by lane."""
+    yield MAIN, kept.downlink
+    yield from kept.narrow.items()
 
 
 def _round_to(done: SimulatedRound) -> dict[str, Any]:

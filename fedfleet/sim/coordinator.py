@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.algorithms.catalog import make_algorithm
@@ -12,11 +12,13 @@ from fedfleet.data.shard import Examples
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds import actions as act
 from fedfleet.rounds.history import History, split_history
+from fedfleet.rounds.levels import FULL
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.relay import relayed
 from fedfleet.rounds.round_sum import RoundSum
-from fedfleet.rounds.selection import WITH_HISTORY
+from fedfleet.rounds.run_levels import RunLevels
+from fedfleet.rounds.selection import needs_history
 from fedfleet.sim.downlink import KeptDownlink, SimulatedDownlink, digest_of
 from fedfleet.sim.jobs import Trained
 from fedfleet.sim.memories import Memories
@@ -30,6 +32,11 @@ from fedfleet.types import ModelState, Section
 DIGEST = "sim"
 
 
+def memory_key(worker_id: str, level: str) -> str:
+    """Where what a worker keeps of a level is kept: at another width it means nothing."""
+    return worker_id if level == FULL else f"{worker_id}@{level}"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class KeptCoordinator:
     """The coordinator between two rounds.
@@ -38,12 +45,14 @@ class KeptCoordinator:
         state: what the next round starts from.
         published: the last version where that is another state.
         memory: the algorithm's coordinator half's, and the history of the workers.
+        narrow: the downlinks of the narrower levels, by lane.
     """
 
     state: ModelState
     published: ModelState | None
     memory: Memory
     downlink: KeptDownlink
+    narrow: Mapping[str, KeptDownlink] = field(default_factory=dict)
 
 
 class SimulatedCoordinator:
@@ -52,11 +61,18 @@ class SimulatedCoordinator:
     Args:
         trainer: evaluates versions.
         test: the test split, where the recipe asks for its evaluation.
+        levels: of a recipe that has some.
     """
 
     def __init__(
-        self, recipe: Recipe, card: ModelCard, trainer: LocalTrainer, test: Examples | None
+        self,
+        recipe: Recipe,
+        card: ModelCard,
+        trainer: LocalTrainer,
+        test: Examples | None,
+        levels: RunLevels | None = None,
     ) -> None:
+        self.levels = levels
         self._recipe = recipe
         self._trainer = trainer
         self._test = test
@@ -69,13 +85,22 @@ class SimulatedCoordinator:
         self._updates: dict[str, Trained] = {}
         self.memories = Memories()
         self.downlink = SimulatedDownlink(recipe, self._state)
-        self._begin()
+        self._widths = levels.widths(1) if levels else None
+        # A narrower level's workers hold versions of their own width.
+        self._narrow = {
+            lane: SimulatedDownlink(recipe, width.slice.cut(self._state))
+            for lane, width in (self._widths or {}).items()
+            if lane != MAIN
+        }
+        self._begin(1)
 
-    def _begin(self) -> None:
+    def _begin(self, round: int) -> None:
         """Make ready for the round that starts from the state."""
+        if self.levels:
+            self._widths = self.levels.widths(round)
         self._lanes: dict[str, ModelState] = {}
         self._digests: dict[str, str] = {}  # by lane; of the run's own, what is published
-        self._sum = RoundSum(self._recipe, self._algorithm, self._state, self._memory)
+        self._sum = RoundSum(self._recipe, self._algorithm, self._state, self._memory, self._widths)
         self.broadcast: tuple[Section, ...] = self._algorithm.broadcast(
             self._trainer.schema, self._memory
         )
@@ -87,15 +112,65 @@ class SimulatedCoordinator:
             published=self._published,
             memory={**self._memory, **self.history.to_memory()},
             downlink=self.downlink.keep(),
+            narrow={lane: downlink.keep() for lane, downlink in self._narrow.items()},
         )
 
-    def go_on(self, kept: KeptCoordinator) -> None:
-        """Be as it was when that was kept."""
+    def go_on(self, kept: KeptCoordinator, round: int) -> None:
+        """Be as it was when that was kept.
+
+        Args:
+            round: the one that comes.
+        """
         self._state, self._published = kept.state, kept.published
         self._memory, self.history = split_history(kept.memory)
         self.served = kept.published or kept.state
         self.downlink.go_on(kept.downlink, kept.state)
-        self._begin()
+        self._begin(round)
+        for lane, narrow in self._narrow.items():
+            narrow.go_on(kept.narrow[lane], self._sliced(lane))
+
+    def _sliced(self, lane: str) -> ModelState:
+        """The state at a level."""
+        assert self._widths is not None
+        return self._widths[lane].slice.cut(self._state)
+
+    def base_of(self, lane: str, after: Sequence[str]) -> ModelState:
+        """What an assignment starts from.
+
+        Args:
+            lane, after: as in ``SendAssignment``.
+        """
+        if lane in self._narrow:
+            return self._narrow[lane].base
+        return self.own_start(lane, after) or self.downlink.base
+
+    def evaluated_by(self, worker_id: str, lane: str) -> ModelState:
+        """What a worker evaluates.
+
+        Args:
+            lane: of its level.
+        """
+        if lane in self._narrow:
+            return self._narrow[lane].base
+        return self.published_to(worker_id) or self.downlink.base
+
+    def fetch(self, worker_id: str, lane: str, *, own: str = "", beside: int = 0) -> int:
+        """Count what a worker downloads, in bytes; as ``SimulatedDownlink.fetch``.
+
+        Args:
+            lane: of its level.
+        """
+        for other, downlink in ((MAIN, self.downlink), *self._narrow.items()):
+            if self._narrow and other != lane:
+                downlink.drop(worker_id)
+        if lane in self._narrow:
+            return self._narrow[lane].fetch(worker_id, beside=beside)
+        return self.downlink.fetch(worker_id, own=own, beside=beside)
+
+    def level_lane(self, round: int) -> Callable[[str], str]:
+        """Says the lane of a worker's level in a round."""
+        levels = self.levels
+        return (lambda worker_id: levels.lane_of(worker_id, round)) if levels else (lambda _: MAIN)
 
     def plan(self, request: PlanRequest) -> Plan:
         """Who trains in the round."""
@@ -112,7 +187,7 @@ class SimulatedCoordinator:
         Args:
             lane, after: as in ``SendAssignment``.
         """
-        if lane == MAIN and not after:
+        if lane in self._narrow or (lane == MAIN and not after):
             return None
         if after:
             earlier = [self._updates[key].update for key in after]
@@ -144,15 +219,16 @@ class SimulatedCoordinator:
             self._digests[lane] = digest_of(state)
         return self._digests[lane]
 
-    def admit(self, trained: Trained) -> None:
+    def admit(self, trained: Trained, lane: str) -> None:
         """Check an update and hold it until it is folded; raises what ``RoundSum.check`` raises."""
-        self._sum.check(trained.update, DIGEST)
+        self._sum.check(trained.update, DIGEST, lane)
         self._updates[trained.assignment_id] = trained
 
     def fold(self, assignment_id: str, lane: str, correction: float) -> None:
         """Add an update that was admitted; from now on it counts, for its worker too."""
         trained = self._updates[assignment_id]
-        self.memories.put(trained.update.header.worker_id, trained.memory)
+        header = trained.update.header
+        self.memories.put(memory_key(header.worker_id, header.level), trained.memory)
         if not self._sum.waits:
             self._sum.fold(trained.update, lane=lane, correction=correction)
 
@@ -171,7 +247,7 @@ class SimulatedCoordinator:
             asked: workers that were given an assignment to train.
             durations_s: of those whose updates count.
         """
-        if self._recipe.rounds.selection in WITH_HISTORY:
+        if needs_history(self._recipe.rounds):
             headers = [self._updates[key].update.header for key in action.assignment_ids]
             self.history = self.history.after(action.round, asked, headers, durations_s)
 
@@ -193,7 +269,9 @@ class SimulatedCoordinator:
         self._published = outcome.served
         self.served = outcome.served or outcome.state
         self.downlink.descend(self._state, round)
-        self._begin()
+        self._begin(round + 1)
+        for lane, narrow in self._narrow.items():
+            narrow.descend(self._sliced(lane), round)
         self._updates.clear()
         evaluation = None
         if evaluate and self._test is not None:
@@ -205,5 +283,7 @@ class SimulatedCoordinator:
             metrics=mean_metrics(headers),
             evaluation=evaluation,
             bytes_up=sum(one.upload_bytes for one in done),
-            bytes_down=self.downlink.take_bytes(),
+            levels={one.worker_id: one.level for one in headers if one.level != FULL},
+            bytes_down=self.downlink.take_bytes()
+            + sum(narrow.take_bytes() for narrow in self._narrow.values()),
         )

@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
 
-from fedfleet.errors import RecipeInvalid, SettingInvalid
-from fedfleet.rounds.chance import shuffled
+from fedfleet.errors import OutOfMemory, RecipeInvalid, SettingInvalid
+from fedfleet.rounds.chance import hashed, share_of, shuffled
+from fedfleet.rounds.levels import FULL
+from fedfleet.sim.device_kinds import DEVICE_KINDS
 from fedfleet.sim.jobs import Evaluated, Result, Trained
-from fedfleet.tables import parse_table, printable, shown
+from fedfleet.tables import parse_table, printable, shown, suggest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +29,8 @@ else:
 # arXiv:2001.08361, section 2.1).
 PASSES = 3
 _SUM_ERROR = 1e-6
+# No work is done in no time.
+_LEAST_LUCK = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +43,12 @@ class DeviceProfile:
             model.
         down_bytes_per_s, up_bytes_per_s: of the device's link; absent means transfers take no time.
         latency_s: of each transfer, on top.
+        memory_bytes: a model whose training takes more fails with OUT_OF_MEMORY; absent means that
+            any fits.
+        jitter: each training takes its time multiplied with the absolute value of a normal number
+            of mean 0 and this standard deviation, drawn anew from the recipe's seed: half-normal,
+            as the durations of FedBuff's evaluation are (Nguyen et al. 2022, arXiv:2106.06639).
+            With 1.2533 (the root of pi/2) the mean is the profile's own time. Absent means none.
     """
 
     name: str
@@ -47,6 +59,8 @@ class DeviceProfile:
     down_bytes_per_s: float = math.inf
     up_bytes_per_s: float = math.inf
     latency_s: float = 0.0
+    memory_bytes: int | None = None
+    jitter: float | None = None
 
     def __post_init__(self) -> None:
         for one, other in (("count", "share"), ("samples_per_s", "flops_per_s")):
@@ -62,6 +76,10 @@ class DeviceProfile:
                 raise ValueError(f"{name} = {rate}: must be above 0")
         if not 0 <= self.latency_s < math.inf:
             raise ValueError(f"latency_s = {self.latency_s}: must be 0 or more")
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            raise ValueError(f"memory_bytes = {self.memory_bytes}: must be 1 or more")
+        if self.jitter is not None and not 0 < self.jitter <= 100:
+            raise ValueError(f"jitter = {self.jitter}: must be above 0 and at most 100")
 
 
 def parse_devices(text: str) -> tuple[DeviceProfile, ...]:
@@ -82,7 +100,7 @@ def parse_devices(text: str) -> tuple[DeviceProfile, ...]:
             raise SettingInvalid(f"devices: profiles[{place}] = {shown(table)}: must be a table")
     try:
         profiles = tuple(
-            parse_table(DeviceProfile, table, f"profiles[{place}]")
+            parse_table(DeviceProfile, _with_kind(table, place), f"profiles[{place}]")
             for place, table in enumerate(tables)
         )
     except RecipeInvalid as error:  # what reads tables knows recipes only
@@ -93,6 +111,23 @@ def parse_devices(text: str) -> tuple[DeviceProfile, ...]:
     if profiles[0].count is None and abs(shares - 1) > _SUM_ERROR:
         raise SettingInvalid(f"devices: the shares add up to {shares:g}; they must to 1")
     return profiles
+
+
+def _with_kind(table: Mapping[str, Any], place: int) -> Mapping[str, Any]:
+    """A profile's table with what its kind brings, where it names one; its own fields win.
+
+    Any: a TOML value, which the parser of tables checks.
+    """
+    if "kind" not in table:
+        return table
+    kind, known = table["kind"], list(DEVICE_KINDS)
+    if not isinstance(kind, str) or kind not in DEVICE_KINDS:
+        named = suggest(kind, known) if isinstance(kind, str) else suggest("", known)
+        raise SettingInvalid(f"devices: profiles[{place}].kind = {shown(kind)}: unknown; {named}")
+    brought = {"name": kind, **asdict(DEVICE_KINDS[kind])}
+    if "samples_per_s" in table:
+        del brought["flops_per_s"]
+    return {**brought, **{name: value for name, value in table.items() if name != "kind"}}
 
 
 def assign(
@@ -125,27 +160,53 @@ def _counts(profiles: Sequence[DeviceProfile], workers: int) -> list[int]:
     return shares
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCost:
+    """What one width of a model asks of a device (``model_cost.cost_of``).
+
+    Args:
+        forward_flops: floating-point operations of one forward pass of one example; 0 where nobody
+            needs them.
+        memory_bytes: that training takes; an estimate.
+    """
+
+    forward_flops: int
+    memory_bytes: int = 0
+
+
 class Pace:
     """How long assignments take.
 
     Args:
         devices: the profile of each worker.
-        sample_flops: floating-point operations of one forward pass of one example; may be 0 where
-            no profile asks for it.
+        costs: of the model by level; where a level is not in it, that of the whole width holds.
+            Its operations may be 0 where no profile asks for them.
+        seed: of the jitter.
     """
 
-    def __init__(self, devices: Mapping[str, DeviceProfile], sample_flops: int) -> None:
+    def __init__(
+        self, devices: Mapping[str, DeviceProfile], costs: Mapping[str, ModelCost], seed: int = 0
+    ) -> None:
         self._devices = devices
-        self._flops = sample_flops * PASSES
+        self._costs = costs
+        self._seed = seed
 
-    def seconds(self, worker_id: str, down_bytes: int, result: Result) -> float:
+    def check_memory(self, worker_id: str, level: str = FULL) -> None:
+        """Raises OutOfMemory: the worker's device cannot train the model at this level."""
+        room, needed = self._devices[worker_id].memory_bytes, self._cost(level).memory_bytes
+        if room is not None and needed > room:
+            raise OutOfMemory(
+                f"training level {level} takes {needed / 1e6:.0f} MB, the device has "
+                f"{room / 1e6:.0f}; give it a narrower level or a smaller batch"
+            )
+
+    def seconds(self, worker_id: str, down_bytes: int, result: Result, level: str = FULL) -> float:
         """From an assignment's sending to its result's arrival.
 
         Download, work, upload, one after the other. A worker that failed says so once it has
         downloaded; an evaluation is a forward pass, and its report has no size worth counting.
         """
         device = self._devices[worker_id]
-        begun_s = device.latency_s + down_bytes / device.down_bytes_per_s
         answer_s = device.latency_s
         examples = 0.0
         if isinstance(result, Trained):
@@ -153,14 +214,56 @@ class Pace:
             answer_s += result.upload_bytes / device.up_bytes_per_s
         elif isinstance(result, Evaluated):
             examples = result.evaluation.samples / PASSES
-        return begun_s + examples / self._rate(device) + answer_s
+        work_s = examples / self._rate(device, level) * self._luck(device, result.assignment_id)
+        return self._download_s(device, down_bytes) + work_s + answer_s
 
-    def _rate(self, device: DeviceProfile) -> float:
-        """Training examples per second."""
+    def examples_in(
+        self,
+        worker_id: str,
+        assignment_id: str,
+        seconds: float,
+        *,
+        down_bytes: int,
+        up_bytes: int,
+        level: str = FULL,
+    ) -> float:
+        """How many examples a worker can train on so that its update is there in time; 0 or more.
+
+        Args:
+            seconds: from the assignment's sending.
+            up_bytes: what the update is thought to have.
+        """
+        device = self._devices[worker_id]
+        rest_s = seconds - self._download_s(device, down_bytes)
+        rest_s -= device.latency_s + up_bytes / device.up_bytes_per_s
+        rate = self._rate(device, level) / self._luck(device, assignment_id)
+        return max(0.0, rest_s * rate)
+
+    def _download_s(self, device: DeviceProfile, down_bytes: int) -> float:
+        return device.latency_s + down_bytes / device.down_bytes_per_s
+
+    def _rate(self, device: DeviceProfile, level: str) -> float:
+        """Training examples per second.
+
+        A rate that was told in examples is the whole model's: a narrower one is faster by its
+        operations, where they were counted.
+        """
+        flops = self._cost(level).forward_flops
         if device.samples_per_s is not None:
-            return device.samples_per_s
+            whole = self._cost(FULL).forward_flops
+            return device.samples_per_s * (whole / flops if flops and whole else 1.0)
         assert device.flops_per_s is not None, "one of them is set"
-        return device.flops_per_s / self._flops
+        return device.flops_per_s / (flops * PASSES)
+
+    def _cost(self, level: str) -> ModelCost:
+        return self._costs.get(level) or self._costs[FULL]
+
+    def _luck(self, device: DeviceProfile, assignment_id: str) -> float:
+        """What this assignment's work takes, in what it takes by the profile."""
+        if device.jitter is None:
+            return 1.0
+        drawn = share_of(hashed(self._seed, assignment_id))
+        return max(_LEAST_LUCK, device.jitter * NormalDist().inv_cdf((1 + drawn) / 2))
 
 
 def needs_flops(profiles: Sequence[DeviceProfile]) -> bool:

@@ -101,6 +101,10 @@ class SimulatedDownlink:
         self._bytes += cost_bytes + beside
         return cost_bytes + beside
 
+    def drop(self, worker_id: str) -> None:
+        """A worker went to another width of the model: what it held of this one is gone."""
+        self._held.pop(worker_id, None)
+
     def keep(self) -> KeptDownlink:
         """What ``go_on`` needs."""
         return KeptDownlink(

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -19,17 +19,19 @@ from typing import Any, Literal
 
 from fedfleet.algorithms.plan import PlanRequest
 from fedfleet.data.shard import Shards
-from fedfleet.errors import FedFleetError, RecipeInvalid, SettingInvalid
+from fedfleet.errors import FedFleetError, OutOfMemory, RecipeInvalid, SettingInvalid
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.card import card_of
+from fedfleet.rounds.deadlines import training_deadline_s
+from fedfleet.rounds.levels import FULL, level_of_lane
 from fedfleet.rounds.machine import RoundMachine
 from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import Ballot, Drawing
 from fedfleet.sim.checkpoint import Checkpoint, Snapshot
-from fedfleet.sim.coordinator import DIGEST, SimulatedCoordinator
-from fedfleet.sim.devices import DeviceProfile, Pace, assign, needs_flops
-from fedfleet.sim.flops import forward_flops
+from fedfleet.sim.coordinator import DIGEST, SimulatedCoordinator, memory_key
+from fedfleet.sim.devices import DeviceProfile, ModelCost, Pace, assign, needs_flops
 from fedfleet.sim.inprocess import InProcess
 from fedfleet.sim.jobs import (
     Engine,
@@ -41,11 +43,15 @@ from fedfleet.sim.jobs import (
     Trained,
     TrainJob,
 )
+from fedfleet.sim.model_cost import costs_of
 from fedfleet.sim.outcome import SimulatedRound, Simulation
+from fedfleet.sim.traces import ALWAYS, Presence, Trace, times_of
 from fedfleet.sim.workplace import RUN_ID, Workplace
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.stacked import StackedTrainer, why_not_stacked
+from fedfleet.training.trainers import Trainers
+from fedfleet.types import ModelState
 
 
 def simulate(
@@ -59,6 +65,7 @@ def simulate(
     checkpoint: Path | None = None,
     tags: Mapping[str, Collection[str]] | None = None,
     devices: Sequence[DeviceProfile] = (),
+    availability: Sequence[Trace] = (),
 ) -> Simulation:
     """Run a recipe to its end.
 
@@ -72,6 +79,7 @@ def simulate(
             from there, and comes to what an undisturbed one does, bit for bit.
         tags: what each worker carries, for a recipe with ``rounds.tags``.
         devices: what the workers stand for; results then come, and deadlines pass, in virtual time.
+        availability: when workers are connected, in virtual time; the others always are.
 
     Raises:
         RecipeInvalid: too few workers carry a tag that the recipe names.
@@ -81,33 +89,42 @@ def simulate(
         FedFleetError: data or model cannot be had; a worker's failure fails its assignment only.
     """
     card = card_of(recipe)
-    trainer = LocalTrainer(card, recipe.training, recipe.evaluation, device=device)
+    trainers = Trainers(card, recipe.training, recipe.evaluation, recipe.levels, device=device)
+    trainer = trainers.at()
     shards = Shards(recipe.data, seed=recipe.seed, data_dir=data_dir)
     test = shards.load("test", None) if recipe.evaluation.coordinator else None
-    coordinator = SimulatedCoordinator(recipe, card, trainer, test)
+    levels = RunLevels(recipe, trainers.models) if trainers.models else None
+    coordinator = SimulatedCoordinator(recipe, card, trainer, test, levels)
     if engine is None:
-        stacked = _stacked(trainer, batch_workers)
-        engine = InProcess(Workplace(recipe, trainer, shards, data_dir=data_dir), stacked)
+        stacked = _stacked(trainer, batch_workers, has_levels=trainers.models is not None)
+        engine = InProcess(Workplace(recipe, trainers, shards, data_dir=data_dir), stacked)
     with ExitStack() as closing:
         closing.callback(coordinator.memories.close)
         driver = Driver(recipe, coordinator, engine, on_round or (lambda _: None), tags or {})
         if devices:
-            flops = forward_flops(card) if needs_flops(devices) else 0
-            driver.pace(devices, flops)
+            costs = costs_of(card, recipe.training, trainers.models, flops=needs_flops(devices))
+            driver.pace(devices, costs)
+        if availability:
+            driver.follow(availability)
         if checkpoint is not None:
             carried = sorted((name, sorted(own)) for name, own in (tags or {}).items())
             fleet = repr((carried, tuple(devices))) if carried or devices else ""
+            fleet += repr(tuple(availability)) if availability else ""
             fleet += f" batch_workers={batch_workers}" if batch_workers > 1 else ""
-            kept = Checkpoint(checkpoint, recipe, trainer.schema, fleet)
+            models = trainers.models
+            narrow = {level: models.schema(level) for level in models.levels[1:]} if models else {}
+            kept = Checkpoint(checkpoint, recipe, trainer.schema, fleet, narrow)
             closing.enter_context(kept.held())
             driver.keep_in(kept)
         return driver.run(card.classes)
 
 
-def _stacked(trainer: LocalTrainer, batch_workers: int) -> StackedTrainer | None:
+def _stacked(
+    trainer: LocalTrainer, batch_workers: int, *, has_levels: bool
+) -> StackedTrainer | None:
     if batch_workers == 1:
         return None
-    reason = why_not_stacked(trainer)
+    reason = "[levels]" if has_levels else why_not_stacked(trainer)
     if reason:
         raise SettingInvalid(
             f"batch_workers = {batch_workers}: workers cannot be trained as one batch with "
@@ -162,11 +179,21 @@ class Driver:
         # When each result will be there, in virtual time; without profiles they never wait.
         self._arrivals: list[tuple[float, int, Result]] = []
         self._sequence = count()
+        self._times = dict.fromkeys(self._fleet, ALWAYS)
+        self._presence = Presence(self._times)
+        self._down_bytes: dict[str, int] = {}  # of the assignments that are carried out
 
-    def pace(self, devices: Sequence[DeviceProfile], sample_flops: int) -> None:
+    def pace(self, devices: Sequence[DeviceProfile], costs: Mapping[str, ModelCost]) -> None:
         """Let assignments take as long as they would on these devices."""
         seed = derive(self._recipe.seed, "devices")
-        self._pace = Pace(assign(devices, self._fleet, seed), sample_flops)
+        self._pace = Pace(assign(devices, self._fleet, seed), costs, derive(seed, "jitter"))
+
+    def follow(self, availability: Sequence[Trace]) -> None:
+        """Let workers come and go; raises SettingInvalid: one is not of the fleet."""
+        if self._pace is None:
+            raise SettingInvalid("availability: is in virtual time, which needs devices")
+        seed = derive(self._recipe.seed, "availability")
+        self._times = times_of(availability, self._fleet, seed)
 
     def keep_in(self, checkpoint: Checkpoint) -> None:
         """Keep the run as each round closes; go on after the last one that was kept."""
@@ -176,8 +203,8 @@ class Driver:
             return
         self._rounds = list(before.rounds)
         self._now_s = before.now_s
-        self._coordinator.go_on(before.coordinator)
         recipe, closed = self._recipe, self._rounds[-1].round
+        self._coordinator.go_on(before.coordinator, closed + 1)
         self._machine = RoundMachine(RUN_ID, recipe.rounds, recipe.evaluation, closed + 1)
         for done in self._rounds:
             self._on_round(done)
@@ -186,8 +213,9 @@ class Driver:
         """Carry out actions until none is left; then what was sent; then the alarm rings."""
         if len(self._rounds) == self._recipe.rounds.rounds:
             return self._simulation("completed", "", "", classes)
+        self._presence = Presence(self._times, self._now_s)
         self._tell(ev.RunStarted(at_s=self._now_s))
-        self._tell(ev.FleetChanged(at_s=self._now_s, workers=frozenset(self._fleet)))
+        self._tell_fleet()
         while self._machine.finish is None or self._todo:
             self._carry_out_all()
             if self._sent:
@@ -196,8 +224,7 @@ class Driver:
                 self._now_s, _, result = heappop(self._arrivals)
                 self._take(result)
             elif self._machine.finish is None:
-                self._now_s = self._alarm_s
-                self._tell(ev.DeadlinePassed(at_s=self._now_s, workers=self._fleet))
+                self._wait()
         finish = self._machine.finish
         return self._simulation(finish.outcome, finish.code, finish.reason, classes)
 
@@ -212,6 +239,22 @@ class Driver:
             rounds=tuple(self._rounds),
             classes=classes,
         )
+
+    def _tell_fleet(self) -> None:
+        self._tell(ev.FleetChanged(at_s=self._now_s, workers=frozenset(self._presence.workers)))
+
+    def _wait(self) -> None:
+        """Nothing comes before the alarm, or before somebody comes or goes."""
+        if self._presence.next_s > self._alarm_s:
+            self._now_s = self._alarm_s
+            self._tell(ev.DeadlinePassed(at_s=self._now_s, workers=self._presence.workers))
+            return
+        self._now_s = self._presence.next_s
+        gone = self._presence.move_on(self._now_s)
+        # What they worked on is lost; if it is wanted still, it is begun anew when they are back.
+        self._arrivals = [one for one in self._arrivals if _worker_of(one[2]) not in gone]
+        heapify(self._arrivals)
+        self._tell_fleet()
 
     def _tell(self, event: ev.Event) -> None:
         self._todo.extend(self._machine.handle(event))
@@ -246,74 +289,132 @@ class Driver:
 
     def _work(self) -> None:
         """Have what was sent done; without profiles each result is there at once."""
-        actions, self._sent = self._sent, []
+        actions, self._sent = [one for one in self._sent if self._fits(one)], []
+        if self._pace is not None:  # no result is there before all are done
+            self._down_bytes = {one.assignment_id: self._count(one) for one in actions}
         # Made when they are asked for: the state of a job that nobody wants need not be computed.
         results = self._engine.carry_out(map(self._job, actions))
         for place, action in enumerate(actions):
             if not any(self._machine.is_open(one.assignment_id) for one in actions[place:]):
                 break  # over-selected: the cohort is complete already
-            down_bytes = self._count(action)
-            result = next(results)
             if self._pace is not None:
-                took_s = self._pace.seconds(action.worker_id, down_bytes, result)
-                arrival = (self._now_s + took_s, next(self._sequence), result)
-                heappush(self._arrivals, arrival)
+                self._await(action, self._down_bytes[action.assignment_id], next(results))
                 continue
-            self._take(result)
+            self._count(action)
+            self._take(next(results))
             self._carry_out_all()
 
+    def _await(self, action: act.SendAssignment, down_bytes: int, result: Result) -> None:
+        assert self._pace is not None, "only virtual time is waited for"
+        level = self._level(action)
+        took_s = self._pace.seconds(action.worker_id, down_bytes, result, level)
+        heappush(self._arrivals, (self._now_s + took_s, next(self._sequence), result))
+
+    def _fits(self, action: act.SendAssignment) -> bool:
+        """Whether the worker's device has the memory; if not, it says so after the download."""
+        if self._pace is None or action.work is not act.Work.TRAIN:
+            return True
+        try:
+            self._pace.check_memory(action.worker_id, self._level(action))
+        except OutOfMemory as error:
+            failed = Failed(
+                assignment_id=action.assignment_id, code=error.code, reason=error.message
+            )
+            self._await(action, self._count(action), failed)
+            return False
+        return True
+
+    def _most_steps(self, action: act.SendAssignment, base: ModelState) -> int | None:
+        """How many steps a worker has time for, so that its update is there by the deadline.
+
+        None for all of them. As on a device, where training ends at the deadline less the time of
+        the upload; how small codecs make that one is not known before.
+        """
+        training = self._recipe.training
+        if self._pace is None or not (training.partial_work and training.batch_size):
+            return None
+        broadcast = sum(section.values.nbytes for section in self._coordinator.broadcast)
+        vectors = base.trainable.nbytes + base.statistics.nbytes + base.counters.nbytes
+        examples = self._pace.examples_in(
+            action.worker_id,
+            action.assignment_id,
+            action.deadline_s - self._now_s,
+            down_bytes=self._down_bytes[action.assignment_id],
+            up_bytes=vectors + broadcast,
+            level=self._level(action),
+        )
+        return max(1, int(examples / training.batch_size))
+
     def _arrives(self) -> bool:
-        """Whether the next thing that happens is a result, not the alarm.
+        """Whether the next thing that happens is a result, not the alarm or a worker's going.
 
         What nobody waits for any more is forgotten: its worker was told to stop.
         """
         while self._arrivals:
             arrival_s, _, result = self._arrivals[0]
             if self._machine.is_open(result.assignment_id):
-                return arrival_s <= self._alarm_s
+                return arrival_s <= min(self._alarm_s, self._presence.next_s)
             heappop(self._arrivals)
         return False
 
     def _job(self, action: act.SendAssignment) -> Job:
         coordinator, worker_id = self._coordinator, action.worker_id
-        memory = coordinator.memories.get(worker_id)
+        lane = self._lane(action)
+        level = level_of_lane(lane) if coordinator.levels else FULL
+        memory = coordinator.memories.get(memory_key(worker_id, level))
         seed = derive(self._recipe.seed, action.work.value, action.round, worker_id)
         if action.work is act.Work.PROBE:
             return EvaluateJob(
                 assignment_id=action.assignment_id,
                 worker_id=worker_id,
-                base=coordinator.downlink.base,
+                base=coordinator.base_of(lane, ()),
                 memory=memory,
                 probe_seed=seed,
+                level=level,
             )
         if action.work is act.Work.EVALUATE:
             return EvaluateJob(
                 assignment_id=action.assignment_id,
                 worker_id=worker_id,
-                base=coordinator.published_to(worker_id) or coordinator.downlink.base,
+                base=coordinator.evaluated_by(worker_id, lane),
                 memory=memory,
+                level=level,
             )
+        base = coordinator.base_of(lane, action.after)
         return TrainJob(
             assignment_id=action.assignment_id,
             worker_id=worker_id,
             round=action.round,
             seed=seed,
-            base=coordinator.own_start(action.lane, action.after) or coordinator.downlink.base,
+            base=base,
             base_digest=DIGEST,
             broadcast=coordinator.broadcast,
             memory=memory,
+            level=level,
+            max_steps=self._most_steps(action, base),
         )
+
+    def _level(self, action: act.SendAssignment) -> str:
+        return level_of_lane(self._lane(action)) if self._coordinator.levels else FULL
+
+    def _lane(self, action: act.SendAssignment) -> str:
+        """The chain's lane; for what is no training, that of the worker's level."""
+        levels = self._coordinator.levels
+        if action.work is act.Work.TRAIN or levels is None:
+            return action.lane
+        return levels.lane_of(action.worker_id, action.round)
 
     def _count(self, action: act.SendAssignment) -> int:
         """Count what a worker downloads for an assignment, in bytes."""
-        coordinator = self._coordinator
+        coordinator, lane = self._coordinator, self._lane(action)
         if action.work is act.Work.EVALUATE:
-            own = coordinator.published_digest(action.worker_id)
-            return coordinator.downlink.fetch(action.worker_id, own=own)
+            own = "" if coordinator.levels else coordinator.published_digest(action.worker_id)
+            return coordinator.fetch(action.worker_id, lane, own=own)
         if action.work is act.Work.PROBE:
-            return coordinator.downlink.fetch(action.worker_id)
-        return coordinator.downlink.fetch(
+            return coordinator.fetch(action.worker_id, lane)
+        return coordinator.fetch(
             action.worker_id,
+            lane,
             own=coordinator.own_digest(action.lane, action.after),
             beside=sum(section.values.nbytes for section in coordinator.broadcast),
         )
@@ -340,7 +441,8 @@ class Driver:
 
     def _take_update(self, trained: Trained) -> None:
         try:
-            self._coordinator.admit(trained)
+            lane = self._machine.slots[trained.assignment_id].lane
+            self._coordinator.admit(trained, lane)
         except FedFleetError as error:
             self._fail(
                 Failed(assignment_id=trained.assignment_id, code=error.code, reason=error.message)
@@ -382,10 +484,16 @@ class Driver:
             self._tell(ev.ProbesSelected(at_s=self._now_s, workers=probed))
             return
         request = PlanRequest(
-            action.round, action.candidates, action.size, drawing, coordinator.memory
+            action.round,
+            action.candidates,
+            action.size,
+            drawing,
+            coordinator.memory,
+            coordinator.level_lane(action.round),
         )
         plan = coordinator.plan(request)
-        self._tell(ev.cohort_selected(plan, self._now_s, drawing.corrections))
+        lasts_s = training_deadline_s(recipe.rounds, coordinator.history, plan.chains)
+        self._tell(ev.cohort_selected(plan, self._now_s, drawing.corrections, lasts_s))
 
     def _fold(self, assignment_id: str) -> None:
         slot = self._machine.slots[assignment_id]
@@ -401,6 +509,14 @@ class Driver:
         self._rounds.append(replace(made, virtual_s=virtual_s))
         self._tell(
             ev.RoundCommitted(
-                at_s=self._now_s, version=action.round, digest=DIGEST, workers=self._fleet
+                at_s=self._now_s,
+                version=action.round,
+                digest=DIGEST,
+                workers=self._presence.workers,
             )
         )
+
+
+def _worker_of(result: Result) -> str:
+    """Whose assignment a result is of."""
+    return result.assignment_id.rpartition("/")[2]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, Union
 
 from fedfleet.algorithms.base import Memory
+from fedfleet.rounds.levels import FULL
 from fedfleet.types import Evaluation, ModelState, Section, Update
 
 
@@ -20,6 +21,8 @@ class TrainJob:
             moves it once.
         base_digest: what the update will name as its base.
         memory: what this worker kept, the algorithm's part and the codec's.
+        level: the width of the base.
+        max_steps: with which the work ends though there is more; None for no end before its own.
     """
 
     assignment_id: str
@@ -30,6 +33,8 @@ class TrainJob:
     base_digest: str
     broadcast: tuple[Section, ...]
     memory: Memory
+    level: str = FULL
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,6 +45,7 @@ class EvaluateJob:
         base: the version as the worker has it.
         memory: as for ``TrainJob``.
         probe_seed: of a probe, which evaluates on training examples; None for no probe.
+        level: as for ``TrainJob``.
     """
 
     assignment_id: str
@@ -47,6 +53,7 @@ class EvaluateJob:
     base: ModelState
     memory: Memory
     probe_seed: int | None = None
+    level: str = FULL
 
 
 Job = Union[TrainJob, EvaluateJob]

@@ -21,6 +21,7 @@ class SimulatedRound:
         virtual_s: seconds since the run began, by device profiles, at which the version was there;
             None without profiles.
         worker_evaluations: by worker id, filled when the round closes.
+        levels: of the workers that trained another width than the whole.
     """
 
     round: int
@@ -32,6 +33,7 @@ class SimulatedRound:
     bytes_down: int
     virtual_s: float | None = None
     worker_evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    levels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,27 @@ from fedfleet.wire.updates import EncodedSection
 # JSON objects of our own processes; Any, as in json.
 Parcel = dict[str, Any]
 
+# By level: an update's small tensors are others at another width.
+Chains = Mapping[str, Chain]
+
 _MEMORY = "memory."
 _SECTION = "section."
 
 
 def pack_job(job: Job) -> Parcel:
     """What of a job is no array."""
-    parcel: Parcel = {"assignment_id": job.assignment_id, "worker_id": job.worker_id}
+    parcel: Parcel = {
+        "assignment_id": job.assignment_id,
+        "worker_id": job.worker_id,
+        "level": job.level,
+    }
     if isinstance(job, EvaluateJob):
         return {**parcel, "probe_seed": job.probe_seed}
     return {
         **parcel,
         "round": job.round,
         "seed": job.seed,
+        "max_steps": job.max_steps,
         "base_digest": job.base_digest,
         "sections": [[section.name, section.kind.value] for section in job.broadcast],
     }
@@ -57,6 +65,7 @@ def unpack_job(parcel: Parcel, base: ModelState, broadcast: Sequence[Array], mem
             base=base,
             memory=memory,
             probe_seed=parcel["probe_seed"],
+            level=parcel["level"],
         )
     sections = zip(parcel["sections"], broadcast, strict=True)
     return TrainJob(
@@ -64,10 +73,12 @@ def unpack_job(parcel: Parcel, base: ModelState, broadcast: Sequence[Array], mem
         worker_id=worker_id,
         round=parcel["round"],
         seed=parcel["seed"],
+        max_steps=parcel["max_steps"],
         base=base,
         base_digest=parcel["base_digest"],
         broadcast=tuple(Section(name, Kind(kind), values) for (name, kind), values in sections),
         memory=memory,
+        level=parcel["level"],
     )
 
 
@@ -114,9 +125,13 @@ class JobFiles:
 
 
 class JobReader:
-    """Reads jobs where they are carried out; keeps the base that was used last."""
+    """Reads jobs where they are carried out; keeps the base that was used last.
 
-    def __init__(self, folder: Path, schema: Schema) -> None:
+    Args:
+        schema: of the model at a level.
+    """
+
+    def __init__(self, folder: Path, schema: Callable[[str], Schema]) -> None:
         self._folder = folder
         self._schema = schema
         self._base: tuple[str, ModelState] | None = None
@@ -131,12 +146,12 @@ class JobReader:
         broadcast: list[Array] = []
         if "broadcast" in parcel:
             broadcast = list(map_arrays(self._folder / parcel["broadcast"]).values())
-        return unpack_job(parcel, self._state(parcel["base"]), broadcast, memory)
+        return unpack_job(parcel, self._state(parcel["base"], parcel["level"]), broadcast, memory)
 
-    def _state(self, name: str) -> ModelState:
+    def _state(self, name: str, level: str) -> ModelState:
         if self._base is None or self._base[0] != name:
             vectors = map_arrays(self._folder / name)
-            state = ModelState(self._schema, *(vectors[kind.value] for kind in Kind))
+            state = ModelState(self._schema(level), *(vectors[kind.value] for kind in Kind))
             self._base = (name, state)
         return self._base[1]
 
@@ -182,28 +197,29 @@ def write_result(result: Result, path: Path) -> Parcel:
     return parcel
 
 
-def read_result(parcel: Parcel, assignment_id: str, path: Path, chain: Chain) -> Result:
+def read_result(parcel: Parcel, assignment_id: str, path: Path, chains: Chains) -> Result:
     """Map a result's arrays and delete their file; as ``unpack_result``."""
     arrays: dict[str, Array] = {}
     if "header" in parcel:
         arrays = map_arrays(path)
         path.unlink()
-    return unpack_result(parcel, arrays, assignment_id, chain)
+    return unpack_result(parcel, arrays, assignment_id, chains)
 
 
 def unpack_result(
-    parcel: Parcel, arrays: Mapping[str, Array], assignment_id: str, chain: Chain
+    parcel: Parcel, arrays: Mapping[str, Array], assignment_id: str, chains: Chains
 ) -> Result:
     """A result out of its parts.
 
     Args:
-        chain: what encoded sections went through.
+        chains: what encoded sections went through, by level.
     """
     if "evaluation" in parcel:
         evaluation = Evaluation.from_json(parcel["evaluation"])
         return Evaluated(assignment_id=assignment_id, evaluation=evaluation)
     if "code" in parcel:
         return Failed(assignment_id=assignment_id, code=parcel["code"], reason=parcel["reason"])
+    chain = chains[parcel["header"]["level"]]
     sections = tuple(
         _section(row, arrays[f"{_SECTION}{place}"], chain)
         for place, row in enumerate(parcel["sections"])

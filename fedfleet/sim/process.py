@@ -27,7 +27,7 @@ from fedfleet.sim.example_files import ExampleFiles
 from fedfleet.sim.parcels import JobReader, write_result
 from fedfleet.sim.workplace import Workplace
 from fedfleet.training.allocator import keep_freed_memory
-from fedfleet.training.local import LocalTrainer
+from fedfleet.training.trainers import Trainers
 
 
 def main() -> None:
@@ -62,13 +62,17 @@ class _Bench:
         self._answers = answers
         recipe = parse_recipe(order["recipe"])
         data_dir = Path(order["data_dir"]) if order["data_dir"] else None
-        trainer = LocalTrainer(
-            card_of(recipe), recipe.training, recipe.evaluation, device=order["device"]
+        trainers = Trainers(
+            card_of(recipe),
+            recipe.training,
+            recipe.evaluation,
+            recipe.levels,
+            device=order["device"],
         )
         shards = Shards(recipe.data, seed=recipe.seed, data_dir=data_dir)
         examples = ExampleFiles(shards, folder)
-        self._workplace = Workplace(recipe, trainer, examples, data_dir=data_dir)
-        self._reader = JobReader(folder, trainer.schema)
+        self._workplace = Workplace(recipe, trainers, examples, data_dir=data_dir)
+        self._reader = JobReader(folder, trainers.schema)
 
     def carry_out(self, number: int) -> None:
         """Do a job unless another process has taken it, or nobody wants it any more."""

@@ -78,7 +78,9 @@ class Processes:
         self._published = 0
         self._wanted: dict[int, _Wanted] = {}
         self._done: dict[int, Result] = {}
-        self._chain: Chain | None = None  # of encoded sections, known with the first job
+        self._chains: dict[
+            str, Chain
+        ] = {}  # of encoded sections by level, known with its first job
         self._children = [self._start() for _ in range(processes)]
 
     @property
@@ -128,8 +130,8 @@ class Processes:
                 child.tell(numbers)
 
     def _publish(self, job: Job) -> int:
-        if self._chain is None:
-            self._chain = spare_small(self._uplink, job.base.schema)
+        if job.level not in self._chains:
+            self._chains[job.level] = spare_small(self._uplink, job.base.schema)
         self._published += 1
         number = self._published
         parcel = self._files.write(job)
@@ -192,8 +194,7 @@ class Processes:
         if number not in self._wanted:
             path.unlink(missing_ok=True)
             return
-        assert self._chain is not None, "a job was published"
-        self._done[number] = read_result(answer, self._settle(number), path, self._chain)
+        self._done[number] = read_result(answer, self._settle(number), path, self._chains)
 
     def _replace(self, child: _Child) -> None:
         """Fail what a dead process had taken, and start another in its place."""

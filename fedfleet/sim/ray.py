@@ -39,7 +39,7 @@ from fedfleet.sim.jobs import Failed, Job, Result, TrainJob
 from fedfleet.sim.parcels import Parcel, pack_job, pack_result, unpack_job, unpack_result
 from fedfleet.sim.processes import DEATHS, check_text
 from fedfleet.sim.workplace import Workplace
-from fedfleet.training.local import LocalTrainer
+from fedfleet.training.trainers import Trainers
 from fedfleet.types import Array, Kind, ModelState
 from fedfleet.wire.spare import spare_small
 
@@ -61,15 +61,15 @@ class Bench:
         try:
             recipe = parse_recipe(recipe_text)
             folder = Path(data_dir) if data_dir else None
-            trainer = LocalTrainer(
+            self._trainers = Trainers(
                 card_of(recipe),
                 recipe.training,
                 recipe.evaluation,
+                recipe.levels,
                 device=device,  # type: ignore[arg-type] # checked by EngineSettings
             )
             shards = Shards(recipe.data, seed=recipe.seed, data_dir=folder)
-            self._schema = trainer.schema
-            self._workplace = Workplace(recipe, trainer, shards, data_dir=folder)
+            self._workplace = Workplace(recipe, self._trainers, shards, data_dir=folder)
         except FedFleetError as error:
             self._fault = {"fault": error.code, "reason": error.message}
 
@@ -83,7 +83,8 @@ class Bench:
         """Do a job; what Ray hands over as references has become values."""
         if self._fault:
             return self._fault, {}
-        state = ModelState(self._schema, *(base[kind.value] for kind in Kind))
+        schema = self._trainers.schema(parcel["level"])
+        state = ModelState(schema, *(base[kind.value] for kind in Kind))
         return pack_result(self._workplace.carry_out(unpack_job(parcel, state, broadcast, memory)))
 
 
@@ -131,7 +132,7 @@ class RayProcesses:
     ) -> None:
         check_text(recipe)
         self._uplink = recipe.wire.uplink_chain
-        self._chain: Chain | None = None
+        self._chains: dict[str, Chain] = {}
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _connect(address, processes)
@@ -193,8 +194,8 @@ class RayProcesses:
             return stored[id(owner)][1]
 
         def pack(job: Job) -> _Asked:
-            if self._chain is None:
-                self._chain = spare_small(self._uplink, job.base.schema)
+            if job.level not in self._chains:
+                self._chains[job.level] = spare_small(self._uplink, job.base.schema)
             base = once(job.base, {kind.value: job.base.vector(kind) for kind in Kind})
             broadcast: Any = []
             if isinstance(job, TrainJob) and job.broadcast:
@@ -243,9 +244,8 @@ class RayProcesses:
             return
         if "fault" in parcel:
             raise error_for_code(parcel["fault"], parcel["reason"])
-        assert self._chain is not None, "a job was asked"
         self._deaths = 0
-        self._done[asked.number] = unpack_result(parcel, arrays, asked.assignment_id, self._chain)
+        self._done[asked.number] = unpack_result(parcel, arrays, asked.assignment_id, self._chains)
 
     # Processes
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
-from fedfleet.algorithms.base import Memory
+from fedfleet.algorithms.base import LocalWork, Memory
+from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import ShardLoader
 from fedfleet.errors import FedFleetError
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import loss_asked
 from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed, Job, Result, Trained, TrainJob
-from fedfleet.training.local import LocalTrainer, TrainResult, TrainTask
+from fedfleet.training.local import PARTIAL, LocalTrainer, TrainResult, TrainTask
 from fedfleet.training.seeding import derive
 from fedfleet.training.stacked import StackedTrainer
+from fedfleet.training.trainers import Trainers
 from fedfleet.training.worker import LocalRun, LocalWorker
 from fedfleet.types import Update, UpdateHeader
 from fedfleet.wire.downlink import is_lossless
@@ -42,18 +45,18 @@ class Workplace:
     def __init__(
         self,
         recipe: Recipe,
-        trainer: LocalTrainer,
+        trainers: Trainers,
         shards: ShardLoader,
         *,
         data_dir: Path | None,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self._recipe = recipe
-        self._trainer = trainer
+        self._trainers = trainers
         self._shards = shards
         self._data_dir = data_dir
         self._kept_bytes = kept_bytes
-        self._uplink = spare_small(recipe.wire.uplink_chain, trainer.schema)
+        self._uplinks: dict[str, Chain] = {}
         self._workers: OrderedDict[str, LocalWorker] = OrderedDict()
         self.held_bytes = 0
         self._counted: dict[str, int] = {}  # each worker's part of held_bytes
@@ -66,7 +69,7 @@ class Workplace:
             cancelled: asked after every step of training; True stops it.
         """
         try:
-            worker = self._worker(job.worker_id)
+            worker = self._worker(job)
             if isinstance(job, EvaluateJob):
                 return self._evaluate(worker, job)
             return self._train(worker, job, cancelled)
@@ -79,7 +82,9 @@ class Workplace:
         self, worker: LocalWorker, job: TrainJob, cancelled: Callable[[], bool] | None
     ) -> Trained:
         task = self._task(worker, job)
-        return self._trained(job, self._trainer.train(replace(task, cancelled=cancelled)))
+        trainer = self._trainers.at(job.level)
+        until = None if job.max_steps is None else _after(job.max_steps)
+        return self._trained(job, trainer.train(replace(task, cancelled=cancelled, until=until)))
 
     def carry_out_together(self, jobs: Sequence[TrainJob], stacked: StackedTrainer) -> list[Result]:
         """Do training jobs as one batch; the results are in the jobs' order."""
@@ -87,7 +92,7 @@ class Workplace:
         tasks: list[tuple[TrainJob, TrainTask]] = []
         for job in jobs:
             try:
-                tasks.append((job, self._task(self._worker(job.worker_id), job)))
+                tasks.append((job, self._task(self._worker(job), job)))
             except FedFleetError as error:
                 results[job.assignment_id] = _failed(job, error)
         outcomes = stacked.train_many([task for _, task in tasks])
@@ -121,10 +126,11 @@ class Workplace:
             assignment_id=job.assignment_id,
             worker_id=job.worker_id,
             base_digest=job.base_digest,
-            schema_digest=self._trainer.schema.digest,
+            schema_digest=self._trainers.schema(job.level).digest,
             weight=result.work.samples,
             steps=result.work.steps,
             lr_sum=result.work.lr_sum,
+            level=job.level,
             metrics=result.work.metrics,
         )
         update, kept, upload_bytes = self._send(
@@ -135,18 +141,25 @@ class Workplace:
             update=update,
             memory={**result.memory, **kept},
             upload_bytes=upload_bytes,
-            examples=result.work.samples * len(result.work.epoch_losses),
+            examples=_examples(result.work, self._recipe.training.batch_size),
         )
 
     def _send(self, update: Update, codec_memory: Memory, seed: int) -> tuple[Update, Memory, int]:
         """What the coordinator would decode, what the codec keeps, and the payload's bytes."""
-        if is_lossless(self._uplink):  # the bytes would come back as they are
+        uplink = self._uplink(update.header.level)
+        if is_lossless(uplink):  # the bytes would come back as they are
             return update, {}, sum(section.values.nbytes for section in update.sections)
         encoded, kept = encode_uplink(
-            update, self._recipe.wire, self._uplink, codec_memory, derive(seed, "codec")
+            update, self._recipe.wire, uplink, codec_memory, derive(seed, "codec")
         )
-        decoded = decode_update(encoded.header, encoded.payload, self._uplink)
+        decoded = decode_update(encoded.header, encoded.payload, uplink)
         return decoded, kept, len(encoded.payload)
+
+    def _uplink(self, level: str) -> Chain:
+        if level not in self._uplinks:
+            chain, schema = self._recipe.wire.uplink_chain, self._trainers.schema(level)
+            self._uplinks[level] = spare_small(chain, schema)
+        return self._uplinks[level]
 
     def _evaluate(self, worker: LocalWorker, job: EvaluateJob) -> Evaluated:
         memory, _ = split_memory(job.memory)
@@ -157,13 +170,15 @@ class Workplace:
             evaluation = worker.probe(job.base, memory, seed=job.probe_seed, sample=sample)
         return Evaluated(assignment_id=job.assignment_id, evaluation=evaluation)
 
-    def _worker(self, worker_id: str) -> LocalWorker:
-        worker = self._workers.pop(worker_id, None) or self._hired(worker_id)
+    def _worker(self, job: Job) -> LocalWorker:
+        worker_id, trainer = job.worker_id, self._trainers.at(job.level)
+        worker = self._workers.pop(worker_id, None) or self._hired(worker_id, trainer)
+        worker.use(trainer)
         self._workers[worker_id] = worker  # the newest
         self._drawn.add(worker_id)
         return worker
 
-    def _hired(self, worker_id: str) -> LocalWorker:
+    def _hired(self, worker_id: str, trainer: LocalTrainer) -> LocalWorker:
         recipe = self._recipe
         run = LocalRun(
             worker_id=worker_id,
@@ -177,7 +192,7 @@ class Workplace:
             data_dir=self._data_dir,
             rms_loss=recipe.rounds.wants_rms_loss,
         )
-        return LocalWorker(run, self._trainer, self._shards)
+        return LocalWorker(run, trainer, self._shards)
 
     def _forget_old(self) -> None:
         """Let the examples go of those that were drawn longest ago."""
@@ -189,6 +204,19 @@ class Workplace:
         while self.held_bytes > self._kept_bytes:
             worker_id, _ = self._workers.popitem(last=False)
             self.held_bytes -= self._counted.pop(worker_id)
+
+
+def _after(steps: int) -> Callable[[], bool]:
+    """True from so many calls on."""
+    calls = count(1)
+    return lambda: next(calls) >= steps
+
+
+def _examples(work: LocalWork, batch_size: int) -> int:
+    """How many examples went through training, each once per epoch."""
+    whole = work.samples * len(work.epoch_losses)
+    # The last epoch was cut short; that some batches are smaller is no matter.
+    return min(whole, work.steps * batch_size) if PARTIAL in work.metrics else whole
 
 
 def _failed(job: Job, error: FedFleetError) -> Failed:

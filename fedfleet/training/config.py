@@ -38,6 +38,13 @@ class TrainingConfig:
         pin_memory: page-locked host memory for copies to a CUDA device; a worker that runs on
             its CPU has no such copies.
         threads: most threads that torch may use; 0 leaves torch's own choice.
+        mask_absent: the logits of classes of which a worker has no training example are set to 0
+            before the loss, so that it does not unlearn them.
+        ordered_dropout: train in each step a width drawn from those of the recipe's levels that
+            are not above the worker's own (FjORD), without HeteroFL's scaler; not with batch
+            normalisation.
+        partial_work: what a worker has done shortly before the deadline is uploaded, where the
+            algorithm takes it; false trains on, and what is late is thrown away.
     """
 
     epochs: int = 1
@@ -61,6 +68,9 @@ class TrainingConfig:
     channels_last: bool = True
     pin_memory: bool = False
     threads: int = 0
+    mask_absent: bool = False
+    ordered_dropout: bool = False
+    partial_work: bool = True
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

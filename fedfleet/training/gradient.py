@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedfleet.data.shard import Examples
+from fedfleet.training.absent import absent_classes, masked
 from fedfleet.training.batches import Batches, batch_bounds
 from fedfleet.training.config import TrainingConfig
 from fedfleet.types import FloatVector, InputSpec
@@ -26,7 +27,7 @@ def mean_gradient(
 ) -> FloatVector:
     """Return the mean gradient over the examples in training mode, float32, shape (P,).
 
-    The loss is the one that is minimised (smoothing and weight decay included), without
+    The loss is the one that is minimised (smoothing, mask and weight decay included), without
     augmentation and in full precision. Batch statistics are those of each batch; the module's
     running statistics move, its parameters do not.
     """
@@ -38,12 +39,13 @@ def mean_gradient(
         channels_last=config.channels_last,
         pin_memory=config.pin_memory,
     )
+    absent_C = absent_classes(examples, num_classes, config, device)
     module.train()
     module.zero_grad(set_to_none=True)
     order_N = torch.arange(len(batches))
     for start, stop in batch_bounds(len(batches), config.batch_size):
         images, labels = batches.take(order_N[start:stop])
-        logits = module(batches.normalise(images)).float()
+        logits = masked(module(batches.normalise(images)).float(), absent_C)
         smoothing = config.label_smoothing
         loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
         torch.autograd.backward(loss / len(batches))

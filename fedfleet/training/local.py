@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,8 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from fedfleet.algorithms.base import Algorithm, LocalWork, Memory, Received, Trained
+from fedfleet.algorithms.present_classes import classes_as_metrics
 from fedfleet.data.shard import Examples
 from fedfleet.errors import TrainingFailed
 from fedfleet.models.card import ModelCard
@@ -24,6 +26,8 @@ from fedfleet.training.evaluation import evaluate, mean_probabilities
 from fedfleet.training.gradient import mean_gradient
 from fedfleet.training.loop import LoopResult, LoopTask, train_epochs
 from fedfleet.training.optim import Plateau, reach
+from fedfleet.training.ordered_dropout import OrderedDropout
+from fedfleet.training.scaler import scale_in_training
 from fedfleet.training.seeding import derive, isolated_rng
 from fedfleet.training.split import split_validation
 from fedfleet.training.state import CPU, load_state, schema_of, state_of, trainable_parameters
@@ -32,6 +36,8 @@ from fedfleet.types import Evaluation, FloatVector, ModelState, Section
 
 # Keys of a worker's memory that are the schedule's; algorithms neither see nor use them.
 PREFIX = "training."
+# Metric of an update that was cut short: the share of its steps that were done, in (0, 1).
+PARTIAL = "worker.partial"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +55,8 @@ class TrainTask:
         rms_loss: report the root of the mean squared loss of a sample, beside the other metrics.
         on_progress: called with the share done in [0, 1], at most ten times a second.
         cancelled: asked after every step; True stops the work.
+        until: asked after every step; True ends it with the steps done, where the recipe and the
+            algorithm take partial work.
     """
 
     algorithm: Algorithm
@@ -64,6 +72,7 @@ class TrainTask:
     rms_loss: bool = False
     on_progress: Callable[[float], None] | None = None
     cancelled: Callable[[], bool] | None = None
+    until: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +108,10 @@ class LocalTrainer:
 
     Args:
         device: overrides the recipe's, for a coordinator that evaluates on another device.
+        rate: the card's width relative to the run's model, in (0, 1]; below 1 the outputs of
+            hidden layers are divided by it in training.
+        drop_rates: widths relative to the card's model, in (0, 1], that ordered dropout draws
+            from, besides the whole one.
 
     Raises:
         RecipeInvalid: the device is not there, or an option does not fit the model.
@@ -113,16 +126,25 @@ class LocalTrainer:
         evaluation: EvaluationConfig,
         *,
         device: Literal["auto", "cpu", "cuda"] | None = None,
+        rate: float = 1.0,
+        drop_rates: Sequence[float] = (),
     ) -> None:
         self.card = card
         self.training = training
         self.evaluation = evaluation
+        self.rate = rate
         check_augment(training.augment, card.inputs)
         self.device = resolve_device(device or training.device)
         with isolated_rng(0, CPU):  # the values are replaced before they are used
             self._module = prepare(build(card), training, self.device)
         self.schema = schema_of(self._module)
         self._params = trainable_parameters(self._module, self.schema)
+        self._trained: nn.Module = self._module
+        if training.ordered_dropout:
+            drawn = sorted({*drop_rates, 1.0})
+            self._trained = OrderedDropout(self._module, card, drawn, self.device)
+        elif rate != 1.0:
+            scale_in_training(self._module, card, rate)
         # Buffers that no state carries would otherwise leak from one task to the next.
         carried = self._module.state_dict().keys()
         self._transient = [
@@ -182,6 +204,8 @@ class LocalTrainer:
         if self.training.scheduler == "plateau":
             kept = {**kept, **result.plateau.keep()}
         metrics = {**work.metrics, **finished.metrics}
+        if self.training.mask_absent:
+            metrics |= classes_as_metrics(np.unique(begun.training.labels).tolist())
         return TrainResult(finished.sections, kept, replace(work, metrics=metrics))
 
     def evaluate(
@@ -235,10 +259,13 @@ class LocalTrainer:
     def _run(self, task: TrainTask, begun: Begun) -> tuple[LoopResult, ModelState]:
         adjuster = task.algorithm.adjuster(begun.received)
         epochs = task.algorithm.epochs(task.round, self.training.epochs)
+        may_cut = self.training.partial_work and task.algorithm.takes_partial(task.round)
         seed = derive(task.seed, "round", task.round)
+        if isinstance(self._trained, OrderedDropout):
+            self._trained.reseed(derive(seed, "width"))
         with self._loaded(begun.start, seed=derive(seed, "dropout")):
             result = train_epochs(
-                self._module,
+                self._trained,
                 self._params,
                 LoopTask(
                     training=begun.training,
@@ -255,7 +282,7 @@ class LocalTrainer:
                 replace(self.training, epochs=epochs),
                 self.device,
                 adjuster=adjuster,
-                watch=Watch(task.on_progress, task.cancelled),
+                watch=Watch(task.on_progress, task.cancelled, task.until if may_cut else None),
             )
             trained = state_of(self._module, self.schema)
         return result, trained
@@ -287,6 +314,8 @@ def _received(task: TrainTask) -> Received:
 
 def _metrics(result: LoopResult) -> dict[str, float]:
     metrics = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
+    if result.share < 1:
+        metrics[PARTIAL] = result.share
     if result.rms_loss is not None:
         metrics["rms_loss"] = result.rms_loss
     if result.validation is not None:

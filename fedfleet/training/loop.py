@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fedfleet.algorithms.base import GradientAdjuster
 from fedfleet.data.shard import Examples
 from fedfleet.errors import DataEmpty, TrainingFailed
+from fedfleet.training.absent import absent_classes
 from fedfleet.training.augment import augment, draw
 from fedfleet.training.batches import Batches, batch_bounds, steps_per_epoch
 from fedfleet.training.config import TrainingConfig
@@ -57,9 +58,11 @@ class LoopResult:
         lrs: learning rate of each optimizer step taken.
         train_loss, train_accuracy: means over all samples of all steps, each measured in training
             mode before its step; the loss is the one that is minimised, smoothing included.
-        validation: of the trained module; None without held-out examples.
+        validation: of the trained module; None without held-out examples, and where the work was
+            cut short: what time is left is for the upload.
         epoch_losses: the training loss of each epoch by itself.
         rms_loss: root of the mean squared loss of a sample in the first epoch; None unless asked.
+        share: of the planned steps that were done, in (0, 1]; below 1 the last epoch is not whole.
     """
 
     lrs: tuple[float, ...]
@@ -69,6 +72,7 @@ class LoopResult:
     plateau: Plateau
     epoch_losses: tuple[float, ...] = ()
     rms_loss: float | None = None
+    share: float = 1.0
 
 
 def train_epochs(
@@ -93,7 +97,8 @@ def train_epochs(
         TrainingFailed: the loss is not finite, or the work was cancelled.
     """
     require_examples(task.training)
-    stepper = Stepper(module, params, task.num_classes, config, device, adjuster)
+    absent = absent_classes(task.training, task.num_classes, config, device)
+    stepper = Stepper(module, params, task.num_classes, config, device, adjuster, absent)
     try:
         return _Loop(module, stepper, task, config, device, watch or Watch()).run()
     finally:
@@ -166,9 +171,12 @@ class _Loop:
         epoch_losses = []
         self._module.train()  # evaluation in between gives this mode back
         for epoch in range(1, self._config.epochs + 1):
+            start = self._done
             self._epoch()
             self._check_losses()
-            epoch_losses.append(self._mean_loss(self._done - self._done // epoch))
+            epoch_losses.append(self._mean_loss(start))
+            if self._watch.is_cut:
+                break
             if watches_plateau or epoch == self._config.epochs:
                 validation = self._validate()
             if watches_plateau:
@@ -177,7 +185,7 @@ class _Loop:
                 self._plateau = self._plateau.after(self._config, loss)
         if not self._stepper.lrs:
             raise TrainingFailed(
-                f"each of the {self._steps} steps overflowed in float16: "
+                f"each of the {self._done} steps overflowed in float16: "
                 'use training.amp = "bfloat16", or lower training.lr'
             )
         return LoopResult(
@@ -188,6 +196,7 @@ class _Loop:
             plateau=self._plateau,
             epoch_losses=tuple(epoch_losses),
             rms_loss=self._rms_loss(),
+            share=self._done / self._steps,
         )
 
     def _epoch(self) -> None:
@@ -201,6 +210,8 @@ class _Loop:
                 images = augment(images, draws.part(start, stop, self._device))
             loss, logits = self._stepper.step(self._batches.normalise(images), labels, self._lr())
             self._note(loss, logits, labels)
+            if self._watch.is_cut:
+                return
 
     def _note(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         self._losses[self._done] = loss
@@ -224,7 +235,9 @@ class _Loop:
     def _rms_loss(self) -> float | None:
         if not self._task.rms_loss:
             return None
-        return math.sqrt(float(self._squares) / len(self._batches))
+        # All of them, unless the first epoch was cut short.
+        samples = min(len(self._batches), int(self._sizes.sum()))
+        return math.sqrt(float(self._squares) / samples)
 
     def _lr(self) -> float:
         """The learning rate of the next step."""

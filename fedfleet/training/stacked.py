@@ -29,9 +29,10 @@ TaskOutcome = Union[TrainResult, FedFleetError]
 def why_not_stacked(trainer: LocalTrainer) -> str:
     """Why a recipe's workers cannot be trained as one batch; nothing where they can.
 
-    They can where the model is ``mlp``, on the processor, in float32, by SGD with a rate that does
-    not depend on what a worker held out, and where examples go in as they are. Other models gain
-    nothing (``cnn`` was slower) or draw random numbers, or depend on the batch as a whole.
+    They can where the model is ``mlp`` at full width, on the processor, in float32, by SGD with a
+    rate that does not depend on what a worker held out, where examples go in as they are, and all
+    classes count. Other models gain nothing (``cnn`` was slower) or draw random numbers, or depend
+    on the batch as a whole.
     """
     training = trainer.training
     if trainer.card.model.architecture != "mlp":
@@ -43,6 +44,11 @@ def why_not_stacked(trainer: LocalTrainer) -> str:
             return f'training.{name} = "{getattr(training, name)}" (only "{wanted}")'
     if training.scheduler == "plateau":
         return 'training.scheduler = "plateau"'
+    for name in ("mask_absent", "ordered_dropout"):
+        if getattr(training, name):
+            return f"training.{name} = true"
+    if trainer.rate != 1.0:
+        return f"levels (this one has rate {trainer.rate})"
     return ""
 
 
@@ -143,4 +149,4 @@ class StackedTrainer:
 
 
 def _is_watched(task: TrainTask) -> bool:
-    return task.on_progress is not None or task.cancelled is not None
+    return any(hook is not None for hook in (task.on_progress, task.cancelled, task.until))

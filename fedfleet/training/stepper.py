@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fedfleet.algorithms.base import GradientAdjuster
 from fedfleet.errors import TrainingFailed
+from fedfleet.training.absent import masked
 from fedfleet.training.config import TrainingConfig
 from fedfleet.training.device import autocast, check_precision
 from fedfleet.training.evaluation import check_logits
@@ -21,6 +22,7 @@ class Stepper:
 
     Args:
         params: trainable parameters in schema order, as the adjuster sees them.
+        absent: classes whose logits the loss sees as 0; bool, shape (classes,).
 
     Raises:
         RecipeInvalid: the device cannot do the recipe's mixed precision.
@@ -34,6 +36,7 @@ class Stepper:
         config: TrainingConfig,
         device: torch.device,
         adjuster: GradientAdjuster | None = None,
+        absent: Tensor | None = None,
     ) -> None:
         check_precision(config, device)
         self._module = module
@@ -42,6 +45,7 @@ class Stepper:
         self._config = config
         self._device = device
         self._adjuster = adjuster
+        self._absent = absent
         self._optimizer = make_optimizer(params, config, config.lr)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "float16")
         self._lr = config.lr
@@ -49,12 +53,13 @@ class Stepper:
         self._optimizer.register_step_post_hook(lambda *_: self.lrs.append(self._lr))
 
     def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """Take one step and return the loss, shape (), and the logits, both on the device."""
+        """Take one step; return the loss, shape (), and the logits that it was of, on the device."""
         self._set_lr(lr)
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(self._config, self._device):
             logits = self._forward(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._config.label_smoothing)
+        logits = masked(logits.float(), self._absent)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._config.label_smoothing)
         torch.autograd.backward(self._scaler.scale(loss))
         self._shape_gradients()
         # A scaler that is off does nothing but step; it is on for torch's own optimizers only.

@@ -64,6 +64,10 @@ class LocalWorker:
         self._train: Examples | None = None
         self._held_out: Examples | None = None
 
+    def use(self, trainer: LocalTrainer) -> None:
+        """Go on with the model at another width."""
+        self._trainer = trainer
+
     @property
     def held_bytes(self) -> int:
         """Bytes of the examples that are held in memory."""
@@ -80,10 +84,13 @@ class LocalWorker:
         memory: Memory,
         on_progress: Callable[[float], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        until: Callable[[], bool] | None = None,
     ) -> TrainResult:
         """Train on the worker's examples; raises what loading and training raise."""
         task = self.task(received, seed=seed, round=round, broadcast=broadcast, memory=memory)
-        return self._trainer.train(replace(task, on_progress=on_progress, cancelled=cancelled))
+        return self._trainer.train(
+            replace(task, on_progress=on_progress, cancelled=cancelled, until=until)
+        )
 
     def task(
         self,

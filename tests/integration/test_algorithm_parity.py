@@ -46,6 +46,9 @@ min_workers = 3
 {algorithm}
 {more}
 """
+# Batch normalisation, of which each level has a part.
+LEVELS = "[levels]\nrates = [1.0, 0.5, 0.3]\n"
+WIDE = 'architecture = "cnn"\nwidth = 0.3\nhidden = 48\nnorm = "batch"'
 LOSSY = '[wire]\nuplink = "topk:0.1|int8"\ndownlink = "int8"'
 
 
@@ -80,6 +83,25 @@ RECIPES = {
     "fedbn": recipe("fedbn", 'name = "fedbn"', model=CNN, more='[evaluation]\nworkers = "all"'),
     "fednova": recipe("fednova", 'name = "fednova"', training="epochs = 2\nmomentum = 0.5"),
     "fedgw": recipe("fedgw", 'name = "fedgw"', training="epochs = 2"),
+    "heterofl": recipe(
+        "heterofl",
+        'name = "heterofl"',
+        model=WIDE,
+        training="mask_absent = true",
+        more=LEVELS + '[evaluation]\nworkers = "all"',
+    ),
+    # A worker goes from level to level: what it keeps of one is of no use to the next.
+    "heterofl-lossy": recipe(
+        "heterofl-lossy",
+        'name = "heterofl"',
+        model=WIDE,
+        more=LEVELS + 'assignment = "dynamic"\n' + LOSSY,
+        rounds=6,
+    ),
+    "fedrolex": recipe(
+        "fedrolex", 'name = "heterofl"', model=MLP, more=LEVELS + 'submodel = "rolling"\n'
+    ),
+    "fedavg-levels": recipe("fedavg-levels", 'name = "fedavg"', more=LEVELS + LOSSY),
 }
 
 
@@ -156,13 +178,17 @@ def test_deployed_and_simulated_algorithms_agree_in_every_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "algorithm"),
-    [("dyn", 'name = "feddyn"\nalpha = 0.1'), ("scaffold", 'name = "scaffold"')],
+    ("name", "algorithm", "more"),
+    [
+        ("dyn", 'name = "feddyn"\nalpha = 0.1', ""),
+        ("scaffold", 'name = "scaffold"', ""),
+        ("levels", 'name = "heterofl"', LEVELS + LOSSY),
+    ],
 )
 async def test_run_goes_on_after_a_restart_with_the_state_and_memory_of_the_last_round(
-    name: str, algorithm: str, tmp_path: Path
+    name: str, algorithm: str, more: str, tmp_path: Path
 ) -> None:
-    text = recipe(name, algorithm, training="epochs = 3", rounds=6)
+    text = recipe(name, algorithm, training="epochs = 3", more=more, rounds=6)
     port = free_port()
     state = tmp_path / "state"
     with fleet(f"127.0.0.1:{port}", 3, tmp_path):

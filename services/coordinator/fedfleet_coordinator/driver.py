@@ -22,6 +22,8 @@ from fedfleet.errors import (
 )
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
+from fedfleet.rounds.deadlines import training_deadline_s
+from fedfleet.rounds.levels import FULL, level_of_lane
 from fedfleet.rounds.machine import RoundMachine
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import Ballot, Drawing
@@ -47,8 +49,6 @@ logger = logging.getLogger(__name__)
 
 # Faults that pass: the run waits for them and goes on from where the journal has it.
 STORE_FAULTS = (StoreFull, StoreUnavailable)
-# Full width; levels are chosen per worker once sub-models are trained.
-LEVEL = "a"
 # The alias that moves with every commit.
 LATEST = "latest"
 
@@ -143,10 +143,9 @@ class RunDriver:
         """Let nothing into the journal any more: another driver takes the run up from there."""
         await self._log.retire()
 
-    @property
-    def uplink(self) -> Chain:
-        """What the run's updates go through."""
-        return self._workshop.uplink
+    def uplink_of(self, assignment_id: str) -> Chain:
+        """What the update of an assignment goes through."""
+        return self._workshop.uplink_of(self._machine.place(assignment_id)[0])
 
     def codec_of(self, digest: str) -> Chain:
         """What a blob that workers download went through."""
@@ -173,9 +172,15 @@ class RunDriver:
             raise UpdateInvalid(
                 f"round {header.round}: the assignment is of round {self._machine.round}"
             )
-        if header.level != LEVEL:
-            raise UpdateInvalid(f"level {header.level[:16]!r}: the assignment is of level {LEVEL}")
-        check_header(header, self._workshop.schema, self._workshop.uplink)
+        lane = self._machine.place(header.assignment_id)[0]
+        level = self._level(lane)
+        if header.level != level:
+            raise UpdateInvalid(f"level {header.level[:16]!r}: the assignment is of level {level}")
+        check_header(header, self._workshop.schema_of(lane), self._workshop.uplink_of(lane))
+
+    def _level(self, lane: str) -> str:
+        """The width that workers on a lane train."""
+        return level_of_lane(lane) if self._workshop.levels else FULL
 
     async def accept(self, header: pb.UpdateHeader) -> bool:
         """Check and journal an update whose payload is stored under its digest.
@@ -329,11 +334,18 @@ class RunDriver:
             await self._log.append(ev.ProbesSelected(at_s=time.time(), workers=probed))
             return
         request = PlanRequest(
-            action.round, action.candidates, action.size, drawing, workshop.memory
+            action.round,
+            action.candidates,
+            action.size,
+            drawing,
+            workshop.memory,
+            lambda worker_id: workshop.lane_of(worker_id, action.round),
         )
         plan = await compute(lambda: workshop.plan(request))
         self._cohort_at_s = time.time()
-        await self._log.append(ev.cohort_selected(plan, self._cohort_at_s, drawing.corrections))
+        lasts_s = training_deadline_s(recipe.rounds, workshop.history, plan.chains)
+        event = ev.cohort_selected(plan, self._cohort_at_s, drawing.corrections, lasts_s)
+        await self._log.append(event)
 
     async def _start_of(
         self, work: act.Work, worker_id: str, place: Place = ("", ())
@@ -342,12 +354,16 @@ class RunDriver:
         workshop, compute = self._workshop, self._around.executors.compute
         if work is act.Work.TRAIN:
             return await compute(lambda: workshop.start_of(*place))
+        lane = workshop.lane_of(worker_id, self._machine.round)
         if work is act.Work.EVALUATE:
-            return await compute(lambda: workshop.published_to(worker_id))
-        return workshop.ladder
+            return await compute(lambda: workshop.published_to(worker_id, lane))
+        return await compute(lambda: workshop.start_of(lane, ()))
 
     async def _send(self, action: act.SendAssignment) -> None:
         place = (action.lane, action.after)
+        lane = action.lane
+        if action.work is not act.Work.TRAIN:
+            lane = self._workshop.lane_of(action.worker_id, action.round)
         start = await self._start_of(action.work, action.worker_id, place)
         assignment = pb.Assignment(
             assignment_id=action.assignment_id,
@@ -358,8 +374,8 @@ class RunDriver:
             base_bytes=start.base_bytes,
             deltas=start.deltas,
             broadcast=self._workshop.broadcast if action.work is act.Work.TRAIN else (),
-            schema_digest=self._workshop.schema.digest,
-            level=LEVEL,
+            schema_digest=self._workshop.schema_of(lane).digest,
+            level=self._level(lane),
             recipe=self._recipe.source,
             deadline_s=max(0.0, action.deadline_s - time.time()),
             seed=derive(self._recipe.seed, action.work.value, action.round, action.worker_id),
@@ -419,6 +435,8 @@ class RunDriver:
                 fields["state_digest"] = made.base.state_digest
             if made.ladder.deltas:
                 fields["ladder"] = made.ladder.to_json()
+            if made.narrow:
+                fields["ladders"] = {lane: one.to_json() for lane, one in made.narrow.items()}
             return store.commit_round(
                 RoundCommit(
                     run_id=self.run_id,

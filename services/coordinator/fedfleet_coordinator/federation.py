@@ -220,6 +220,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         blobs = self._store.blobs
         try:
             driver.check_header(header)
+            uplink = driver.uplink_of(header.assignment_id)
             writer = await self._executors.io(
                 lambda: blobs.writer(
                     header.payload_digest, header.payload_bytes, header.assignment_id
@@ -227,7 +228,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             )
             try:
                 yield pb.UploadResponse(ready=pb.UploadReady(offset_bytes=writer.offset_bytes))
-                await self._take_chunks(header, driver.uplink, writer, requests)
+                await self._take_chunks(header, uplink, writer, requests)
             finally:
                 await self._executors.io(writer.close)
             # The run may have been taken up by another driver while the payload came.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedfleet.algorithms.base import Algorithm, Memory
+from fedfleet.rounds.levels import Widths
 from fedfleet.rounds.relay import relayed
 from fedfleet.store.protocols import Store
 from fedfleet.types import ModelState, Update
@@ -38,6 +39,7 @@ class Starts:
         open_update: decodes the journalled update of an assignment of this round.
         announce: journals a digest before its blob is stored, so that a process that ends there
             leaves none behind.
+        widths: of a run with levels.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Starts:
         store: Store,
         open_update: Callable[[str], Update],
         announce: Callable[[Place, str], None],
+        widths: Widths | None = None,
     ) -> None:
+        self._widths = widths
         self._algorithm = algorithm
         self._base = base
         self._memory = memory
@@ -71,7 +75,8 @@ class Starts:
         place = (lane, tuple(after))
         if place not in self._starts:
             earlier = map(self._open, place[1])
-            blob = encode_state(relayed(self._algorithm, self._base, self._memory, lane, earlier))
+            state = relayed(self._algorithm, self._base, self._memory, lane, earlier, self._widths)
+            blob = encode_state(state)
             digest = hashlib.sha256(blob).hexdigest()
             self._announce(place, digest)
             self._starts[place] = Start(self._store.blobs.put(blob), len(blob))

@@ -14,21 +14,23 @@ from typing import Any
 
 from fedfleet.algorithms.base import Memory, Outcome
 from fedfleet.algorithms.catalog import make_algorithm
-from fedfleet.algorithms.plan import Plan, PlanRequest
+from fedfleet.algorithms.plan import MAIN, Plan, PlanRequest
 from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import Conflict
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.history import History, split_history
+from fedfleet.rounds.levels import Width, lane_of_level
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
-from fedfleet.rounds.selection import WITH_HISTORY
+from fedfleet.rounds.run_levels import RunLevels
+from fedfleet.rounds.selection import needs_history
 from fedfleet.store.protocols import Entry, RunRecord, Store, UpdateRecord, VersionRecord
-from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
+from fedfleet.training.trainers import Trainers
 from fedfleet.types import Evaluation, ModelState, Schema, Update
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.downlink import Ladder, descend, is_lossless, ladder_from_json
@@ -69,6 +71,7 @@ class Made:
 
     base: Base
     ladder: Ladder
+    narrow: Mapping[str, Ladder]
     memory: Memory
     history: History
     memory_digest: str
@@ -78,7 +81,8 @@ class Made:
     @property
     def needed(self) -> set[str]:
         """Digests of the blobs that the next round will live on."""
-        return _needed(self.base, self.ladder, self.broadcast, self.memory_digest)
+        ladders = (self.ladder, *self.narrow.values())
+        return _needed(self.base, ladders, self.broadcast, self.memory_digest)
 
 
 class Workshop:
@@ -89,6 +93,9 @@ class Workshop:
         ladder: how workers come by it; with a lossy downlink by something close to it.
         broadcast: what is sent along with it.
         history: of the workers, for selections that look back.
+        levels: of a recipe that has some.
+        narrow: how workers of the narrower levels come by their base, by lane, where versions are
+            compressed on their way down; else theirs are whole, and stored at the first need.
     """
 
     def __init__(self, run: RunRecord, recipe: Recipe, store: Store, data_dir: Path | None) -> None:
@@ -98,9 +105,13 @@ class Workshop:
         self._algorithm = make_algorithm(recipe.algorithm)
         self.card = card_of(recipe)
         # The recipe's device is the workers'; evaluation runs on whatever is here.
-        self._trainer = LocalTrainer(self.card, recipe.training, recipe.evaluation, device="auto")
-        self.uplink = spare_small(recipe.wire.uplink_chain, self._trainer.schema)
-        self.downlink = spare_small(recipe.wire.downlink_chain, self._trainer.schema)
+        trainers = Trainers(
+            self.card, recipe.training, recipe.evaluation, recipe.levels, device="auto"
+        )
+        self._trainer = trainers.at()
+        self.levels = RunLevels(recipe, trainers.models) if trainers.models else None
+        self._schema_at = trainers.schema
+        self._chains: dict[tuple[str, str], Chain] = {}
         self._examples: Examples | None = None
         if recipe.evaluation.coordinator:
             self._examples = load_examples(
@@ -111,7 +122,9 @@ class Workshop:
         entries = store.journal.entries(run.run_id)
         committed = _commit_of(entries, run.round)
         self.base = self._load_base(run, committed)
+        self._widths = self.levels.widths(run.round + 1) if self.levels else None
         self.ladder = self._load_ladder(committed)
+        self.narrow = self._load_narrow(committed)
         self.broadcast = self._store_broadcast(self._memory)
         self._begin(run.round + 1)
         # Blobs that nobody needs once the round is closed; a process that ended before it deleted
@@ -121,6 +134,30 @@ class Workshop:
     @property
     def schema(self) -> Schema:
         return self._trainer.schema
+
+    def schema_of(self, lane: str) -> Schema:
+        """Of the model that workers on a lane train."""
+        return self._schema_at(lane) if self.levels and lane else self.schema
+
+    def uplink_of(self, lane: str) -> Chain:
+        """What updates of a lane go through."""
+        return self._chain("up", lane)
+
+    def downlink_of(self, lane: str) -> Chain:
+        """What versions go through on their way to the workers of a lane."""
+        return self._chain("down", lane)
+
+    def _chain(self, way: str, lane: str) -> Chain:
+        lane = lane if self.levels else MAIN
+        if (way, lane) not in self._chains:
+            wire = self._recipe.wire
+            chain = wire.uplink_chain if way == "up" else wire.downlink_chain
+            self._chains[way, lane] = spare_small(chain, self.schema_of(lane))
+        return self._chains[way, lane]
+
+    def lane_of(self, worker_id: str, round: int) -> str:
+        """The lane of a worker's level in a round."""
+        return self.levels.lane_of(worker_id, round) if self.levels else MAIN
 
     @property
     def published(self) -> Ladder:
@@ -146,10 +183,18 @@ class Workshop:
         Args:
             lane, after: as in ``SendAssignment``.
         """
+        if lane in self.narrow:
+            return self.narrow[lane]
         return self._starts.at(lane, after) if lane or after else self.ladder
 
-    def published_to(self, worker_id: str) -> Ladder | Start:
-        """How a worker comes by what it evaluates: its lane's model, or the version."""
+    def published_to(self, worker_id: str, level_lane: str) -> Ladder | Start:
+        """How a worker comes by what it evaluates: its lane's model, or the version.
+
+        Args:
+            level_lane: of its level.
+        """
+        if level_lane:
+            return self.start_of(level_lane, ())
         lane = self._algorithm.lane_of(worker_id, self._memory)
         return self._starts.at(lane, ()) if lane else self.published
 
@@ -157,7 +202,7 @@ class Workshop:
         """Check an update whose payload is stored; raises what ``RoundSum.check`` raises."""
         payload = self._store.blobs.view(header.payload_digest)
         base_digest = self.start_of(lane, after).base_digest
-        self._sum.check(decode_update(header, payload, self.uplink), base_digest)
+        self._sum.check(decode_update(header, payload, self.uplink_of(lane)), base_digest, lane)
 
     def fold(self, record: UpdateRecord, lane: str, correction: float) -> None:
         """Add an update that the journal holds to the round's sum.
@@ -169,7 +214,8 @@ class Workshop:
 
     def _open(self, record: UpdateRecord) -> Update:
         payload = self._store.blobs.view(record.digest)
-        return decode_update(header_from_json(record.header), payload, self.uplink)
+        header = header_from_json(record.header)
+        return decode_update(header, payload, self.uplink_of(lane_of_level(header.level)))
 
     def make_next(
         self,
@@ -194,9 +240,15 @@ class Workshop:
                 self._sum.fold(self._open(record), weight, lane=lanes[record.assignment_id])
         outcome = self._sum.outcome(headers, round)
         base = self._publish(outcome)
-        ladder = self._next_ladder(base, round)
+        ladder = self._descend(self.ladder, base, round, MAIN)
+        # The slices that the next round trains.
+        widths = self.levels.widths(round + 1) if self.levels else {}
+        narrow = {
+            lane: self._descend(one, base, round, lane, widths[lane])
+            for lane, one in self.narrow.items()
+        }
         history = self.history
-        if self._recipe.rounds.selection in WITH_HISTORY:
+        if needs_history(self._recipe.rounds):
             history = history.after(round, asked, headers, durations_s)
         # In one blob, so that both are committed with the version.
         kept = {**outcome.memory, **history.to_memory()}
@@ -210,7 +262,9 @@ class Workshop:
                 confusion=round == self._recipe.rounds.rounds,
             )
         broadcast = self._store_broadcast(outcome.memory)
-        return Made(base, ladder, outcome.memory, history, memory_digest, broadcast, evaluation)
+        return Made(
+            base, ladder, narrow, outcome.memory, history, memory_digest, broadcast, evaluation
+        )
 
     def _counted(self, round: int, assignment_ids: Collection[str]) -> list[UpdateRecord]:
         """The updates that a round closes with, ordered by worker: the same in every driver."""
@@ -227,19 +281,30 @@ class Workshop:
         state_digest = self._store.blobs.put(encode_state(outcome.state))
         return Base(outcome.state, digest, len(blob), None, state_digest)
 
-    def _next_ladder(self, base: Base, round: int) -> Ladder:
-        if is_lossless(self.downlink):
+    def _descend(
+        self, ladder: Ladder, base: Base, round: int, lane: str, width: Width | None = None
+    ) -> Ladder:
+        """The way to the next version of a lane.
+
+        Args:
+            ladder: the way to this one.
+            width: of a narrower level.
+        """
+        if is_lossless(self.downlink_of(lane)):
             return Ladder.at(base.state, base.state_digest or base.digest, base.size_bytes)
         seed = derive(self._recipe.seed, "downlink", round)
-        descent = descend(self.ladder, base.state, self.downlink, seed)
+        version = width.slice.cut(base.state) if width else base.state
+        descent = descend(ladder, version, self.downlink_of(lane), seed)
         for blob in descent.blobs:
             self._store.blobs.put(blob)
         return descent.ladder
 
     def codec_of(self, digest: str) -> Chain:
         """What a blob that workers download went through."""
-        is_delta = any(delta.digest == digest for delta in self.ladder.deltas)
-        return self.downlink if is_delta else IDENTITY
+        for lane, ladder in ((MAIN, self.ladder), *self.narrow.items()):
+            if any(delta.digest == digest for delta in ladder.deltas):
+                return self.downlink_of(lane)
+        return IDENTITY
 
     def version_of(
         self, made: Made, round: int, duration_s: float, moved: Mapping[str, Moved]
@@ -265,7 +330,7 @@ class Workshop:
         self._outdated |= self.needed
         if self.base.number is None:
             self._outdated.add(self.base.digest)
-        self.ladder = made.ladder
+        self.ladder, self.narrow = made.ladder, dict(made.narrow)
         self.base = replace(made.base, number=version.number)
         self._memory, self._memory_digest = made.memory, made.memory_digest
         self.history = made.history
@@ -291,7 +356,8 @@ class Workshop:
     @property
     def needed(self) -> set[str]:
         """Digests of the blobs that the current round lives on, its updates aside."""
-        needed = _needed(self.base, self.ladder, self.broadcast, self._memory_digest)
+        ladders = (self.ladder, *self.narrow.values())
+        needed = _needed(self.base, ladders, self.broadcast, self._memory_digest)
         return needed | self._starts.digests
 
     # State from the store
@@ -309,9 +375,16 @@ class Workshop:
         """Make ready for the round that starts from the base."""
         self._round = round
         base, memory = self.base.state, self._memory
-        self._sum = RoundSum(self._recipe, self._algorithm, base, memory)
+        self._widths = self.levels.widths(round) if self.levels else None
+        self._sum = RoundSum(self._recipe, self._algorithm, base, memory, self._widths)
         self._starts = Starts(
-            self._algorithm, base, memory, self._store, self._open_accepted, self._announce
+            self._algorithm,
+            base,
+            memory,
+            self._store,
+            self._open_accepted,
+            self._announce,
+            self._widths,
         )
 
     def _announce(self, place: Place, digest: str) -> None:
@@ -363,6 +436,26 @@ class Workshop:
         blob = self._store.blobs.read(kept["anchor_digest"])
         return ladder_from_json(kept, base.state, decode_state(self.schema, blob))
 
+    def _load_narrow(self, committed: Mapping[str, Any]) -> dict[str, Ladder]:
+        """The ladders of the narrower levels, where versions are compressed on their way down."""
+        if self._widths is None or is_lossless(self._recipe.wire.downlink_chain):
+            return {}
+        narrow = {}
+        for lane, width in self._widths.items():
+            if lane == MAIN:
+                continue
+            version = width.slice.cut(self.base.state)
+            kept = committed.get("ladders", {}).get(lane)
+            if kept is None:
+                blob = encode_state(version)
+                narrow[lane] = Ladder.at(version, self._store.blobs.put(blob), len(blob))
+                continue
+            anchor = decode_state(
+                self.schema_of(lane), self._store.blobs.read(kept["anchor_digest"])
+            )
+            narrow[lane] = ladder_from_json(kept, version, anchor)
+        return narrow
+
 
 def _commit_of(entries: Iterable[Entry], round: int) -> Mapping[str, Any]:
     """What the journal says of a round's commit, if it has been. Any: it is JSON."""
@@ -374,12 +467,13 @@ def _commit_of(entries: Iterable[Entry], round: int) -> Mapping[str, Any]:
 
 def _needed(
     base: Base,
-    ladder: Ladder,
+    ladders: Iterable[Ladder],
     broadcast: Iterable[pb.BroadcastSection],
     memory_digest: str,
 ) -> set[str]:
     sent = (one.digest for one in broadcast)
-    return {*ladder.blobs, base.state_digest, memory_digest, *sent} - {""}
+    ways = (digest for ladder in ladders for digest in ladder.blobs)
+    return {*ways, base.state_digest, memory_digest, *sent} - {""}
 
 
 def round_metrics(

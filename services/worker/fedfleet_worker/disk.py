@@ -29,7 +29,8 @@ from fedfleet.wire.weights import decode_arrays, encode_arrays
 
 logger = logging.getLogger(__name__)
 
-# Runs that may take turns on a worker without one losing what its algorithm remembers.
+# Runs (and levels of a run) that may take turns on a worker without one losing what its algorithm
+# remembers.
 MEMORIES = 16
 
 
@@ -122,7 +123,7 @@ class Disk:
         memory = update.folder / "memory"
         with disk_errors():
             if memory.exists() and memory.stat().st_size:
-                path = self._memory_path(update.header.run_id)
+                path = self._memory_path(update.header.run_id, update.header.level)
                 memory.replace(path)
                 _touch(path)
                 self._forget_memories(path)
@@ -144,9 +145,9 @@ class Disk:
 
     # Memories
 
-    def memory(self, run_id: str) -> Memory:
-        """What the algorithm kept on this device for a run; empty at first."""
-        path = self._memory_path(run_id)
+    def memory(self, run_id: str, level: str) -> Memory:
+        """What the algorithm kept on this device for a run at a level; empty at first."""
+        path = self._memory_path(run_id, level)
         with disk_errors():
             if not path.exists():
                 return {}
@@ -161,8 +162,10 @@ class Disk:
         for path in others[MEMORIES - 1 :]:
             path.unlink()
 
-    def _memory_path(self, run_id: str) -> Path:
-        return self._memories / hashlib.sha256(run_id.encode()).hexdigest()[:32]
+    def _memory_path(self, run_id: str, level: str) -> Path:
+        # At another width it would mean nothing. Level a is named as a run without levels is.
+        name = run_id if level in ("", "a") else f"{run_id}@{level}"
+        return self._memories / hashlib.sha256(name.encode()).hexdigest()[:32]
 
     # Versions, and the deltas between them
 

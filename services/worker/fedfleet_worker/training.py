@@ -9,7 +9,7 @@ from fedfleet.algorithms.base import Memory
 from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.codecs.config import WireConfig
-from fedfleet.errors import LimitExceeded, SchemaMismatch
+from fedfleet.errors import InvalidInput, LimitExceeded, SchemaMismatch
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
@@ -17,6 +17,7 @@ from fedfleet.rounds.selection import loss_asked
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
+from fedfleet.training.trainers import FULL, Trainers
 from fedfleet.training.worker import LocalRun, LocalWorker
 from fedfleet.types import Evaluation, Kind, Schema, Section, Update, UpdateHeader
 from fedfleet.v1 import federation_service_pb2 as pb
@@ -36,12 +37,17 @@ class Bench:
         self._config = config
         self.worker_id = config.name
         self._key = ""
+        self._level = ""
+        self._trainers: Trainers
         self._trainer: LocalTrainer
         self._worker: LocalWorker
         self._card: ModelCard
         self._seed: int
         self._wire: WireConfig
         self._probes_sample: bool
+        self._local: LocalRun
+        self._uplink_chain: Chain
+        self._downlink_chain: Chain
         self._uplink: Chain
         self._downlink: Chain
 
@@ -53,11 +59,14 @@ class Bench:
         memory: Memory,
         on_progress: Callable[[float], None],
         cancelled: Callable[[], bool],
+        until: Callable[[], bool] | None = None,
     ) -> tuple[EncodedUpdate, Memory]:
         """Train; returns the encoded update and the memory that goes with it.
 
         Args:
             broadcast: the blobs of the assignment's broadcast sections, in their order.
+            cancelled, until: asked after every step: whether to throw the work away, and whether to
+                end it with what is done.
 
         Raises:
             FedFleetError: with the code that the coordinator is told.
@@ -72,6 +81,7 @@ class Bench:
             memory=training_memory,
             on_progress=on_progress,
             cancelled=cancelled,
+            until=until,
         )
         header = UpdateHeader(
             run_id=assignment.run_id,
@@ -91,13 +101,22 @@ class Bench:
         encoded, kept = encode_uplink(update, self._wire, self._uplink, codec_memory, seed)
         return encoded, {**result.memory, **kept}
 
+    def forget(self) -> None:
+        """Let go of the model and the examples; the next assignment sets them up anew."""
+        if self._key:
+            self._key = ""
+            del self._trainer, self._trainers, self._worker
+
     def initial(self, assignment: pb.Assignment) -> bytes:
         """The version that the run began with, as this device computes it from the recipe.
 
         Usually it is the coordinator's, bit for bit: whoever uses it compares its digest.
         """
         self._set_up(assignment)
-        return encode_state(initial_state(self._card, derive(self._seed, "initial")))
+        state = initial_state(self._card, derive(self._seed, "initial"))
+        if self._trainers.models is not None:
+            state = self._trainers.models.slice(self._level).cut(state)
+        return encode_state(state)
 
     def check_sizes(self, assignment: pb.Assignment) -> None:
         """Check what an assignment asks to download, before any of it is.
@@ -157,21 +176,41 @@ class Bench:
         if key != self._key:
             recipe = parse_recipe(assignment.recipe)
             card = card_of(recipe)
-            self._key = ""
-            self._trainer = LocalTrainer(card, recipe.training, recipe.evaluation)
+            self._key = self._level = ""
+            # One at a time: a device that is given another level has little memory.
+            self._trainers = Trainers(
+                card, recipe.training, recipe.evaluation, recipe.levels, kept=1
+            )
+            self._uplink_chain = recipe.wire.uplink_chain
+            self._downlink_chain = recipe.wire.downlink_chain
             self._card = card
             self._seed = recipe.seed
             self._wire = recipe.wire
             self._probes_sample = loss_asked(recipe.rounds) == "sample"
-            self._uplink = spare_small(recipe.wire.uplink_chain, self._trainer.schema)
-            self._downlink = spare_small(recipe.wire.downlink_chain, self._trainer.schema)
-            self._worker = LocalWorker(self._local_run(recipe), self._trainer)
+            self._local = self._local_run(recipe)
             self._key = key
+        self._take_level(assignment.level or FULL)
         if self._trainer.schema.digest != assignment.schema_digest:
             raise SchemaMismatch(
                 f"this worker builds model schema {self._trainer.schema.digest[:12]}, the "
                 f"coordinator {assignment.schema_digest[:12]}: install the same release on both"
             )
+
+    def _take_level(self, level: str) -> None:
+        """Have the model at another width, and the same examples."""
+        if level == self._level:
+            return
+        models = self._trainers.models
+        if level != FULL and (models is None or level not in models.levels):
+            raise InvalidInput(f"level {level[:16]!r}: the recipe has no such level")
+        had_none, self._level = not self._level, ""
+        self._trainer = self._trainers.at(level)
+        self._uplink = spare_small(self._uplink_chain, self._trainer.schema)
+        self._downlink = spare_small(self._downlink_chain, self._trainer.schema)
+        if had_none:
+            self._worker = LocalWorker(self._local, self._trainer)
+        self._worker.use(self._trainer)
+        self._level = level
 
     def _local_run(self, recipe: Recipe) -> LocalRun:
         return LocalRun(

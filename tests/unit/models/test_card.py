@@ -107,8 +107,15 @@ def test_card_of_a_model_of_text_survives_json():
 
 
 def test_card_of_images_is_written_as_before_there_was_text():
-    """Stored cards load, and those of images are the same bytes."""
-    assert ModelCard.from_json(valid()).to_json() == valid()
+    """Stored cards load, and the inputs of images are the same bytes."""
+    assert ModelCard.from_json(valid()).to_json()["inputs"] == valid()["inputs"]
+
+
+def test_card_of_before_there_were_widths_is_of_full_width():
+    card = ModelCard.from_json(valid())
+
+    assert card.model.options.width == 1.0
+    assert card.to_json() == valid() | {"options": {"hidden": [4], "width": 1.0}}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,34 @@ def test_group_norm_refuses_groups_that_do_not_divide():
         group_norm(6, 4)
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "width", "here", "per_group"),
+    [
+        (64, None, 0.5, 32, 2),  # 64 channels are 32 groups of 2
+        (512, None, 0.0625, 32, 16),
+        (512, None, 0.01, 6, 6),  # fewer than a group
+        (64, 16, 0.1, 7, 1),  # 4 do not divide 7
+        (64, 2, 0.125, 8, 8),
+        (64, None, 2.0, 128, 2),
+    ],
+)
+def test_group_norm_of_another_width_has_groups_of_as_many_channels(
+    channels, groups, width, here, per_group
+):
+    layer = group_norm(channels, groups, width)
+
+    assert layer.num_channels == here
+    assert here // layer.num_groups == per_group
+
+
+def test_narrow_group_norm_normalises_as_the_wide_one():
+    maps = torch.randn(3, 64, 4, 4)
+
+    wide, narrow = group_norm(64), group_norm(64, width=0.25)
+
+    torch.testing.assert_close(narrow(maps[:, :16]), wide(maps)[:, :16])
+
+
 def test_layer_norm_is_over_channels_and_places():
     maps = torch.randn(3, 6, 4, 5) * 7 + 2
 

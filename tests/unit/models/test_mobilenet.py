@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from fedfleet.errors import RecipeInvalid, Unavailable
 from fedfleet.models.catalog import build, build_initial
 from fedfleet.models.config import MobileNetOptions
-from fedfleet.models.mobilenet import MobileNet_V3_Small_Weights, mobilenet_v3_small
+from fedfleet.models.mobilenet import MobileNet_V3_Small_Weights
 
+# By name, since it can be imported only after our module has made it fit this torch.
+mobilenet_v3_small = pkgutil.resolve_name("torchvision.models:mobilenet_v3_small")
 CIFAR = MobileNetOptions(stem="cifar")
 IMAGENET = MobileNetOptions(stem="imagenet")
 PRETRAINED = MobileNetOptions(stem="imagenet", pretrained=True)

@@ -98,8 +98,45 @@ def test_resnet18_refuses_groups_that_divide_no_layer(make_card):
 
 
 def test_resnet18_takes_the_two_groups_of_feddyn(make_card):
-    model = build(make_card("resnet18", ResNetOptions(norm="group", groups=2, width=0.125)))
+    model = build(make_card("resnet18", ResNetOptions(norm="group", groups=2)))
     norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
 
     assert len(norms) == 20
     assert {norm.num_groups for norm in norms} == {2}
+
+
+def test_resnet18_of_heterofl_has_the_published_parameters(make_card):
+    """9622, 2409, 604, 152, 38 thousand: Diao et al. 2021, and Flower's reproduction."""
+    counts = []
+    for width in (1.0, 0.5, 0.25, 0.125, 0.0625):
+        options = ResNetOptions(width=width, blocks=(1, 1, 1, 2), preactivation=True)
+        with torch.device("meta"):
+            model = build(make_card("resnet18", options, (3, 32, 32)))
+        counts.append(sum(p.numel() for p in model.parameters()))
+
+    assert counts == [9_622_090, 2_408_746, 603_802, 151_762, 38_350]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
+def test_resnet18_with_preactivation_learns_from_a_batch(make_card, norm):
+    torch.manual_seed(0)
+    options = ResNetOptions(norm=norm, width=0.125, blocks=(1, 1, 1, 2), preactivation=True)
+    model = build(make_card("resnet18", options, (3, 16, 16)))
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    losses = []
+    for _ in range(8):
+        loss = functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("blocks", [(2, 2, 2), (2, 2, 2, 0), (1, 1, 1, 1, 1)])
+def test_resnet18_refuses_blocks_of_other_than_four_stages(blocks):
+    with pytest.raises(ValueError, match="must be four numbers of 1 or more"):
+        ResNetOptions(blocks=blocks)

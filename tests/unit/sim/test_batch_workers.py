@@ -11,8 +11,8 @@ from fedfleet.sim.inprocess import InProcess
 from fedfleet.sim.jobs import Failed, Trained, TrainJob
 from fedfleet.sim.outcome import Simulation
 from fedfleet.sim.workplace import Workplace
-from fedfleet.training.local import LocalTrainer
 from fedfleet.training.stacked import StackedTrainer
+from fedfleet.training.trainers import Trainers
 from fedfleet.training.state import initial_state
 
 RECIPE = """
@@ -61,9 +61,9 @@ def test_simulate_with_workers_in_batches_comes_to_what_it_does_without(batch_wo
 
 def test_carry_out_together_fails_the_job_whose_examples_cannot_be_had() -> None:
     recipe = parse_recipe(RECIPE.format(architecture="mlp").replace("scaffold", "fedavg"))
-    trainer = LocalTrainer(card_of(recipe), recipe.training, recipe.evaluation)
+    trainers = Trainers(card_of(recipe), recipe.training, recipe.evaluation)
     shards = Shards(recipe.data, seed=recipe.seed, data_dir=None)
-    base = initial_state(trainer.card, 1)
+    base = initial_state(trainers.at().card, 1)
     jobs = [
         TrainJob(
             assignment_id=worker,
@@ -77,9 +77,9 @@ def test_carry_out_together_fails_the_job_whose_examples_cannot_be_had() -> None
         )
         for worker in ("worker-0", "worker-99", "worker-1")
     ]
-    workplace = Workplace(recipe, trainer, shards, data_dir=None)
+    workplace = Workplace(recipe, trainers, shards, data_dir=None)
 
-    results = list(InProcess(workplace, StackedTrainer(trainer, 3)).carry_out(jobs))
+    results = list(InProcess(workplace, StackedTrainer(trainers.at(), 3)).carry_out(jobs))
 
     assert [result.assignment_id for result in results] == [job.assignment_id for job in jobs]
     assert [type(result) for result in results] == [Trained, Failed, Trained]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedfleet.errors import SettingInvalid
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
-from fedfleet.sim.devices import DeviceProfile, Pace, assign, parse_devices
+from fedfleet.sim.devices import DeviceProfile, ModelCost, Pace, assign, parse_devices
 from fedfleet.sim.driver import simulate
 from fedfleet.sim.flops import forward_flops
 from fedfleet.sim.jobs import Evaluated, Failed, Trained
@@ -129,7 +129,7 @@ def trained(examples: int, upload_bytes: int) -> Trained:
 
 def test_pace_adds_download_training_and_upload() -> None:
     pi, jetson = parse_devices(TWO_KINDS)
-    pace = Pace({"worker-0": pi, "worker-1": jetson}, sample_flops=1_000_000)
+    pace = Pace({"worker-0": pi, "worker-1": jetson}, {"a": ModelCost(forward_flops=1_000_000)})
 
     slow_s = pace.seconds("worker-0", 2_000_000, trained(200, 500_000))
     fast_s = pace.seconds("worker-1", 2_000_000, trained(200, 500_000))
@@ -140,7 +140,7 @@ def test_pace_adds_download_training_and_upload() -> None:
 
 def test_pace_of_an_evaluation_is_a_forward_pass_and_of_a_failure_the_download() -> None:
     pi, _ = parse_devices(TWO_KINDS)
-    pace = Pace({"worker-0": pi}, sample_flops=0)
+    pace = Pace({"worker-0": pi}, {"a": ModelCost(forward_flops=0)})
     evaluation = Evaluation(
         samples=300,
         loss_sum=0.0,
@@ -234,7 +234,8 @@ samples_per_s = 1.0
 
 
 def test_stragglers_expire_at_the_deadline_as_on_devices() -> None:
-    recipe = parse_recipe(RECIPE.format(rounds="quorum = 1\ndeadline_s = 60.0", evaluated="none"))
+    text = RECIPE.format(rounds="quorum = 1\ndeadline_s = 60.0", evaluated="none")
+    recipe = parse_recipe(text.replace("epochs = 2", "epochs = 2\npartial_work = false"))
     slow = {
         worker
         for worker, profile in assign(

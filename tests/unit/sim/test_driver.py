@@ -13,7 +13,7 @@ from fedfleet.sim.driver import simulate
 from fedfleet.sim.inprocess import InProcess
 from fedfleet.sim.jobs import EvaluateJob, Job, Result, TrainJob
 from fedfleet.sim.workplace import Workplace
-from fedfleet.training.local import LocalTrainer
+from fedfleet.training.trainers import Trainers
 
 RECIPE = """
 name = "driver"
@@ -45,9 +45,9 @@ class Watched:
     """The engine of this process, and what was asked of it."""
 
     def __init__(self, recipe: Recipe, kept_bytes: int = 1 << 20) -> None:
-        trainer = LocalTrainer(card_of(recipe), recipe.training, recipe.evaluation)
+        trainers = Trainers(card_of(recipe), recipe.training, recipe.evaluation)
         shards = Shards(recipe.data, seed=recipe.seed, data_dir=None)
-        self.workplace = Workplace(recipe, trainer, shards, data_dir=None, kept_bytes=kept_bytes)
+        self.workplace = Workplace(recipe, trainers, shards, data_dir=None, kept_bytes=kept_bytes)
         self._engine = InProcess(self.workplace)
         self.done: list[Job] = []
 

@@ -87,7 +87,7 @@ def same_memory(left: object, right: object) -> bool:
 def test_train_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     parcel = sent(JobFiles(tmp_path).write(JOB))
 
-    job = JobReader(tmp_path, SCHEMA).read(parcel)
+    job = JobReader(tmp_path, lambda level: SCHEMA).read(parcel)
 
     assert isinstance(job, TrainJob)
     for name in ("assignment_id", "worker_id", "round", "seed", "base_digest"):
@@ -106,7 +106,7 @@ def test_evaluate_job_is_read_as_it_was_written(tmp_path: Path, probe_seed: int 
         assignment_id="a", worker_id="worker-1", base=STATE, memory={}, probe_seed=probe_seed
     )
 
-    job = JobReader(tmp_path, SCHEMA).read(sent(JobFiles(tmp_path).write(given)))
+    job = JobReader(tmp_path, lambda level: SCHEMA).read(sent(JobFiles(tmp_path).write(given)))
 
     assert isinstance(job, EvaluateJob)
     assert (job.assignment_id, job.worker_id, job.memory) == ("a", "worker-1", {})
@@ -128,14 +128,14 @@ def test_job_files_write_a_shared_base_once_and_forget_it(tmp_path: Path) -> Non
 def test_reading_a_job_deletes_its_workers_memory(tmp_path: Path) -> None:
     parcel = JobFiles(tmp_path).write(JOB)
 
-    JobReader(tmp_path, SCHEMA).read(parcel)
+    JobReader(tmp_path, lambda level: SCHEMA).read(parcel)
 
     assert not (tmp_path / parcel["memory"]).exists()
 
 
 def there_and_back(result: Result, folder: Path, chain: object = IDENTITY) -> Result:
     path = folder / "result"
-    back = read_result(sent(write_result(result, path)), JOB.assignment_id, path, chain)  # type: ignore[arg-type]
+    back = read_result(sent(write_result(result, path)), JOB.assignment_id, path, {"a": chain})  # type: ignore[arg-type]
     assert not path.exists()
     return back
 
@@ -188,7 +188,7 @@ def test_encoded_sections_travel_encoded_and_decode_alike(text: str, tmp_path: P
     path = tmp_path / "result"
     parcel = write_result(given, path)
     size = path.stat().st_size
-    result = read_result(parcel, JOB.assignment_id, path, chain)
+    result = read_result(parcel, JOB.assignment_id, path, {"a": chain})
 
     assert size < STATE.trainable.nbytes / 2
     assert isinstance(result, Trained)
@@ -212,4 +212,4 @@ def test_evaluation_and_failure_are_read_as_they_were_written(tmp_path: Path) ->
     for given in (evaluated, failed):
         path = tmp_path / "result"
         parcel = sent(write_result(given, path))
-        assert read_result(parcel, JOB.assignment_id, path, IDENTITY) == given
+        assert read_result(parcel, JOB.assignment_id, path, {"a": IDENTITY}) == given

@@ -10,8 +10,8 @@ from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed
 from fedfleet.sim.workplace import Workplace
-from fedfleet.training.local import LocalTrainer
 from fedfleet.training.state import initial_state
+from fedfleet.training.trainers import Trainers
 
 RECIPE = parse_recipe("""
 name = "workplace"
@@ -44,8 +44,8 @@ def size(split: Split, shard: int) -> int:
 
 
 def workplace(kept_bytes: int) -> Workplace:
-    trainer = LocalTrainer(card_of(RECIPE), RECIPE.training, RECIPE.evaluation)
-    return Workplace(RECIPE, trainer, SHARDS, data_dir=None, kept_bytes=kept_bytes)
+    trainers = Trainers(card_of(RECIPE), RECIPE.training, RECIPE.evaluation)
+    return Workplace(RECIPE, trainers, SHARDS, data_dir=None, kept_bytes=kept_bytes)
 
 
 def job(shard: int, probe_seed: int | None = 1) -> EvaluateJob:

@@ -19,6 +19,12 @@ from fedfleet.algorithms.base import (
     Trained,
 )
 from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
+from fedfleet.algorithms.feddyn import FedDyn, FedDynOptions
+from fedfleet.algorithms.fedgw import FedGW, FedGWOptions
+from fedfleet.algorithms.fednova import FedNova
+from fedfleet.algorithms.fedprox import FedProx, FedProxOptions
+from fedfleet.algorithms.fedseq import FedSeq, FedSeqOptions
+from fedfleet.algorithms.scaffold import Scaffold, ScaffoldOptions
 from fedfleet.data.shard import Examples
 from fedfleet.errors import (
     DataEmpty,
@@ -437,3 +443,69 @@ def test_read_only_inputs_are_taken_and_left_unchanged(
     result = trainer(card, validation_fraction=0.0).train(work)
 
     assert result.work.samples == 40
+
+
+# Work that is cut short
+
+CUT_ALGORITHMS = {
+    "fedavg": FEDAVG,
+    "fedprox": FedProx(FedProxOptions(mu=0.1)),
+    "fednova": FedNova(FedAvgOptions()),
+    "feddyn": FedDyn(FedDynOptions(alpha=0.1)),
+    "scaffold I": Scaffold(ScaffoldOptions(option="I")),
+    "scaffold II": Scaffold(ScaffoldOptions(option="II")),
+}
+
+
+@pytest.mark.parametrize("name", CUT_ALGORITHMS)
+def test_train_that_is_cut_after_an_epoch_is_training_of_that_epoch(
+    name: str, tiny_card: MakeCard, examples: Examples
+) -> None:
+    algorithm, card = CUT_ALGORITHMS[name], tiny_card()
+    long, short = trainer(card, epochs=3), trainer(card, epochs=1)
+    broadcast = algorithm.broadcast(long.schema, algorithm.start(long.schema))
+    work = task(card, examples, algorithm=algorithm, broadcast=broadcast)
+    steps = iter(range(12))
+
+    cut = long.train(replace(work, until=lambda: next(steps) == 3))
+    whole = short.train(work)
+
+    assert cut.work.metrics["worker.partial"] == pytest.approx(1 / 3)
+    assert "worker.partial" not in whole.work.metrics
+    assert (cut.work.steps, cut.work.lr_sum) == (whole.work.steps, whole.work.lr_sum)
+    assert cut.work.samples == whole.work.samples  # a straggler counts by its examples
+    for ours, theirs in zip(cut.sections, whole.sections, strict=True):
+        assert ours.name == theirs.name
+        assert np.array_equal(ours.values, theirs.values)
+    assert cut.memory.keys() == whole.memory.keys()
+    assert all(np.array_equal(cut.memory[key], whole.memory[key]) for key in cut.memory)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "round", "partial_work", "steps"),
+    [
+        (FEDAVG, 1, True, 1),
+        (FEDAVG, 1, False, 8),
+        (FedGW(FedGWOptions()), 1, True, 8),
+        (FedSeq(FedSeqOptions()), 2, True, 1),
+    ],
+)
+def test_train_is_cut_where_recipe_and_algorithm_take_partial_work(
+    algorithm: Any,
+    round: int,
+    partial_work: bool,
+    steps: int,
+    mlp_card: ModelCard,
+    examples: Examples,
+) -> None:
+    work = task(mlp_card, examples, algorithm=algorithm, round=round, until=lambda: True)
+
+    result = trainer(mlp_card, epochs=2, partial_work=partial_work).train(work)
+
+    assert result.work.steps == steps
+
+
+def test_fedseq_describes_workers_by_whole_work_alone() -> None:
+    fedseq = FedSeq(FedSeqOptions())
+
+    assert [fedseq.takes_partial(round) for round in (1, 2, 3)] == [False, True, True]

@@ -270,3 +270,57 @@ def test_loop_refuses_to_train_on_nothing(examples: Examples) -> None:
         run(task(examples.take(np.arange(0)), held_out=0))
 
     assert caught.value.code == "DATA_EMPTY"
+
+
+# Work that is cut short
+
+
+@pytest.mark.parametrize("options", [{}, {"scheduler": "cosine"}, {"momentum": 0.9}], ids=str)
+def test_loop_that_is_cut_did_the_first_steps_of_the_whole(
+    options: dict[str, Any], examples: Examples
+) -> None:
+    whole = run(task(examples), epochs=3, **options)
+    asked = iter(range(12))
+    cut = run(task(examples), epochs=3, watch=Watch(until=lambda: next(asked) == 5), **options)
+    never = run(task(examples), epochs=3, watch=Watch(until=lambda: False), **options)
+
+    assert never == whole
+    assert cut.lrs == whole.lrs[:6]
+    assert cut.share == 0.5
+    assert whole.share == 1.0
+    assert len(cut.epoch_losses) == 2
+    assert cut.epoch_losses[0] == whole.epoch_losses[0]
+    assert cut.validation is None
+    assert cut.train_loss == pytest.approx((2 * cut.epoch_losses[0] + cut.epoch_losses[1]) / 3, 0.2)
+
+
+def test_loop_that_is_cut_leaves_the_module_as_after_these_steps(examples: Examples) -> None:
+    module, shorter = network(), network()
+    asked = iter(range(12))
+    run(task(examples), module, Watch(until=lambda: next(asked) == 3), epochs=3)
+    run(task(examples), shorter, epochs=1)
+
+    for ours, theirs in zip(module.parameters(), shorter.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_loop_that_is_cut_measures_the_loss_of_the_samples_it_saw(examples: Examples) -> None:
+    work = task(examples, rms_loss=True)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    whole = run(work, module, lr=1e-30)
+    asked = iter(range(4))
+    cut = run(work, module, Watch(until=lambda: next(asked) == 1), lr=1e-30)
+
+    assert whole.rms_loss is not None
+    assert cut.rms_loss is not None
+    # Nothing moves: half of the samples have a loss like all of them, not half of its square.
+    assert 0.8 < cut.rms_loss / whole.rms_loss < 1.25
+
+
+def test_loop_that_is_cut_does_not_count_an_epoch_of_the_plateau(examples: Examples) -> None:
+    options: dict[str, Any] = {"scheduler": "plateau", "epochs": 3}
+    asked = iter(range(12))
+    cut = run(task(examples), watch=Watch(until=lambda: next(asked) == 5), **options)
+    one = run(task(examples), scheduler="plateau", epochs=1)
+
+    assert cut.plateau == one.plateau

@@ -32,3 +32,31 @@ def test_watch_stops_when_cancelled() -> None:
         watch.after_step(2, 5)
 
     assert caught.value.code == "TRAINING_FAILED"
+
+
+def test_watch_cuts_after_any_step_but_the_last() -> None:
+    asked: list[int] = []
+
+    def until() -> bool:
+        asked.append(len(asked))
+        return len(asked) == 3
+
+    watch = Watch(until=until)
+    cuts = []
+    for step in range(1, 4):
+        watch.after_step(step, 4)
+        cuts.append(watch.is_cut)
+
+    assert cuts == [False, False, True]
+
+    whole = Watch(until=lambda: True)
+    whole.after_step(4, 4)
+    assert not whole.is_cut
+
+
+def test_watch_asks_whether_to_cut_only_for_work_that_is_wanted() -> None:
+    watch = Watch(cancelled=lambda: True, until=lambda: True)
+
+    with pytest.raises(TrainingFailed, match="cancelled"):
+        watch.after_step(1, 5)
+    assert not watch.is_cut

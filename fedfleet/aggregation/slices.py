@@ -1,0 +1,63 @@
+"""Which coordinates of a wide model a narrower one holds.
+
+HeteroFL (Diao et al. 2021, arXiv:2010.01264, section 3.1): the sub-model of a level is the first
+channels of every layer, so the parameters of a narrow model are a part of those of a wide one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfleet.errors import SchemaMismatch
+from fedfleet.types import Kind, ModelState, Schema
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A narrow model's place in a wide one.
+
+    Args:
+        places: per kind, for each element of the part's flat vector its position in the full one;
+            int64, strictly increasing. Not to be mutated.
+
+    Raises:
+        SchemaMismatch: the places are not what the schemas ask for.
+    """
+
+    full: Schema
+    part: Schema
+    places: Mapping[Kind, npt.NDArray[np.int64]]
+
+    def __post_init__(self) -> None:
+        for kind in Kind:
+            places, wide = self.places[kind], self.full.elements(kind)
+            fits = places.shape == (self.part.elements(kind),) and places.dtype == np.int64
+            if fits and places.size:
+                fits = bool(0 <= places[0] <= places[-1] < wide and (np.diff(places) > 0).all())
+            if not fits:
+                raise SchemaMismatch(
+                    f"the {kind.value} places of a slice must be {self.part.elements(kind)} "
+                    f"increasing positions below {wide}"
+                )
+
+    def cut(self, state: ModelState) -> ModelState:
+        """The part of a full state, copied.
+
+        Raises:
+            SchemaMismatch: the state is of another model.
+        """
+        if state.schema != self.full:
+            raise SchemaMismatch(
+                f"the state is of model schema {state.schema.digest[:12]}, "
+                f"the slice is of {self.full.digest[:12]}"
+            )
+        return ModelState(
+            self.part,
+            state.trainable[self.places[Kind.TRAINABLE]],
+            state.statistics[self.places[Kind.STATISTIC]],
+            state.counters[self.places[Kind.COUNTER]],
+        )

@@ -1,0 +1,50 @@
+"""What both drivers of a round ask of a run's levels."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fedfleet.aggregation.coverage import ClassRows
+from fedfleet.aggregation.slices import Slice
+from fedfleet.rounds.levels import Width, Widths, assigned_level, lane_of_level
+from fedfleet.rounds.recipe import Recipe
+from fedfleet.training.seeding import derive
+
+
+class Models(Protocol):
+    """The model at every level (``training.submodels.SubModels``)."""
+
+    def slice(self, level: str, round: int = 1, *, rolling: bool = False) -> Slice: ...
+
+    def output(self, level: str) -> ClassRows: ...
+
+
+class RunLevels:
+    """The levels of one run, which has a table ``[levels]``."""
+
+    def __init__(self, recipe: Recipe, models: Models) -> None:
+        assert recipe.levels is not None
+        self._config = recipe.levels
+        self._models = models
+        self._seed = derive(recipe.seed, "levels")
+        self._workers = recipe.data.workers
+        # Looked for only where it matters: not every model has one layer that answers.
+        names = self._config.names if recipe.training.mask_absent else ()
+        self._rows = {level: models.output(level) for level in names}
+
+    def widths(self, round: int) -> Widths:
+        """The slices of a round, by lane."""
+        rolling = self._config.submodel == "rolling"
+        return {
+            lane_of_level(level): Width(
+                self._models.slice(level, round, rolling=rolling), self._rows.get(level)
+            )
+            for level in self._config.names
+        }
+
+    def lane_of(self, worker_id: str, round: int) -> str:
+        """The lane of a worker's level in a round."""
+        level = assigned_level(
+            self._config, worker_id, seed=self._seed, round=round, workers=self._workers
+        )
+        return lane_of_level(level)
