@@ -16,6 +16,7 @@ class Work(str, Enum):
     TRAIN = "train"
     EVALUATE = "evaluate"
     PROBE = "probe"  # the version's loss on training data, before a cohort is drawn
+    QUERY = "query"  # the running statistics of what a round came to, before it is published
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,14 +40,16 @@ class SelectCohort:
 class SendAssignment:
     """Give a worker its assignment, or give it again after the worker came back.
 
-    Answered by ``UpdateAccepted``, ``EvaluationReported``, ``ProbeReported`` or
-    ``AssignmentFailed``.
+    Answered by ``UpdateAccepted``, ``EvaluationReported``, ``ProbeReported``,
+    ``StatisticsReported`` or ``AssignmentFailed``.
 
     Args:
         deadline_s: seconds since the epoch.
         after: assignments of the same chain whose updates this one starts from, in their order;
             empty for one that starts from its lane's model.
         lane: of its chain.
+        again: train assignments that the worker was given from the same version before, in an
+            asynchronous run.
     """
 
     assignment_id: str
@@ -56,6 +59,13 @@ class SendAssignment:
     deadline_s: float
     after: tuple[str, ...] = ()
     lane: str = MAIN
+    again: int = 0
+
+    @property
+    def seed_labels(self) -> tuple[str | int, ...]:
+        """What derives its seed from the run's: another one each time that it is given anew."""
+        labels = (self.work.value, self.round, self.worker_id)
+        return (*labels, self.again) if self.again else labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,11 +96,15 @@ class Aggregate:
     """Make the next version of the folded updates, evaluate it if asked, publish it.
 
     Answered by ``RoundCommitted`` or ``RunBroken``.
+
+    Args:
+        queries: assignments whose statistics the version takes; none leaves it the updates' own.
     """
 
     round: int
     assignment_ids: tuple[str, ...]
     evaluate: bool
+    queries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

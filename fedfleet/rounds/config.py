@@ -1,10 +1,10 @@
-"""How rounds are run: cohort, quorum, deadline."""
+"""How rounds are run: cohort, quorum, deadline, pace."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # With it a delta of weight 1 is still summed in steps of 2^-16; see aggregation/exact_sum.py.
 MAX_TOTAL_WEIGHT = 1 << 36
@@ -15,6 +15,9 @@ _RANGES = (
     ("attempts", 1, 1000),
     ("max_weight", 1, 1 << 31),
 )
+Mode = Literal["synchronous", "semi-synchronous"]
+_OF_HISTORY = ("deadline_quantile", "deadline_slack", "min_deadline_s")
+_QUANTILE, _SLACK, _FLOOR_S = 0.9, 1.5, 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +31,15 @@ class RoundsConfig:
         quorum: fewest updates with which a round may close at its deadline; absent means cohort.
         min_workers: connected workers to wait for before a cohort is drawn; absent means
             cohort + over_select. At the deadline a quorum is enough.
+        mode: ``synchronous`` waits for the cohort; in ``semi-synchronous`` a round is a period of
+            deadline_s in which everybody trains, training.epochs at the most, and sends what it
+            has (docs/devices.md).
         deadline_s: seconds from the assignments (or from the wait for workers) to the deadline.
+        deadline: ``fixed`` is deadline_s; ``history`` is as long as the cohort's rounds took
+            before, at most deadline_s (docs/devices.md).
+        deadline_quantile: of the cohort's expected durations, in (0, 1]; absent means 0.9.
+        deadline_slack: times that quantile, 1 or more; absent means 1.5.
+        min_deadline_s: the least that comes of it, in seconds; absent means 1.
         attempts: deadlines that one round may pass before the run fails.
         selection: how the cohort is drawn from the connected workers; docs/selection.md.
         options: an instance of the selection's options class; absent means its defaults.
@@ -44,7 +55,12 @@ class RoundsConfig:
     over_select: int = 0
     quorum: int | None = None
     min_workers: int | None = None
+    mode: Mode = "synchronous"
     deadline_s: float = 300.0
+    deadline: Literal["fixed", "history"] = "fixed"
+    deadline_quantile: float | None = None
+    deadline_slack: float | None = None
+    min_deadline_s: float | None = None
     attempts: int = 3
     selection: str = "uniform"
     options: Any = None
@@ -73,6 +89,55 @@ class RoundsConfig:
             raise ValueError(f"fleet = {self.fleet}: must be at least cohort ({self.cohort})")
         if not 0 < self.deadline_s < float("inf"):
             raise ValueError(f"deadline_s = {self.deadline_s}: must be above 0")
+        self._check_deadline()
+        self._check_mode()
+
+    def _check_deadline(self) -> None:
+        if self.deadline == "fixed":
+            for name in _OF_HISTORY:
+                if getattr(self, name) is not None:
+                    raise ValueError(f'{name}: is of deadline = "history"; leave one out')
+            return
+        if not 0 < self.quantile <= 1:
+            raise ValueError(f"deadline_quantile = {self.quantile}: must be above 0 and at most 1")
+        if not 1 <= self.slack <= 1000:
+            raise ValueError(f"deadline_slack = {self.slack}: must be from 1 to 1000")
+        if not 0 < self.floor_s <= self.deadline_s:
+            raise ValueError(
+                f"min_deadline_s = {self.floor_s}: must be above 0 and at most deadline_s "
+                f"({self.deadline_s})"
+            )
+
+    def _check_mode(self) -> None:
+        if self.mode == "synchronous":
+            return
+        if self.deadline == "history":
+            raise ValueError(
+                'deadline = "history": in mode = "semi-synchronous" rounds last for deadline_s; '
+                "leave one out"
+            )
+        if self.over_select:
+            raise ValueError(
+                f"over_select = {self.over_select}: nobody is replaced by who is faster in mode = "
+                '"semi-synchronous"; leave one out'
+            )
+
+    @property
+    def quantile(self) -> float:
+        """Of the cohort's expected durations, for a deadline from its history."""
+        return _QUANTILE if self.deadline_quantile is None else self.deadline_quantile
+
+    @property
+    def slack(self) -> float:
+        """What that quantile is multiplied with."""
+        return _SLACK if self.deadline_slack is None else self.deadline_slack
+
+    @property
+    def floor_s(self) -> float:
+        """The shortest deadline from a history."""
+        return (
+            min(_FLOOR_S, self.deadline_s) if self.min_deadline_s is None else self.min_deadline_s
+        )
 
     @property
     def needed(self) -> int:

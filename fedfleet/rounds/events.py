@@ -50,6 +50,8 @@ class CohortSelected:
             the recipe's cohort.
         corrections: of each worker, what makes up for its chance to be drawn; empty where all are
             1.
+        deadline_s: seconds until the deadline; 0 leaves it at the recipe's. In here, so that a
+            replay ends its wait when the machine did.
     """
 
     at_s: float
@@ -58,6 +60,7 @@ class CohortSelected:
     lanes: tuple[str, ...] = ()
     updates: int = 0
     corrections: tuple[float, ...] = ()
+    deadline_s: float = 0.0
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -72,12 +75,16 @@ class CohortSelected:
 
 
 def cohort_selected(
-    plan: Plan, at_s: float, corrections: Mapping[str, float] | None = None
+    plan: Plan,
+    at_s: float,
+    corrections: Mapping[str, float] | None = None,
+    deadline_s: float = 0.0,
 ) -> CohortSelected:
     """A plan as an event.
 
     Args:
         corrections: by worker, of those whose correction is not 1.
+        deadline_s: of the round, from its assignments; 0 leaves it at the recipe's.
     """
     factors = tuple((corrections or {}).get(worker, 1.0) for worker in plan.workers)
     lengths = tuple(len(chain.workers) for chain in plan.chains)
@@ -89,6 +96,7 @@ def cohort_selected(
         lanes=lanes if any(lanes) else (),
         updates=plan.updates or 0,
         corrections=factors if set(factors) - {1.0} else (),
+        deadline_s=deadline_s,
     )
 
 
@@ -125,6 +133,21 @@ class EvaluationReported:
     at_s: float
     assignment_id: str
     evaluation: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatisticsReported:
+    """A worker measured what a query asked for. Durable.
+
+    Args:
+        samples: examples behind the statistics.
+        blobs: the digest of the statistics, where they are stored.
+    """
+
+    at_s: float
+    assignment_id: str
+    samples: int
+    blobs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +209,7 @@ Event = Union[
     CohortSelected,
     UpdateAccepted,
     EvaluationReported,
+    StatisticsReported,
     AssignmentFailed,
     DeadlinePassed,
     RoundCommitted,
@@ -201,6 +225,7 @@ DURABLE: tuple[type, ...] = (
     CohortSelected,
     UpdateAccepted,
     EvaluationReported,
+    StatisticsReported,
     AssignmentFailed,
     DeadlinePassed,
     RoundCommitted,

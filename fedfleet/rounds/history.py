@@ -22,6 +22,8 @@ from fedfleet.types import Array, UpdateHeader
 # sample, over the first epoch.
 RMS_LOSS = "rms_loss"
 _LOSS = "train_loss"
+# Weight of a worker's newest duration in what is expected of it.
+_NEWEST = 0.5
 # Keys of the stored memory that are the selection's; algorithms neither see nor use them.
 _PREFIX = "selection."
 _NAMES, _SEEN, _UTILITY = (_PREFIX + key for key in ("names", "seen", "utility"))
@@ -39,6 +41,9 @@ class Seen:
         rms_loss: root of the mean squared loss of a sample; NaN if it does not report it.
         samples: training examples behind its last update.
         duration_s: from its last assignment to the update; 0 where nobody measured.
+        expected_s: what its next one will take: the mean of its durations, of which each weighs
+            half as much as the one after it; no less than it was last waited for in vain. 0
+            where nobody measured.
     """
 
     asked: float = 0
@@ -48,6 +53,7 @@ class Seen:
     rms_loss: float = math.nan
     samples: float = math.nan
     duration_s: float = 0.0
+    expected_s: float = 0.0
 
     @property
     def utility(self) -> float:
@@ -91,12 +97,18 @@ class History:
         Args:
             asked: workers that were given an assignment to train, whatever became of it.
             headers: of the updates that count.
-            durations_s: by worker, from the assignment to its update.
+            durations_s: by worker, from the assignment to its update; of those without an update
+                that counts, how long they were waited for.
         """
         seen = dict(self.seen)
         for worker_id in asked:
             before = self.of(worker_id)
-            seen[worker_id] = replace(before, asked=before.asked + 1, last=float(round))
+            seen[worker_id] = replace(
+                before,
+                asked=before.asked + 1,
+                last=float(round),
+                expected_s=max(before.expected_s, durations_s.get(worker_id, 0.0)),
+            )
         for header in headers:
             before = seen.get(header.worker_id, _NOBODY)
             seen[header.worker_id] = replace(
@@ -106,6 +118,9 @@ class History:
                 rms_loss=_metric(header, RMS_LOSS),
                 samples=float(header.weight),
                 duration_s=durations_s.get(header.worker_id, 0.0),
+                expected_s=_expected_s(
+                    self.of(header.worker_id), durations_s.get(header.worker_id, 0.0)
+                ),
             )
         again = [
             seen[header.worker_id].utility for header in headers if header.worker_id in self.seen
@@ -139,6 +154,13 @@ def split_history(memory: Mapping[str, Array]) -> tuple[Memory, History]:
     rows_WF = memory[_SEEN].tolist()
     seen = {name: Seen(*row) for name, row in zip(names, rows_WF, strict=True)}
     return own, History(seen, tuple(memory[_UTILITY].tolist()))
+
+
+def _expected_s(before: Seen, took_s: float) -> float:
+    """What is expected of a worker that took so long now."""
+    if not (before.expected_s > 0 and took_s > 0):
+        return took_s or before.expected_s
+    return before.expected_s + _NEWEST * (took_s - before.expected_s)
 
 
 def _metric(header: UpdateHeader, name: str) -> float:

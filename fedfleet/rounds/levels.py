@@ -39,6 +39,8 @@ class LevelsConfig:
             on by a channel each round, so that every coordinate is trained (FedRolex, Alam et al.
             2022, arXiv:2212.01548).
         scaler: divide hidden outputs of a narrower model by its rate in training.
+        static_norm: have the running statistics of each version measured by the workers that
+            trained the whole width, before it is published; for a model without any, nothing.
     """
 
     rates: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125, 0.0625)
@@ -48,6 +50,7 @@ class LevelsConfig:
     target_s: float | None = None
     submodel: Literal["prefix", "rolling"] = "prefix"
     scaler: bool = True
+    static_norm: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.rates) <= MAX_LEVELS:

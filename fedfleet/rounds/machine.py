@@ -11,6 +11,8 @@ A round keeps the updates that it accepted through every attempt: an attempt tha
 quorum draws replacements only for what is missing. A cohort is made of chains: whoever is not the
 first of its chain waits for its turn. A selection that needs losses has some workers asked for them
 first: ``SELECTING --ProbesSelected--> PROBING --all have answered, or the deadline--> SELECTING``.
+A model with static normalisation is measured before it is published:
+``TRAINING --enough updates--> QUERYING --all have answered, or the deadline--> COMMITTING``.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Phase(str, Enum):
     SELECTING = "selecting"  # enough workers, then CohortSelected
     PROBING = "probing"  # losses
     TRAINING = "training"  # updates
+    QUERYING = "querying"  # statistics
     COMMITTING = "committing"  # RoundCommitted
     EVALUATING = "evaluating"  # evaluations
     FINISHED = "finished"  # nothing
@@ -58,7 +61,7 @@ class Slot:
         chain: the assignments of its chain, itself included, in their order.
         lane: of its chain.
         correction: what makes up for the worker's chance to be drawn.
-        opened_s, closed_s: when it was first sent, and when its result came.
+        opened_s, closed_s: when it was first sent; when its result came, or it was told to stop.
     """
 
     assignment_id: str
@@ -79,21 +82,29 @@ class RoundMachine:
         run_id: prefix of the assignment ids.
         first_round: the round to begin with, counted from 1 (after a restart: the one after the
             last that was closed).
+        queries: ask workers for the statistics of what a round came to, before it is published.
 
     Attributes:
         round: the current round.
         attempt: deadlines of this round that passed without a quorum, plus one.
         slots: every assignment of the round by id; ids are never reused within a run.
         deadline_s: when the current wait ends; meaningful in SELECTING, PROBING, TRAINING,
-            EVALUATING.
+            QUERYING, EVALUATING.
         draws: cohorts drawn in this round; part of the assignment ids and of the draw's seed.
         awaiting_cohort: SelectCohort was asked and not answered yet.
     """
 
     def __init__(
-        self, run_id: str, rounds: RoundsConfig, evaluation: EvaluationConfig, first_round: int = 1
+        self,
+        run_id: str,
+        rounds: RoundsConfig,
+        evaluation: EvaluationConfig,
+        first_round: int = 1,
+        *,
+        queries: bool = False,
     ) -> None:
         self._run_id = run_id
+        self._queries = queries
         self._rounds = rounds
         self._evaluation = evaluation
         self.phase = Phase.QUEUED
@@ -108,6 +119,7 @@ class RoundMachine:
         self._wanted = rounds.cohort  # updates that complete the round
         self._last_failure = ""
         self._losses: dict[str, float] | None = None  # what came of the draw's probes
+        self._lasts_s = 0.0  # from the draw's assignments to their deadline; 0 is the recipe's
 
     # What drivers may ask
 
@@ -118,9 +130,13 @@ class RoundMachine:
 
     @property
     def durations_s(self) -> dict[str, float]:
-        """How long each worker took from its assignment to its update, of those that count."""
-        done = self._with(Work.TRAIN, Status.DONE)
-        return {s.worker_id: max(0.0, s.closed_s - s.opened_s) for s in done}
+        """How long each worker took from its assignment to its update, of those that count.
+
+        Of the others that worked until they were told to stop: how long they were waited for.
+        """
+        late = [s for s in self._with(Work.TRAIN, Status.EXPIRED) if s.closed_s]
+        done = self._with(Work.TRAIN, Status.DONE)  # after who was late in an attempt before
+        return {s.worker_id: max(0.0, s.closed_s - s.opened_s) for s in (*late, *done)}
 
     def is_open(self, assignment_id: str, work: Work | None = None) -> bool:
         """Whether a result for this assignment (of this kind of work) is still wanted."""
@@ -139,6 +155,28 @@ class RoundMachine:
         earlier = slot.chain[: slot.chain.index(assignment_id)]
         done = tuple(key for key in earlier if self.slots[key].status is Status.DONE)
         return slot.lane, done
+
+    @property
+    def counting_round(self) -> int:
+        """The round in which an update counts that is accepted now."""
+        return self.round
+
+    @property
+    def open_rounds(self) -> frozenset[int]:
+        """Those whose version a train assignment may yet start from."""
+        return frozenset() if self.phase is Phase.EVALUATING else frozenset({self.round})
+
+    def counting_rounds(self, round: int) -> range:
+        """Rounds in which an update that started from this one may count, or have counted."""
+        return range(round, round + 1)
+
+    def round_of(self, assignment_id: str) -> int:
+        """The round whose version an assignment starts from."""
+        return self.round
+
+    def staleness(self, assignment_id: str) -> int:
+        """Versions that were made while the worker of an accepted update trained."""
+        return 0
 
     def done(self, work: Work) -> tuple[str, ...]:
         """Finished assignments of one kind, in order of their ids."""
@@ -171,6 +209,8 @@ class RoundMachine:
             return self._update_accepted(event)
         if isinstance(event, ev.EvaluationReported):
             return self._settle(event.assignment_id, Work.EVALUATE, Status.DONE, event.at_s)
+        if isinstance(event, ev.StatisticsReported):
+            return self._settle(event.assignment_id, Work.QUERY, Status.DONE, event.at_s)
         if isinstance(event, ev.AssignmentFailed):
             return self._assignment_failed(event)
         if isinstance(event, ev.DeadlinePassed):
@@ -193,6 +233,8 @@ class RoundMachine:
         if self.phase is Phase.PROBING:
             assert self._with(Work.PROBE, Status.OPEN), "probing without anybody at work"
             assert self._losses is not None
+        if self.phase is Phase.QUERYING:
+            assert self._with(Work.QUERY, Status.OPEN), "querying without anybody at work"
         if self.phase is Phase.EVALUATING:
             assert self._with(Work.EVALUATE, Status.OPEN), "evaluating without anybody at work"
         for slot in self._with(Work.TRAIN, Status.WAITING):
@@ -202,7 +244,7 @@ class RoundMachine:
             assert any(s.status in pending for s in earlier), "nobody calls the next of its chain"
         if self.phase in (Phase.COMMITTING, Phase.SELECTING, Phase.FINISHED):
             assert not self._pending(), "an assignment was left behind"
-        if self.phase in (Phase.COMMITTING, Phase.EVALUATING):
+        if self.phase in (Phase.QUERYING, Phase.COMMITTING, Phase.EVALUATING):
             assert len(trained) >= self._needed, "committed below the quorum"
 
     # Selecting
@@ -211,8 +253,8 @@ class RoundMachine:
         self.phase = Phase.SELECTING
         return [*self._extend(at_s), *self._try_select(self._rounds.awaited)]
 
-    def _extend(self, at_s: float) -> list[Action]:
-        self.deadline_s = at_s + self._rounds.deadline_s
+    def _extend(self, at_s: float, lasts_s: float = 0.0) -> list[Action]:
+        self.deadline_s = at_s + (lasts_s or self._rounds.deadline_s)
         return [act.WakeAt(at_s=self.deadline_s)]
 
     def _candidates(self, awaited: int) -> tuple[str, ...]:
@@ -275,7 +317,8 @@ class RoundMachine:
         if event.updates:
             planned = len(self._with(Work.TRAIN, Status.DONE)) + event.updates
             self._wanted = min(planned, self._rounds.cohort)
-        alarm = self._extend(event.at_s)
+        self._lasts_s = event.deadline_s
+        alarm = self._extend(event.at_s, self._lasts_s)
         corrections = dict(zip(event.workers, event.corrections, strict=False))
         return [*alarm, *self._assign(event.chains, Work.TRAIN, event.at_s, corrections)]
 
@@ -348,8 +391,10 @@ class RoundMachine:
             return [] if self._pending() else self._close(at_s)
         if work is Work.PROBE:
             return [] if self._pending() else self._probes_over(at_s, self._rounds.awaited)
+        if work is Work.QUERY:
+            return [] if self._pending() else self._commit()
         if len(self._with(Work.TRAIN, Status.DONE)) >= self._wanted:
-            return self._aggregate()
+            return self._aggregate(at_s)
         called = self._call_next(slot, at_s)
         return called if self._pending() else self._attempt_over(at_s)
 
@@ -366,19 +411,21 @@ class RoundMachine:
                 return self._try_select(self._rounds.needed)
             return self._attempt_over(at_s)
         if self.phase is Phase.PROBING:
-            expired = self._expire("the round's deadline passed")
+            expired = self._expire("the round's deadline passed", at_s)
             return [*expired, *self._probes_over(at_s, self._rounds.needed)]
         if self.phase is Phase.TRAINING:
-            return [*self._expire("the round's deadline passed"), *self._attempt_over(at_s)]
+            return [*self._expire("the round's deadline passed", at_s), *self._attempt_over(at_s)]
+        if self.phase is Phase.QUERYING:
+            return [*self._expire("the round's deadline passed", at_s), *self._commit()]
         if self.phase is Phase.EVALUATING:
-            return [*self._expire("the round's deadline passed"), *self._close(at_s)]
+            return [*self._expire("the round's deadline passed", at_s), *self._close(at_s)]
         return []
 
     def _attempt_over(self, at_s: float) -> list[Action]:
         """Nobody is at work any more: close with a quorum, else try again, else give up."""
         updates = len(self._with(Work.TRAIN, Status.DONE))
         if updates >= self._needed:
-            return self._aggregate()
+            return self._aggregate(at_s)
         if self.attempt >= self._rounds.attempts:
             last = f"; last failure: {self._last_failure}" if self._last_failure else ""
             return self._finish(
@@ -392,11 +439,13 @@ class RoundMachine:
         self.phase = Phase.SELECTING
         return [*self._extend(at_s), *self._try_select(self._rounds.awaited)]
 
-    def _expire(self, reason: str) -> list[Action]:
+    def _expire(self, reason: str, at_s: float = 0.0) -> list[Action]:
         """Close every assignment that is open or waits for its turn."""
         late = self._pending()
         for slot in late:
-            self.slots[slot.assignment_id] = replace(slot, status=Status.EXPIRED)
+            closed_s = at_s if slot.status is Status.OPEN else 0.0
+            expired = replace(slot, status=Status.EXPIRED, closed_s=closed_s)
+            self.slots[slot.assignment_id] = expired
         return [
             act.CancelAssignment(
                 assignment_id=s.assignment_id, worker_id=s.worker_id, reason=reason
@@ -407,16 +456,27 @@ class RoundMachine:
 
     # Closing
 
-    def _aggregate(self) -> list[Action]:
-        cancelled = self._expire("the round has the updates that it needs")
+    def _aggregate(self, at_s: float) -> list[Action]:
+        cancelled = self._expire("the round has the updates that it needs", at_s)
+        # Only workers that hold the whole model can measure its statistics.
+        whole = (s for s in self._with(Work.TRAIN, Status.DONE) if s.lane == MAIN)
+        workers = sorted(s.worker_id for s in whole) if self._queries else []
+        if not workers:
+            return [*cancelled, *self._commit()]
+        self.phase = Phase.QUERYING
+        chains = tuple(Chain((worker,)) for worker in workers)
+        return [*cancelled, *self._extend(at_s), *self._assign(chains, Work.QUERY, at_s)]
+
+    def _commit(self) -> list[Action]:
         self.phase = Phase.COMMITTING
-        return [*cancelled, self._aggregate_action()]
+        return [self._aggregate_action()]
 
     def _aggregate_action(self) -> Action:
         return act.Aggregate(
             round=self.round,
             assignment_ids=self.done(Work.TRAIN),
             evaluate=self._evaluation.due(self.round, self._rounds.rounds),
+            queries=self.done(Work.QUERY),
         )
 
     def _committed(self, event: ev.RoundCommitted) -> list[Action]:
@@ -475,7 +535,7 @@ class RoundMachine:
         self.awaiting_cohort = False
         if self.phase is Phase.QUEUED:
             return []
-        alarm = self._extend(at_s)
+        alarm = self._extend(at_s, self._lasts_s if self.phase is Phase.TRAINING else 0.0)
         if self.phase is Phase.EVALUATING:
             return alarm
         folds: list[Action] = [act.FoldUpdate(assignment_id=key) for key in self.done(Work.TRAIN)]

@@ -5,13 +5,13 @@ Lives from the first update of a round to its commit; holds one model's worth of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fedfleet.aggregation.accumulator import Aggregate, UpdateAccumulator
 from fedfleet.aggregation.coverage import Part, merge
-from fedfleet.algorithms.base import Algorithm, Memory, Outcome, RoundResult
+from fedfleet.algorithms.base import Algorithm, Memory, Outcome, RoundResult, no_start
 from fedfleet.algorithms.fedavg import MAX_CORRECTION
 from fedfleet.algorithms.plan import MAIN
 from fedfleet.algorithms.present_classes import classes_in_metrics
@@ -113,6 +113,7 @@ class RoundSum:
         *,
         lane: str = MAIN,
         correction: float = 1.0,
+        staleness: int = 0,
     ) -> None:
         """Add an update that passed ``check``; the order does not matter.
 
@@ -121,9 +122,10 @@ class RoundSum:
             lane: of its assignment.
             correction: what makes up for its worker's chance to be drawn, for an algorithm that
                 asks for it.
+            staleness: versions that were made while its worker trained.
         """
         if weight is None:
-            weight = self._algorithm.weight(update.header)
+            weight = self._algorithm.weight(update.header) * self._algorithm.freshness(staleness)
             if self._algorithm.corrects_chances:
                 weight *= correction
         if lane != MAIN and not self._widths:
@@ -142,12 +144,18 @@ class RoundSum:
             parts.append(Part(one.totals(), width.slice, width.rows))
         return {MAIN: merge(parts, self._base, self._policy)} if parts else {}
 
-    def outcome(self, headers: Sequence[UpdateHeader], round: int) -> Outcome:
+    def outcome(
+        self,
+        headers: Sequence[UpdateHeader],
+        round: int,
+        start_of: Callable[[int], ModelState] = no_start,
+    ) -> Outcome:
         """Return what the round leads to.
 
         Args:
             round: counted from 1.
             headers: of the updates that were folded, ordered by worker.
+            start_of: the version that an earlier round started from, where a header names it.
 
         Raises:
             UpdateNotFinite: the step left the finite numbers; there is no such version.
@@ -160,6 +168,7 @@ class RoundSum:
             self._workers,
             self._lanes,
             round,
+            start_of,
         )
         with np.errstate(over="ignore", invalid="ignore"):  # looked at below
             outcome = self._algorithm.step(result)

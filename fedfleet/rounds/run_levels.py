@@ -7,8 +7,9 @@ from typing import Protocol
 from fedfleet.aggregation.coverage import ClassRows
 from fedfleet.aggregation.slices import Slice
 from fedfleet.rounds.levels import Width, Widths, assigned_level, lane_of_level
+from fedfleet.rounds.measured_levels import MeasuredLevels
 from fedfleet.rounds.recipe import Recipe
-from fedfleet.training.seeding import derive
+from fedfleet.types import Schema
 
 
 class Models(Protocol):
@@ -18,9 +19,15 @@ class Models(Protocol):
 
     def output(self, level: str) -> ClassRows: ...
 
+    def schema(self, level: str) -> Schema: ...
+
 
 class RunLevels:
-    """The levels of one run, which has a table ``[levels]``."""
+    """The levels of one run, which has a table ``[levels]``.
+
+    Attributes:
+        measured: where workers' levels are chosen by measurement.
+    """
 
     def __init__(self, recipe: Recipe, models: Models) -> None:
         assert recipe.levels is not None
@@ -28,6 +35,8 @@ class RunLevels:
         self._models = models
         self._seed = derive(recipe.seed, "levels")
         self._workers = recipe.data.workers
+        is_measured = recipe.levels.assignment == "measured"
+        self.measured = MeasuredLevels(recipe, models) if is_measured else None
         # Looked for only where it matters: not every model has one layer that answers.
         names = self._config.names if recipe.training.mask_absent else ()
         self._rows = {level: models.output(level) for level in names}
@@ -44,6 +53,8 @@ class RunLevels:
 
     def lane_of(self, worker_id: str, round: int) -> str:
         """The lane of a worker's level in a round."""
+        if self.measured is not None:
+            return lane_of_level(self.measured.level(worker_id))
         level = assigned_level(
             self._config, worker_id, seed=self._seed, round=round, workers=self._workers
         )

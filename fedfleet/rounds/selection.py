@@ -136,6 +136,11 @@ def select(rounds: RoundsConfig, ballot: Ballot) -> Drawn:
     return draw(replace(ballot, size=size), options)
 
 
+def needs_history(rounds: RoundsConfig) -> bool:
+    """Whether what workers reported before must be kept, for the selection or the deadline."""
+    return rounds.selection in WITH_HISTORY or rounds.deadline == "history"
+
+
 def check_selection(rounds: RoundsConfig) -> None:
     """Raises ValueError: the selection's options do not fit the recipe's cohort."""
     options, asked = rounds.options, rounds.cohort + rounds.over_select

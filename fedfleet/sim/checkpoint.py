@@ -269,7 +269,7 @@ def _round_to(done: SimulatedRound) -> dict[str, Any]:
 def _round_from(line: dict[str, Any]) -> SimulatedRound:
     evaluation, evaluations = line.pop("evaluation"), line.pop("worker_evaluations")
     return SimulatedRound(
-        **{**line, "workers": tuple(line["workers"])},
+        **{**line, "workers": tuple(line["workers"]), "staleness": tuple(line["staleness"])},
         evaluation=Evaluation.from_json(evaluation) if evaluation else None,
         worker_evaluations={name: Evaluation.from_json(one) for name, one in evaluations.items()},
     )

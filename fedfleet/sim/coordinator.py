@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.algorithms.catalog import make_algorithm
@@ -19,8 +19,9 @@ from fedfleet.rounds.relay import relayed
 from fedfleet.rounds.round_sum import RoundSum
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import needs_history
+from fedfleet.rounds.static_norm import Measured, check_measured, with_measured
 from fedfleet.sim.downlink import KeptDownlink, SimulatedDownlink, digest_of
-from fedfleet.sim.jobs import Trained
+from fedfleet.sim.jobs import Queried, Trained
 from fedfleet.sim.memories import Memories
 from fedfleet.sim.outcome import SimulatedRound
 from fedfleet.training.local import LocalTrainer
@@ -83,6 +84,8 @@ class SimulatedCoordinator:
         self._memory: Memory = self._algorithm.start(trainer.schema)
         self.history = History()
         self._updates: dict[str, Trained] = {}
+        # Of earlier rounds whose assignments live on: the version, and what workers started from.
+        self._earlier: dict[int, tuple[ModelState, ModelState]] = {}
         self.memories = Memories()
         self.downlink = SimulatedDownlink(recipe, self._state)
         self._widths = levels.widths(1) if levels else None
@@ -96,9 +99,12 @@ class SimulatedCoordinator:
 
     def _begin(self, round: int) -> None:
         """Make ready for the round that starts from the state."""
+        self._round = round
         if self.levels:
             self._widths = self.levels.widths(round)
         self._lanes: dict[str, ModelState] = {}
+        self._outcome: ModelState | None = None
+        self._measured: dict[str, Measured] = {}
         self._digests: dict[str, str] = {}  # by lane; of the run's own, what is published
         self._sum = RoundSum(self._recipe, self._algorithm, self._state, self._memory, self._widths)
         self.broadcast: tuple[Section, ...] = self._algorithm.broadcast(
@@ -134,12 +140,14 @@ class SimulatedCoordinator:
         assert self._widths is not None
         return self._widths[lane].slice.cut(self._state)
 
-    def base_of(self, lane: str, after: Sequence[str]) -> ModelState:
+    def base_of(self, lane: str, after: Sequence[str], round: int) -> ModelState:
         """What an assignment starts from.
 
         Args:
-            lane, after: as in ``SendAssignment``.
+            lane, after, round: as in ``SendAssignment``.
         """
+        if round != self._round:
+            return self._earlier[round][1]
         if lane in self._narrow:
             return self._narrow[lane].base
         return self.own_start(lane, after) or self.downlink.base
@@ -166,6 +174,10 @@ class SimulatedCoordinator:
         if lane in self._narrow:
             return self._narrow[lane].fetch(worker_id, beside=beside)
         return self.downlink.fetch(worker_id, own=own, beside=beside)
+
+    def keep_rounds(self, rounds: Collection[int]) -> None:
+        """Forget what earlier rounds started from, but for these."""
+        self._earlier = {round: kept for round, kept in self._earlier.items() if round in rounds}
 
     def level_lane(self, round: int) -> Callable[[str], str]:
         """Says the lane of a worker's level in a round."""
@@ -224,13 +236,17 @@ class SimulatedCoordinator:
         self._sum.check(trained.update, DIGEST, lane)
         self._updates[trained.assignment_id] = trained
 
-    def fold(self, assignment_id: str, lane: str, correction: float) -> None:
-        """Add an update that was admitted; from now on it counts, for its worker too."""
+    def fold(self, assignment_id: str, lane: str, correction: float, staleness: int) -> None:
+        """Add an update that was admitted; from now on it counts, for its worker too.
+
+        Args:
+            lane, correction, staleness: as for ``RoundSum.fold``.
+        """
         trained = self._updates[assignment_id]
         header = trained.update.header
         self.memories.put(memory_key(header.worker_id, header.level), trained.memory)
         if not self._sum.waits:
-            self._sum.fold(trained.update, lane=lane, correction=correction)
+            self._sum.fold(trained.update, lane=lane, correction=correction, staleness=staleness)
 
     def release(self, assignment_ids: Sequence[str]) -> None:
         """Forget the values of folded updates that nobody starts from any more."""
@@ -251,20 +267,43 @@ class SimulatedCoordinator:
             headers = [self._updates[key].update.header for key in action.assignment_ids]
             self.history = self.history.after(action.round, asked, headers, durations_s)
 
-    def make_next(self, round: int, lanes: Mapping[str, str], *, evaluate: bool) -> SimulatedRound:
+    def outcome_of(self, assignment_ids: Collection[str], round: int) -> ModelState:
+        """What the round's updates lead to, before it is published."""
+        if self._outcome is None:
+            done = sorted((self._updates[key] for key in assignment_ids), key=_by_worker)
+            self._outcome = self._sum.outcome([one.update.header for one in done], round).state
+        return self._outcome
+
+    def take_measured(self, result: Queried) -> None:
+        """Take what a worker measured of it; raises what ``check_measured`` raises."""
+        check_measured(result.measured, self._trainer.schema)
+        self._measured[result.assignment_id] = result.measured
+
+    def make_next(
+        self,
+        round: int,
+        lanes: Mapping[str, str],
+        *,
+        evaluate: bool,
+        queries: Collection[str] = (),
+    ) -> SimulatedRound:
         """Make the next version and say what the round came to.
 
         Args:
             lanes: of the assignments whose updates the round closes with, by their ids.
+            queries: assignments whose statistics the version takes.
         """
-        done = sorted(
-            (self._updates[key] for key in lanes), key=lambda one: one.update.header.worker_id
-        )
+        done = sorted((self._updates[key] for key in lanes), key=_by_worker)
         headers = [one.update.header for one in done]
         if self._sum.waits:
             for one, weight in zip(done, self._sum.weights(headers), strict=True):
                 self._sum.fold(one.update, weight, lane=lanes[one.assignment_id])
-        outcome = self._sum.outcome(headers, round)
+        outcome = self._sum.outcome(headers, round, lambda earlier: self._earlier[earlier][0])
+        self._earlier[round] = (self._state, self.downlink.base)
+        by_worker = sorted(queries, key=lambda key: key.rpartition("/")[2])
+        measured = [self._measured[key] for key in by_worker]
+        policy = self._recipe.algorithm.statistics
+        outcome = replace(outcome, state=with_measured(outcome.state, measured, policy))
         self._state, self._memory = outcome.state, outcome.memory
         self._published = outcome.served
         self.served = outcome.served or outcome.state
@@ -281,9 +320,15 @@ class SimulatedCoordinator:
             workers=tuple(header.worker_id for header in headers),
             weight=sum(header.weight for header in headers),
             metrics=mean_metrics(headers),
+            staleness=tuple(round - header.round for header in headers),
             evaluation=evaluation,
             bytes_up=sum(one.upload_bytes for one in done),
             levels={one.worker_id: one.level for one in headers if one.level != FULL},
             bytes_down=self.downlink.take_bytes()
             + sum(narrow.take_bytes() for narrow in self._narrow.values()),
         )
+
+
+def _by_worker(one: Trained) -> tuple[str, str]:
+    """The order of a round's updates: in every driver the same."""
+    return one.update.header.worker_id, one.assignment_id

@@ -3,7 +3,7 @@
 How ``flops_per_s`` (single precision, sustained in training) is derived:
 
 - GPU: ``_IN_TRAINING`` times the peak. 0.4 is what Sevilla et al. 2022 ("Estimating training
-  compute of deep learning models", epoch.ai) recommend for models that are no language models.
+  compute of deep learning models") recommend for models that are no language models.
 - CPU: twice the measured result of High-Performance Linpack, which is a matrix product in double
   precision: a vector register holds twice as many single-precision numbers. On a Pi 4 that is 0.41
   of the peak (4 cores * 1.8 GHz * 8), so that both kinds are told alike.

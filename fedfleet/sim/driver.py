@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from fedfleet.algorithms.catalog import make_algorithm
 from fedfleet.algorithms.plan import PlanRequest
 from fedfleet.data.shard import Shards
 from fedfleet.errors import FedFleetError, OutOfMemory, RecipeInvalid, SettingInvalid
@@ -25,10 +26,11 @@ from fedfleet.rounds import events as ev
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.deadlines import training_deadline_s
 from fedfleet.rounds.levels import FULL, level_of_lane
-from fedfleet.rounds.machine import RoundMachine
+from fedfleet.rounds.machines import make_machine
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import Ballot, Drawing
+from fedfleet.rounds.static_norm import needs_queries
 from fedfleet.sim.checkpoint import Checkpoint, Snapshot
 from fedfleet.sim.coordinator import DIGEST, SimulatedCoordinator, memory_key
 from fedfleet.sim.devices import DeviceProfile, ModelCost, Pace, assign, needs_flops
@@ -39,6 +41,8 @@ from fedfleet.sim.jobs import (
     EvaluateJob,
     Failed,
     Job,
+    Queried,
+    QueryJob,
     Result,
     Trained,
     TrainJob,
@@ -107,6 +111,7 @@ def simulate(
         if availability:
             driver.follow(availability)
         if checkpoint is not None:
+            _check_rounds_end(recipe)
             carried = sorted((name, sorted(own)) for name, own in (tags or {}).items())
             fleet = repr((carried, tuple(devices))) if carried or devices else ""
             fleet += repr(tuple(availability)) if availability else ""
@@ -117,6 +122,14 @@ def simulate(
             closing.enter_context(kept.held())
             driver.keep_in(kept)
         return driver.run(card.classes)
+
+
+def _check_rounds_end(recipe: Recipe) -> None:
+    if make_algorithm(recipe.algorithm).asynchrony is not None:
+        raise SettingInvalid(
+            f'--checkpoint: with algorithm.name = "{recipe.algorithm.name}" workers train across '
+            "the end of every round, so there is no moment to keep; leave it out"
+        )
 
 
 def _stacked(
@@ -168,7 +181,8 @@ class Driver:
         self._engine = engine
         self._on_round = on_round
         self._checkpoint: Checkpoint | None = None
-        self._machine = RoundMachine(RUN_ID, recipe.rounds, recipe.evaluation)
+        self._queries = needs_queries(recipe, coordinator.served.schema)
+        self._machine = make_machine(RUN_ID, recipe, queries=self._queries)
         self._rounds: list[SimulatedRound] = []
         self._todo: deque[act.Action] = deque()
         self._sent: list[act.SendAssignment] = []
@@ -176,7 +190,10 @@ class Driver:
         self._now_s = 0.0
         self._alarm_s = 0.0
         self._pace: Pace | None = None
-        # When each result will be there, in virtual time; without profiles they never wait.
+        # Without profiles results are there at once; but in a run without rounds' ends each waits
+        # until those before it were taken, which may lead to another version.
+        self._waits = make_algorithm(recipe.algorithm).asynchrony is not None
+        # When each result will be there, in virtual time.
         self._arrivals: list[tuple[float, int, Result]] = []
         self._sequence = count()
         self._times = dict.fromkeys(self._fleet, ALWAYS)
@@ -187,6 +204,7 @@ class Driver:
         """Let assignments take as long as they would on these devices."""
         seed = derive(self._recipe.seed, "devices")
         self._pace = Pace(assign(devices, self._fleet, seed), costs, derive(seed, "jitter"))
+        self._waits = True
 
     def follow(self, availability: Sequence[Trace]) -> None:
         """Let workers come and go; raises SettingInvalid: one is not of the fleet."""
@@ -203,9 +221,9 @@ class Driver:
             return
         self._rounds = list(before.rounds)
         self._now_s = before.now_s
-        recipe, closed = self._recipe, self._rounds[-1].round
+        closed = self._rounds[-1].round
         self._coordinator.go_on(before.coordinator, closed + 1)
-        self._machine = RoundMachine(RUN_ID, recipe.rounds, recipe.evaluation, closed + 1)
+        self._machine = make_machine(RUN_ID, self._recipe, closed + 1, queries=self._queries)
         for done in self._rounds:
             self._on_round(done)
 
@@ -283,6 +301,7 @@ class Driver:
                 now_s=self._now_s, rounds=self._rounds, coordinator=self._coordinator.keep()
             )
             self._checkpoint.save(kept, self._coordinator.memories)
+        self._coordinator.keep_rounds(self._machine.open_rounds)
         self._on_round(self._rounds[-1])
 
     # The workers' part
@@ -290,14 +309,14 @@ class Driver:
     def _work(self) -> None:
         """Have what was sent done; without profiles each result is there at once."""
         actions, self._sent = [one for one in self._sent if self._fits(one)], []
-        if self._pace is not None:  # no result is there before all are done
+        if self._waits:  # no result is there before all are done
             self._down_bytes = {one.assignment_id: self._count(one) for one in actions}
         # Made when they are asked for: the state of a job that nobody wants need not be computed.
         results = self._engine.carry_out(map(self._job, actions))
         for place, action in enumerate(actions):
             if not any(self._machine.is_open(one.assignment_id) for one in actions[place:]):
                 break  # over-selected: the cohort is complete already
-            if self._pace is not None:
+            if self._waits:
                 self._await(action, self._down_bytes[action.assignment_id], next(results))
                 continue
             self._count(action)
@@ -305,9 +324,10 @@ class Driver:
             self._carry_out_all()
 
     def _await(self, action: act.SendAssignment, down_bytes: int, result: Result) -> None:
-        assert self._pace is not None, "only virtual time is waited for"
-        level = self._level(action)
-        took_s = self._pace.seconds(action.worker_id, down_bytes, result, level)
+        took_s = 0.0
+        if self._pace is not None:
+            level = self._level(action)
+            took_s = self._pace.seconds(action.worker_id, down_bytes, result, level)
         heappush(self._arrivals, (self._now_s + took_s, next(self._sequence), result))
 
     def _fits(self, action: act.SendAssignment) -> bool:
@@ -362,12 +382,19 @@ class Driver:
         lane = self._lane(action)
         level = level_of_lane(lane) if coordinator.levels else FULL
         memory = coordinator.memories.get(memory_key(worker_id, level))
-        seed = derive(self._recipe.seed, action.work.value, action.round, worker_id)
+        seed = derive(self._recipe.seed, *action.seed_labels)
+        if action.work is act.Work.QUERY:
+            return QueryJob(
+                assignment_id=action.assignment_id,
+                worker_id=worker_id,
+                base=coordinator.outcome_of(self._machine.done(act.Work.TRAIN), action.round),
+                memory={},
+            )
         if action.work is act.Work.PROBE:
             return EvaluateJob(
                 assignment_id=action.assignment_id,
                 worker_id=worker_id,
-                base=coordinator.base_of(lane, ()),
+                base=coordinator.base_of(lane, (), action.round),
                 memory=memory,
                 probe_seed=seed,
                 level=level,
@@ -380,7 +407,7 @@ class Driver:
                 memory=memory,
                 level=level,
             )
-        base = coordinator.base_of(lane, action.after)
+        base = coordinator.base_of(lane, action.after, action.round)
         return TrainJob(
             assignment_id=action.assignment_id,
             worker_id=worker_id,
@@ -400,13 +427,18 @@ class Driver:
     def _lane(self, action: act.SendAssignment) -> str:
         """The chain's lane; for what is no training, that of the worker's level."""
         levels = self._coordinator.levels
-        if action.work is act.Work.TRAIN or levels is None:
+        if action.work in (act.Work.TRAIN, act.Work.QUERY) or levels is None:
             return action.lane
         return levels.lane_of(action.worker_id, action.round)
 
     def _count(self, action: act.SendAssignment) -> int:
         """Count what a worker downloads for an assignment, in bytes."""
+        if action.round != self._machine.round:
+            return 0  # it was given it before, and has come back with what it holds
         coordinator, lane = self._coordinator, self._lane(action)
+        if action.work is act.Work.QUERY:
+            # Nobody holds it yet; the version that it becomes has other statistics.
+            return coordinator.fetch(action.worker_id, lane, own=action.assignment_id)
         if action.work is act.Work.EVALUATE:
             own = "" if coordinator.levels else coordinator.published_digest(action.worker_id)
             return coordinator.fetch(action.worker_id, lane, own=own)
@@ -425,6 +457,8 @@ class Driver:
             self._take_update(result)
         elif isinstance(result, Evaluated):
             self._take_evaluation(result)
+        elif isinstance(result, Queried):
+            self._take_statistics(result)
         else:
             self._fail(result)
 
@@ -438,6 +472,16 @@ class Driver:
         self._rounds[-1].worker_evaluations[worker_id] = evaluation
         fields: dict[str, Any] = evaluation.to_json()
         self._tell(ev.EvaluationReported(at_s=self._now_s, assignment_id=key, evaluation=fields))
+
+    def _take_statistics(self, result: Queried) -> None:
+        key = result.assignment_id
+        try:
+            self._coordinator.take_measured(result)
+        except FedFleetError as error:
+            self._fail(Failed(assignment_id=key, code=error.code, reason=error.message))
+            return
+        samples = result.measured.samples
+        self._tell(ev.StatisticsReported(at_s=self._now_s, assignment_id=key, samples=samples))
 
     def _take_update(self, trained: Trained) -> None:
         try:
@@ -497,14 +541,17 @@ class Driver:
 
     def _fold(self, assignment_id: str) -> None:
         slot = self._machine.slots[assignment_id]
-        self._coordinator.fold(assignment_id, slot.lane, slot.correction)
+        staleness = self._machine.staleness(assignment_id)
+        self._coordinator.fold(assignment_id, slot.lane, slot.correction, staleness)
         if assignment_id == slot.chain[-1]:
             self._coordinator.release(slot.chain)
 
     def _aggregate(self, action: act.Aggregate) -> None:
         lanes = {key: self._machine.slots[key].lane for key in action.assignment_ids}
         self._coordinator.remember(action, self._machine.cohort, self._machine.durations_s)
-        made = self._coordinator.make_next(action.round, lanes, evaluate=action.evaluate)
+        made = self._coordinator.make_next(
+            action.round, lanes, evaluate=action.evaluate, queries=action.queries
+        )
         virtual_s = None if self._pace is None else self._now_s
         self._rounds.append(replace(made, virtual_s=virtual_s))
         self._tell(

@@ -8,6 +8,7 @@ from typing import Protocol, Union
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.rounds.levels import FULL
+from fedfleet.rounds.static_norm import Measured
 from fedfleet.types import Evaluation, ModelState, Section, Update
 
 
@@ -56,7 +57,22 @@ class EvaluateJob:
     level: str = FULL
 
 
-Job = Union[TrainJob, EvaluateJob]
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QueryJob:
+    """Measure the running statistics of what a round came to.
+
+    Args:
+        base: it, at the whole width.
+    """
+
+    assignment_id: str
+    worker_id: str
+    base: ModelState
+    memory: Memory
+    level: str = FULL
+
+
+Job = Union[TrainJob, EvaluateJob, QueryJob]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,6 +105,14 @@ class Evaluated:
     evaluation: Evaluation
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Queried:
+    """What a query came to."""
+
+    assignment_id: str
+    measured: Measured
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failed:
     """A job that could not be carried out: the error's code and message."""
@@ -98,7 +122,7 @@ class Failed:
     reason: str
 
 
-Result = Union[Trained, Evaluated, Failed]
+Result = Union[Trained, Evaluated, Queried, Failed]
 
 
 class Engine(Protocol):

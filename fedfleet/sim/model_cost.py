@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fedfleet.errors import SettingInvalid
 from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
 from fedfleet.rounds.levels import FULL
@@ -83,11 +84,19 @@ def costs_of(
     """What each level of a run's model costs.
 
     Args:
-        models: of a run with levels.
+        models: of a run with levels, whose operations are counted if they can be, since devices
+            that are told in examples are faster with narrower ones.
+        flops: operations must be counted.
 
     Raises:
         SettingInvalid: the operations of a model cannot be counted.
     """
     if models is None:
         return {FULL: cost_of(card, training, flops=flops)}
-    return {level: cost_of(models.card(level), training, flops=flops) for level in models.levels}
+    cards = {level: models.card(level) for level in models.levels}
+    try:
+        return {level: cost_of(one, training) for level, one in cards.items()}
+    except SettingInvalid:
+        if flops:
+            raise
+    return {level: cost_of(one, training, flops=False) for level, one in cards.items()}

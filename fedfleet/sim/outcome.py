@@ -22,6 +22,7 @@ class SimulatedRound:
             None without profiles.
         worker_evaluations: by worker id, filled when the round closes.
         levels: of the workers that trained another width than the whole.
+        staleness: of the update of each of ``workers``: versions that were made while it trained.
     """
 
     round: int
@@ -34,6 +35,7 @@ class SimulatedRound:
     virtual_s: float | None = None
     worker_evaluations: dict[str, Evaluation] = field(default_factory=dict)
     levels: Mapping[str, str] = field(default_factory=dict)
+    staleness: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

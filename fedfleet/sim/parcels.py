@@ -11,8 +11,19 @@ import numpy as np
 from fedfleet.algorithms.base import Memory
 from fedfleet.codecs.chain import Chain
 from fedfleet.codecs.encoded import Encoded
+from fedfleet.rounds.static_norm import Measured
 from fedfleet.sim.array_files import map_arrays, write_arrays
-from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed, Job, Result, Trained, TrainJob
+from fedfleet.sim.jobs import (
+    Evaluated,
+    EvaluateJob,
+    Failed,
+    Job,
+    Queried,
+    QueryJob,
+    Result,
+    Trained,
+    TrainJob,
+)
 from fedfleet.types import (
     Array,
     Evaluation,
@@ -43,6 +54,8 @@ def pack_job(job: Job) -> Parcel:
         "worker_id": job.worker_id,
         "level": job.level,
     }
+    if isinstance(job, QueryJob):
+        return {**parcel, "query": True}
     if isinstance(job, EvaluateJob):
         return {**parcel, "probe_seed": job.probe_seed}
     return {
@@ -58,6 +71,14 @@ def pack_job(job: Job) -> Parcel:
 def unpack_job(parcel: Parcel, base: ModelState, broadcast: Sequence[Array], memory: Memory) -> Job:
     """A job out of its parts; ``broadcast`` holds the values of its sections."""
     assignment_id, worker_id = parcel["assignment_id"], parcel["worker_id"]
+    if "query" in parcel:
+        return QueryJob(
+            assignment_id=assignment_id,
+            worker_id=worker_id,
+            base=base,
+            memory=memory,
+            level=parcel["level"],
+        )
     if "round" not in parcel:
         return EvaluateJob(
             assignment_id=assignment_id,
@@ -162,6 +183,9 @@ def pack_result(result: Result) -> tuple[Parcel, dict[str, Array]]:
         return {"evaluation": result.evaluation.to_json()}, {}
     if isinstance(result, Failed):
         return {"code": result.code, "reason": result.reason}, {}
+    if isinstance(result, Queried):
+        one = result.measured
+        return {"samples": one.samples}, {"statistics": one.statistics, "counters": one.counters}
     sections = result.update.sections
     arrays = {f"{_SECTION}{place}": _carried(section) for place, section in enumerate(sections)}
     arrays |= {_MEMORY + name: array for name, array in result.memory.items()}
@@ -200,7 +224,7 @@ def write_result(result: Result, path: Path) -> Parcel:
 def read_result(parcel: Parcel, assignment_id: str, path: Path, chains: Chains) -> Result:
     """Map a result's arrays and delete their file; as ``unpack_result``."""
     arrays: dict[str, Array] = {}
-    if "header" in parcel:
+    if "header" in parcel or "samples" in parcel:
         arrays = map_arrays(path)
         path.unlink()
     return unpack_result(parcel, arrays, assignment_id, chains)
@@ -219,6 +243,10 @@ def unpack_result(
         return Evaluated(assignment_id=assignment_id, evaluation=evaluation)
     if "code" in parcel:
         return Failed(assignment_id=assignment_id, code=parcel["code"], reason=parcel["reason"])
+    if "samples" in parcel:
+        vectors = (arrays[name].copy() for name in ("statistics", "counters"))
+        measured = Measured(parcel["samples"], *vectors)
+        return Queried(assignment_id=assignment_id, measured=measured)
     chain = chains[parcel["header"]["level"]]
     sections = tuple(
         _section(row, arrays[f"{_SECTION}{place}"], chain)

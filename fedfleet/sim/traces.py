@@ -231,6 +231,9 @@ class Presence:
     Args:
         times: of every worker of the fleet, in the fleet's order.
         at_s: where it begins.
+
+    Attributes:
+        workers: who is there now, in the fleet's order.
     """
 
     def __init__(self, times: Mapping[str, Times], at_s: float = 0.0) -> None:
@@ -239,16 +242,12 @@ class Presence:
         self._changes: list[tuple[float, str, bool]] = []
         for name in times:
             self._await(name)
+        self.workers = self._list()
 
     @property
     def next_s(self) -> float:
         """When somebody comes or goes next; inf for never."""
         return self._changes[0][0] if self._changes else math.inf
-
-    @property
-    def workers(self) -> tuple[str, ...]:
-        """Who is there now, in the fleet's order."""
-        return tuple(name for name, there in self._there.items() if there)
 
     def move_on(self, at_s: float) -> frozenset[str]:
         """Let time pass; return who has gone meanwhile, back or not."""
@@ -259,7 +258,11 @@ class Presence:
             if not comes:
                 gone.add(name)
             self._await(name)
+        self.workers = self._list()
         return frozenset(gone)
+
+    def _list(self) -> tuple[str, ...]:
+        return tuple(name for name, there in self._there.items() if there)
 
     def _await(self, name: str) -> None:
         for changed_s, comes in islice(self._to_come[name], 1):

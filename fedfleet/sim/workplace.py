@@ -14,7 +14,18 @@ from fedfleet.data.shard import ShardLoader
 from fedfleet.errors import FedFleetError
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import loss_asked
-from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed, Job, Result, Trained, TrainJob
+from fedfleet.rounds.static_norm import Measured
+from fedfleet.sim.jobs import (
+    Evaluated,
+    EvaluateJob,
+    Failed,
+    Job,
+    Queried,
+    QueryJob,
+    Result,
+    Trained,
+    TrainJob,
+)
 from fedfleet.training.local import PARTIAL, LocalTrainer, TrainResult, TrainTask
 from fedfleet.training.seeding import derive
 from fedfleet.training.stacked import StackedTrainer
@@ -72,6 +83,10 @@ class Workplace:
             worker = self._worker(job)
             if isinstance(job, EvaluateJob):
                 return self._evaluate(worker, job)
+            if isinstance(job, QueryJob):
+                state, samples = worker.measured(job.base)
+                measured = Measured(samples, state.statistics, state.counters)
+                return Queried(assignment_id=job.assignment_id, measured=measured)
             return self._train(worker, job, cancelled)
         except FedFleetError as error:
             return _failed(job, error)

@@ -24,13 +24,14 @@ from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.device import deterministic_kernels, prepare, resolve_device, thread_cap
 from fedfleet.training.evaluation import evaluate, mean_probabilities
 from fedfleet.training.gradient import mean_gradient
-from fedfleet.training.loop import LoopResult, LoopTask, train_epochs
+from fedfleet.training.loop import LoopResult, LoopTask, require_examples, train_epochs
 from fedfleet.training.optim import Plateau, reach
 from fedfleet.training.ordered_dropout import OrderedDropout
 from fedfleet.training.scaler import scale_in_training
 from fedfleet.training.seeding import derive, isolated_rng
 from fedfleet.training.split import split_validation
 from fedfleet.training.state import CPU, load_state, schema_of, state_of, trainable_parameters
+from fedfleet.training.statistics import measure_statistics
 from fedfleet.training.watch import Watch
 from fedfleet.types import Evaluation, FloatVector, ModelState, Section
 
@@ -231,6 +232,29 @@ class LocalTrainer:
                 device=self.device,
                 confusion=confusion,
             )
+
+    def measured(self, state: ModelState, examples: Examples) -> ModelState:
+        """A version with the running statistics that it has over these examples.
+
+        Raises:
+            DataEmpty, DataInvalid: the examples are none, or not what the model expects.
+            SchemaMismatch: the version is of another model.
+            TrainingFailed: a statistic is not finite.
+        """
+        require_examples(examples)
+        with self._loaded(state, seed=0):
+            measure_statistics(
+                self._module,
+                examples,
+                self.card.inputs,
+                len(self.card.classes),
+                batch_size=self.evaluation.batch_size,
+                device=self.device,
+            )
+            found = state_of(self._module, self.schema)
+        if not np.isfinite(found.statistics).all():
+            raise TrainingFailed("a running statistic of the version is not finite")
+        return found
 
     def _gradient(self, start: ModelState, training: Examples) -> FloatVector:
         with self._loaded(start, seed=0):

@@ -53,7 +53,7 @@ class Stepper:
         self._optimizer.register_step_post_hook(lambda *_: self.lrs.append(self._lr))
 
     def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """Take one step; return the loss, shape (), and the logits that it was of, on the device."""
+        """Take one step; return the loss, shape (), and its logits, both on the device."""
         self._set_lr(lr)
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(self._config, self._device):

@@ -50,12 +50,15 @@ def slice_between(full: nn.Module, part: nn.Module, *, shift: int = 0) -> Slice:
     Raises:
         RecipeInvalid: the modules hold different tensors, or one does not fit into the other.
     """
-    wide, narrow = schema_of(full), schema_of(part)
-    if [(p.name, p.kind) for p in wide.params] != [(p.name, p.kind) for p in narrow.params]:
-        raise RecipeInvalid("a narrower model has other tensors than the wide one")
     axes = width_axes(full)
     if axes != width_axes(part):
         raise RecipeInvalid("the width_axes of a narrower model are not those of the wide one")
+    return _slice(schema_of(full), schema_of(part), axes, shift)
+
+
+def _slice(wide: Schema, narrow: Schema, axes: Mapping[str, Axes], shift: int) -> Slice:
+    if [(p.name, p.kind) for p in wide.params] != [(p.name, p.kind) for p in narrow.params]:
+        raise RecipeInvalid("a narrower model has other tensors than the wide one")
     places: dict[Kind, list[Index]] = {kind: [np.zeros(0, np.int64)] for kind in Kind}
     for kind in Kind:
         parts = [param for param in narrow.params if param.kind is kind]
@@ -149,7 +152,8 @@ def _of_recurrent(module: nn.RNNBase) -> Mapping[str, Axes]:
 class SubModels:
     """The levels of a run's model: names, cards, schemas, slices.
 
-    Nothing of a built-in model's size is ever allocated but index vectors.
+    No weights are kept, and none of a built-in model are ever allocated; index vectors are, of
+    eight bytes per element of a level.
 
     Args:
         card: the run's model, which is level ``a``.
@@ -166,15 +170,18 @@ class SubModels:
         self.levels = tuple(chr(ord("a") + place) for place in range(len(rates)))
         self._rates = dict(zip(self.levels, rates, strict=True))
         self._cards = {level: _narrow_card(card, rate) for level, rate in self._rates.items()}
-        self._modules = {level: build_for_shapes(c) for level, c in self._cards.items()}
-        self._schemas = {level: schema_of(module) for level, module in self._modules.items()}
+        whole = build_for_shapes(card)
+        self._axes = width_axes(whole)
+        self._schemas = {self.levels[0]: schema_of(whole)}
         self._slices: dict[tuple[str, int], Slice] = {}
         name = card.model.architecture
         for wider, level in pairwise(self.levels):
             try:
-                self.slice(level)
+                part = build_for_shapes(self._cards[level])
+                self._slices[level, 0] = slice_between(whole, part)
             except RecipeInvalid as error:
                 raise RecipeInvalid(f'levels: architecture = "{name}": {error}') from error
+            self._schemas[level] = schema_of(part)
             if self._schemas[level] == self._schemas[wider]:
                 raise RecipeInvalid(
                     f'levels: architecture = "{name}" is no narrower at rate '
@@ -200,13 +207,14 @@ class SubModels:
                 taking the first channels. Group normalisation then takes channels together that
                 are of two groups of the whole model, unless groups hold one channel.
         """
-        shift = (round - 1) if rolling else 0
+        shift = round - 1 if rolling and level != self.levels[0] else 0
         key = (level, shift)
         if key not in self._slices:
             # One window per level besides the first: they are as large as the model.
             for old in [k for k in self._slices if k[0] == level and k[1] and shift]:
                 del self._slices[old]
-            self._slices[key] = slice_between(self._modules["a"], self._modules[level], shift=shift)
+            wide, narrow = self._schemas[self.levels[0]], self._schemas[level]
+            self._slices[key] = _slice(wide, narrow, self._axes, shift)
         return self._slices[key]
 
     def output(self, level: str) -> npt.NDArray[np.int32]:
@@ -219,7 +227,7 @@ class SubModels:
             RecipeInvalid: no layer can be told to be the last one.
         """
         schema, classes = self._schemas[level], len(self._cards[level].classes)
-        path = output_layer(self._modules[level], classes)
+        path = output_layer(build_for_shapes(self._cards[level]), classes)
         rows = np.full(schema.elements(Kind.TRAINABLE), -1, np.int32)
         for param, place in schema.layout(Kind.TRAINABLE):
             if param.name in (f"{path}.weight", f"{path}.bias"):

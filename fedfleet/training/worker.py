@@ -116,6 +116,14 @@ class LocalWorker:
             split_seed=self._split_seed,
         )
 
+    def measured(self, version: ModelState) -> tuple[ModelState, int]:
+        """A version with the statistics that it has over this worker's training examples, and how
+        many these are.
+        """
+        fraction = self._run.training.validation_fraction
+        training, _ = split_validation(self._examples(), fraction, self._split_seed)
+        return self._trainer.measured(version, training), len(training)
+
     def evaluate(self, version: ModelState, memory: Memory) -> Evaluation:
         """Evaluate a version, as the algorithm adapts it to this worker.
 

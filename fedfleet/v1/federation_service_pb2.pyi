@@ -33,6 +33,10 @@ class _AssignmentKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     """Evaluate on the examples that the worker trains on, before a cohort is drawn by their losses;
     answered by an EvaluationReport.
     """
+    ASSIGNMENT_KIND_QUERY: _AssignmentKind.ValueType  # 4
+    """Measure the running statistics of a model on the examples that the worker trains on, without
+    changing a weight; answered by a StatisticsReport.
+    """
 
 class AssignmentKind(_AssignmentKind, metaclass=_AssignmentKindEnumTypeWrapper): ...
 
@@ -42,6 +46,10 @@ ASSIGNMENT_KIND_EVALUATE: AssignmentKind.ValueType  # 2
 ASSIGNMENT_KIND_PROBE: AssignmentKind.ValueType  # 3
 """Evaluate on the examples that the worker trains on, before a cohort is drawn by their losses;
 answered by an EvaluationReport.
+"""
+ASSIGNMENT_KIND_QUERY: AssignmentKind.ValueType  # 4
+"""Measure the running statistics of a model on the examples that the worker trains on, without
+changing a weight; answered by a StatisticsReport.
 """
 Global___AssignmentKind: typing_extensions.TypeAlias = AssignmentKind
 
@@ -55,6 +63,7 @@ class ConnectRequest(google.protobuf.message.Message):
     FAILURE_FIELD_NUMBER: builtins.int
     EVALUATION_FIELD_NUMBER: builtins.int
     PROTOCOL_FIELD_NUMBER: builtins.int
+    STATISTICS_FIELD_NUMBER: builtins.int
     @property
     def hello(self) -> Global___Hello:
         """First message of a stream, exactly once."""
@@ -71,6 +80,8 @@ class ConnectRequest(google.protobuf.message.Message):
     def protocol(self) -> Global___ProtocolMessage:
         """A step of a protocol inside a round (secure aggregation); not used yet."""
 
+    @property
+    def statistics(self) -> Global___StatisticsReport: ...
     def __init__(
         self,
         *,
@@ -80,10 +91,11 @@ class ConnectRequest(google.protobuf.message.Message):
         failure: Global___AssignmentFailure | None = ...,
         evaluation: Global___EvaluationReport | None = ...,
         protocol: Global___ProtocolMessage | None = ...,
+        statistics: Global___StatisticsReport | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["evaluation", b"evaluation", "failure", b"failure", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "protocol", b"protocol"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["evaluation", b"evaluation", "failure", b"failure", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "protocol", b"protocol"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["hello", "heartbeat", "progress", "failure", "evaluation", "protocol"] | None: ...
+    def HasField(self, field_name: typing.Literal["evaluation", b"evaluation", "failure", b"failure", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "protocol", b"protocol", "statistics", b"statistics"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["evaluation", b"evaluation", "failure", b"failure", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "progress", b"progress", "protocol", b"protocol", "statistics", b"statistics"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["hello", "heartbeat", "progress", "failure", "evaluation", "protocol", "statistics"] | None: ...
 
 Global___ConnectRequest: typing_extensions.TypeAlias = ConnectRequest
 
@@ -314,6 +326,39 @@ class EvaluationReport(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "evaluation", b"evaluation"]) -> None: ...
 
 Global___EvaluationReport: typing_extensions.TypeAlias = EvaluationReport
+
+@typing.final
+class StatisticsReport(google.protobuf.message.Message):
+    """What a query came to: means and variances, and nothing else of the data."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ASSIGNMENT_ID_FIELD_NUMBER: builtins.int
+    SAMPLES_FIELD_NUMBER: builtins.int
+    STATISTICS_FIELD_NUMBER: builtins.int
+    COUNTERS_FIELD_NUMBER: builtins.int
+    assignment_id: builtins.str
+    samples: builtins.int
+    """Training examples behind them, above 0."""
+    @property
+    def statistics(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """The vector of kind statistic, in the order of the model schema."""
+
+    @property
+    def counters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The vector of kind counter."""
+
+    def __init__(
+        self,
+        *,
+        assignment_id: builtins.str = ...,
+        samples: builtins.int = ...,
+        statistics: collections.abc.Iterable[builtins.float] | None = ...,
+        counters: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "counters", b"counters", "samples", b"samples", "statistics", b"statistics"]) -> None: ...
+
+Global___StatisticsReport: typing_extensions.TypeAlias = StatisticsReport
 
 @typing.final
 class ProtocolMessage(google.protobuf.message.Message):

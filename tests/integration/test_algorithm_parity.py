@@ -188,7 +188,8 @@ def test_deployed_and_simulated_algorithms_agree_in_every_bit(
 async def test_run_goes_on_after_a_restart_with_the_state_and_memory_of_the_last_round(
     name: str, algorithm: str, more: str, tmp_path: Path
 ) -> None:
-    text = recipe(name, algorithm, training="epochs = 3", more=more, rounds=6)
+    model = WIDE if more else MLP
+    text = recipe(name, algorithm, model=model, training="epochs = 3", more=more, rounds=6)
     port = free_port()
     state = tmp_path / "state"
     with fleet(f"127.0.0.1:{port}", 3, tmp_path):

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 UNIT = "tests/unit/algorithms"
 ROUNDS = "tests/unit/rounds"
 LADDER = "tests/ladder/test_same_algorithm.py"
+HETEROFL = "tests/ladder/test_heterofl_models.py"
 DEFECTS = "tests/contract/algorithms/test_reference_defects.py"
 RESULTS = "docs/results.md"
 
@@ -36,6 +37,9 @@ STEPS = {
     "3 FedProx with mu 0": f"{UNIT}/test_fedprox.py: mu_zero_is_fedavg_bit_for_bit",
     "3 SlowMo": f"{LADDER}: heavy_ball_is_slowmo",
     "3 local SGD of one step": f"{LADDER}: one_step_is_gradient_descent_on_all_data",
+    "4 parameters by level": f"{HETEROFL}: published_parameters_by_level",
+    "4 owners of coordinates": f"{HETEROFL}: one_two_or_three_owners",
+    "4 scaler": f"{HETEROFL}: in_training_what_it_gives_in_evaluation",
     "9 FedAvg against FedSGD": f"{RESULTS}: mcmahan",
     "10 ordering under label skew": f"{RESULTS}: algorithms",
     "12 FedGW's weights": f"{UNIT}/test_fedgw.py: noisy_or_one_sided_data",

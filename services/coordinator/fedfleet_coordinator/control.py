@@ -23,6 +23,7 @@ from fedfleet_coordinator.messages import (
     worker_message,
 )
 from fedfleet_coordinator.runs import RunQueue
+from fedfleet_coordinator.standings import Standings
 from fedfleet_coordinator.surroundings import Surroundings
 
 MAX_WATCHERS = 64
@@ -61,6 +62,7 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
         self._executors = around.executors
         self._bell = bell
         self._watchers = 0
+        self._standings = Standings(around.store.journal)
 
     # Runs
 
@@ -122,11 +124,17 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
     async def ListWorkers(
         self, request: pb.ListWorkersRequest, context: Context
     ) -> pb.ListWorkersResponse:
+        active = self._runs.active
+        run_id = active.run_id if active is not None else None
+        names = sorted(self._fleet.known)
+        parts = await self._executors.io(lambda: self._standings.of(run_id, names))
         moved = self._traffic.by_worker
         response = pb.ListWorkersResponse()
-        for name, known in sorted(self._fleet.known.items()):
+        for name in names:
+            known = self._fleet.known[name]
             is_busy = self._runs.wants(known.session.assignment_id)
-            response.workers.append(worker_message(name, known, moved[name], is_busy=is_busy))
+            message = worker_message(name, known, moved[name], parts[name], is_busy=is_busy)
+            response.workers.append(message)
         return response
 
     async def CreateToken(

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+
+import numpy as np
 
 from fedfleet.algorithms.plan import PlanRequest
 from fedfleet.codecs.chain import Chain
@@ -24,9 +26,10 @@ from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.deadlines import training_deadline_s
 from fedfleet.rounds.levels import FULL, level_of_lane
-from fedfleet.rounds.machine import RoundMachine
+from fedfleet.rounds.machines import make_machine
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import Ballot, Drawing
+from fedfleet.rounds.static_norm import Measured, check_measured, needs_queries
 from fedfleet.store.protocols import (
     Entry,
     RoundCommit,
@@ -41,6 +44,7 @@ from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.downlink import Ladder
 from fedfleet.wire.updates import check_header, header_to_json
 from fedfleet_coordinator.event_log import EventLog
+from fedfleet_coordinator.level_desk import LevelDesk
 from fedfleet_coordinator.starts import Place, Start
 from fedfleet_coordinator.surroundings import Surroundings
 from fedfleet_coordinator.workshop import Workshop
@@ -56,6 +60,7 @@ _KINDS = {
     act.Work.TRAIN: pb.ASSIGNMENT_KIND_TRAIN,
     act.Work.EVALUATE: pb.ASSIGNMENT_KIND_EVALUATE,
     act.Work.PROBE: pb.ASSIGNMENT_KIND_PROBE,
+    act.Work.QUERY: pb.ASSIGNMENT_KIND_QUERY,
 }
 
 
@@ -69,10 +74,14 @@ class RunDriver:
         self._recipe = recipe
         self._workshop = workshop
         self._around = around
-        self._machine = RoundMachine(
-            run.run_id, recipe.rounds, recipe.evaluation, first_round=max(1, run.round)
+        self._machine = make_machine(
+            run.run_id,
+            recipe,
+            first_round=max(1, run.round),
+            queries=needs_queries(recipe, workshop.schema),
         )
         self._log = EventLog(run.run_id, self._machine, around, self._workers, self._push)
+        self._desk = LevelDesk(workshop.levels, self._machine, around.fleet, around.executors)
         self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed] = asyncio.Queue()
         # Payloads of refused updates. They go when the round closes: until then a journalled
         # update of another worker may have the very same bytes.
@@ -91,8 +100,6 @@ class RunDriver:
                 lambda entry: journal.set_run_state(run.run_id, RunState.RUNNING, entry),
             )
             return
-        # The last commit's updates: the process may have ended before they were forgotten.
-        await self._forget_updates(run.round)
         entries = await self._around.executors.io(lambda: journal.entries(run.run_id))
         first_round = self._machine.round
         self._machine.handle(ev.RunStarted(at_s=_round_began_s(entries, first_round)))
@@ -100,11 +107,17 @@ class RunDriver:
             event = ev.from_fields(entry.kind, entry.at_s, entry.fields)
             if event is not None and entry.round >= first_round:
                 self._machine.handle(event)
+        open_rounds = self._machine.open_rounds
+        await self._around.executors.io(lambda: self._workshop.load_rounds(open_rounds, entries))
+        # The last commit's updates: the process may have ended before they were forgotten.
+        await self._forget_updates(run.round)
         # Workers may be downloading what their assignments start from.
         for work in (act.Work.TRAIN, act.Work.EVALUATE):
             for assignment_id in self._machine.open(work):
-                slot = self._machine.slots[assignment_id]
-                await self._start_of(work, slot.worker_id, self._machine.place(assignment_id))
+                slot, place = self._machine.slots[assignment_id], self._machine.place(assignment_id)
+                await self._start_of(
+                    work, slot.worker_id, self._machine.round_of(assignment_id), place
+                )
         logger.info(
             "run_resumed",
             extra={
@@ -153,6 +166,10 @@ class RunDriver:
 
     # What workers send
 
+    def counting_rounds(self, round: int) -> Iterable[int]:
+        """Rounds in which an update that started from this one may count, or have counted."""
+        return self._machine.counting_rounds(round)
+
     def wants(self, assignment_id: str) -> bool:
         """Whether a result for this assignment is still wanted."""
         return self._machine.is_open(assignment_id)
@@ -168,10 +185,9 @@ class RunDriver:
                 f"assignment {header.assignment_id} was not given to worker "
                 f"{header.worker_id[:80]!r}"
             )
-        if header.round != self._machine.round:
-            raise UpdateInvalid(
-                f"round {header.round}: the assignment is of round {self._machine.round}"
-            )
+        round = self._machine.round_of(header.assignment_id)
+        if header.round != round:
+            raise UpdateInvalid(f"round {header.round}: the assignment is of round {round}")
         lane = self._machine.place(header.assignment_id)[0]
         level = self._level(lane)
         if header.level != level:
@@ -203,7 +219,7 @@ class RunDriver:
         def store(entry: Entry) -> bool:
             record = UpdateRecord(
                 run_id=self.run_id,
-                round=header.round,
+                round=self._machine.counting_round,
                 assignment_id=header.assignment_id,
                 worker_id=header.worker_id,
                 header=header_to_json(header),
@@ -218,6 +234,7 @@ class RunDriver:
     async def report(self, assignment_id: str, evaluation: Evaluation) -> None:
         """Take a worker's evaluation."""
         if self._machine.is_open(assignment_id, act.Work.PROBE):
+            await self._desk.counted(assignment_id, evaluation.samples)
             await self._report_loss(assignment_id, evaluation.loss)
             return
         if not self._machine.is_open(assignment_id, act.Work.EVALUATE):
@@ -241,9 +258,33 @@ class RunDriver:
         event = ev.ProbeReported(at_s=time.time(), assignment_id=assignment_id, loss=loss)
         await self._log.append(event)
 
+    async def take_statistics(self, report: pb.StatisticsReport) -> None:
+        """Take what a worker measured of the round's outcome."""
+        key = report.assignment_id
+        if not self._machine.is_open(key, act.Work.QUERY):
+            return
+        measured = Measured(
+            report.samples,
+            np.array(report.statistics, np.float32),
+            np.array(report.counters, np.int64),
+        )
+        try:
+            check_measured(measured, self._workshop.schema)
+        except InvalidInput as error:
+            await self.fail_assignment(key, error.code, error.message)
+            return
+        digest = await self._around.executors.io(
+            lambda: self._workshop.keep_measured(key, measured)
+        )
+        event = ev.StatisticsReported(
+            at_s=time.time(), assignment_id=key, samples=measured.samples, blobs=(digest,)
+        )
+        await self._log.append(event)
+
     async def fail_assignment(self, assignment_id: str, code: str, reason: str) -> None:
         """Take note that an assignment will not be carried out."""
         if self.wants(assignment_id):
+            await self._desk.failed(assignment_id, code)
             await self._log.append(
                 ev.AssignmentFailed(
                     at_s=time.time(), assignment_id=assignment_id, code=code, reason=reason
@@ -313,6 +354,7 @@ class RunDriver:
         elif isinstance(action, act.Aggregate):
             await self._aggregate(action)
         elif isinstance(action, act.CloseRound):
+            self._workshop.keep_rounds(self._machine.open_rounds)
             await self._forget_updates(action.round)
         else:
             await self._finish(action)
@@ -339,32 +381,42 @@ class RunDriver:
             action.size,
             drawing,
             workshop.memory,
-            lambda worker_id: workshop.lane_of(worker_id, action.round),
+            lambda worker_id: self._desk.lane(worker_id, action.round),
         )
         plan = await compute(lambda: workshop.plan(request))
-        self._cohort_at_s = time.time()
+        unknown = await self._desk.to_probe(action, plan.workers)
+        if unknown:
+            await self._log.append(ev.ProbesSelected(at_s=time.time(), workers=unknown))
+            return
+        if not self._machine.open(act.Work.TRAIN):
+            self._cohort_at_s = time.time()
         lasts_s = training_deadline_s(recipe.rounds, workshop.history, plan.chains)
-        event = ev.cohort_selected(plan, self._cohort_at_s, drawing.corrections, lasts_s)
+        event = ev.cohort_selected(plan, time.time(), drawing.corrections, lasts_s)
         await self._log.append(event)
 
     async def _start_of(
-        self, work: act.Work, worker_id: str, place: Place = ("", ())
+        self, work: act.Work, worker_id: str, round: int, place: Place = ("", ())
     ) -> Ladder | Start:
         """What an assignment starts from, stored if it was not."""
         workshop, compute = self._workshop, self._around.executors.compute
         if work is act.Work.TRAIN:
-            return await compute(lambda: workshop.start_of(*place))
-        lane = workshop.lane_of(worker_id, self._machine.round)
+            return await compute(lambda: workshop.start_of(*place, round))
+        if work is act.Work.QUERY:
+            lanes = self._lanes(self._machine.done(act.Work.TRAIN))
+            return await compute(lambda: workshop.outcome_of(round, lanes))
+        lane = workshop.lane_of(worker_id, round)
         if work is act.Work.EVALUATE:
             return await compute(lambda: workshop.published_to(worker_id, lane))
-        return await compute(lambda: workshop.start_of(lane, ()))
+        return await compute(lambda: workshop.start_of(lane, (), round))
 
     async def _send(self, action: act.SendAssignment) -> None:
+        if not self._machine.is_open(action.assignment_id):
+            return  # while this waited for its turn
         place = (action.lane, action.after)
         lane = action.lane
-        if action.work is not act.Work.TRAIN:
+        if action.work in (act.Work.EVALUATE, act.Work.PROBE):
             lane = self._workshop.lane_of(action.worker_id, action.round)
-        start = await self._start_of(action.work, action.worker_id, place)
+        start = await self._start_of(action.work, action.worker_id, action.round, place)
         assignment = pb.Assignment(
             assignment_id=action.assignment_id,
             run_id=self.run_id,
@@ -378,7 +430,7 @@ class RunDriver:
             level=self._level(lane),
             recipe=self._recipe.source,
             deadline_s=max(0.0, action.deadline_s - time.time()),
-            seed=derive(self._recipe.seed, action.work.value, action.round, action.worker_id),
+            seed=derive(self._recipe.seed, *action.seed_labels),
         )
         self._around.fleet.send(action.worker_id, pb.ConnectResponse(assignment=assignment))
 
@@ -397,13 +449,14 @@ class RunDriver:
         )
         assert record is not None, "what was accepted is in the journal"
         slot = self._machine.slots[action.assignment_id]
+        staleness = self._machine.staleness(action.assignment_id)
         await self._around.executors.compute(
-            lambda: self._workshop.fold(record, slot.lane, slot.correction)
+            lambda: self._workshop.fold(record, slot.lane, slot.correction, staleness)
         )
 
     async def _aggregate(self, action: act.Aggregate) -> None:
         executors, store = self._around.executors, self._around.store
-        lanes = {key: self._machine.place(key)[0] for key in action.assignment_ids}
+        lanes = self._lanes(action.assignment_ids)
         make_next = partial(
             self._workshop.make_next,
             action.round,
@@ -411,7 +464,9 @@ class RunDriver:
             asked=self._machine.cohort,
             durations_s=self._machine.durations_s,
             evaluate=action.evaluate,
+            queries=action.queries,
         )
+        await self._desk.closing(self._cohort_at_s)
         made = await executors.compute(make_next)
         duration_s = time.time() - self._cohort_at_s
         moved = self._around.traffic.take_round()
@@ -449,7 +504,11 @@ class RunDriver:
             )
 
         await self._log.write(event, commit, lambda done: self._workshop.advance(made, done))
+        self._cohort_at_s = time.time()  # for workers that train on
         self._observe(made.evaluation, duration_s, action.round)
+
+    def _lanes(self, assignment_ids: Sequence[str]) -> dict[str, str]:
+        return {key: self._machine.place(key)[0] for key in assignment_ids}
 
     def _observe(self, evaluation: Evaluation | None, duration_s: float, round: int) -> None:
         metrics = self._around.metrics

@@ -14,7 +14,7 @@ from typing import TypeVar
 from fedfleet.errors import Unavailable
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.actions import Action
-from fedfleet.rounds.machine import RoundMachine
+from fedfleet.rounds.machines import Machine
 from fedfleet.store.protocols import Entry
 from fedfleet_coordinator.surroundings import Surroundings
 
@@ -32,7 +32,7 @@ class EventLog:
     def __init__(
         self,
         run_id: str,
-        machine: RoundMachine,
+        machine: Machine,
         around: Surroundings,
         workers: Callable[[], frozenset[str]],
         on_actions: Callable[[list[Action]], None],

@@ -22,7 +22,7 @@ from fedfleet.errors import (
 )
 from fedfleet.rpc.patience import within
 from fedfleet.rpc.server import Context
-from fedfleet.store.protocols import BlobWriter
+from fedfleet.store.protocols import BlobWriter, UpdateRecord
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2_grpc as pb_grpc
 from fedfleet.wire import limits
@@ -130,6 +130,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         kind = request.WhichOneof("message")
         driver = self._runs.active
         if kind == "heartbeat":
+            session.hear(request.heartbeat)
             return
         if kind == "progress":
             session.assignment_id = request.progress.assignment_id[:512]
@@ -149,6 +150,10 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             evaluation = evaluation_from_message(request.evaluation.evaluation)
             if driver is not None:
                 await driver.report(request.evaluation.assignment_id, evaluation)
+        elif kind == "statistics":
+            self._check_owner(session, request.statistics.assignment_id)
+            if driver is not None:
+                await driver.take_statistics(request.statistics)
         elif kind == "protocol":
             raise NotServed("protocol messages are not served by this release")
         else:
@@ -342,7 +347,13 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     ) -> bool:
         """Whether an update of this assignment (with this payload) has been accepted."""
         journal = self._store.journal
-        record = await self._executors.io(lambda: journal.update(run_id, round, assignment_id))
+        rounds = self._runs.counting_rounds(run_id, round)
+
+        def find() -> UpdateRecord | None:
+            found = (journal.update(run_id, counted, assignment_id) for counted in rounds)
+            return next((record for record in found if record is not None), None)
+
+        record = await self._executors.io(find)
         return record is not None and digest in (None, record.digest)
 
     def _driver(self, header: pb.UpdateHeader) -> RunDriver:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from fedfleet.rounds.level_facts import Speed, Told
+from fedfleet.rounds.levels import FULL, MAX_LEVELS
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire import limits
 from fedfleet_coordinator.metrics import CoordinatorMetrics
 
 logger = logging.getLogger(__name__)
@@ -21,6 +25,8 @@ class Session:
     """One open stream. ``outbox`` is bounded: a worker that does not read is let go.
 
     Attributes:
+        device: of the hello, with what heartbeats have told since.
+        heartbeat: the last one; None before the first.
         assignment_id, progress_ratio: of its last report of progress; that may have ended since.
     """
 
@@ -31,21 +37,56 @@ class Session:
     outbox: asyncio.Queue[pb.ConnectResponse | None] = field(
         default_factory=lambda: asyncio.Queue(OUTBOX)
     )
+    device: pb.DeviceProfile = field(init=False)
+    heartbeat: pb.Heartbeat | None = None
     assignment_id: str = ""
     progress_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_levels(self.hello.device.levels)
+        self.device = pb.DeviceProfile()
+        self.device.CopyFrom(self.hello.device)
 
     @property
     def worker_id(self) -> str:
         return self.hello.worker_id
 
+    def hear(self, beat: pb.Heartbeat) -> None:
+        """Take a heartbeat; raises LimitExceeded: it names too many levels."""
+        check_levels(beat.levels)
+        beat.pause_reason = beat.pause_reason[: limits.MAX_REASON]
+        self.heartbeat = beat
+        if beat.levels:
+            del self.device.levels[:]
+            self.device.levels.extend(beat.levels)
+            full = (one.samples_per_s for one in beat.levels if one.level == FULL)
+            self.device.samples_per_s = next(full, 0.0)
+        if beat.link_down_bytes_per_s:
+            self.device.link_down_bytes_per_s = beat.link_down_bytes_per_s
+        if beat.link_up_bytes_per_s:
+            self.device.link_up_bytes_per_s = beat.link_up_bytes_per_s
+
+
+def check_levels(levels: Collection[pb.LevelSpeed]) -> None:
+    """Raises LimitExceeded: more than a worker may name, or a longer name."""
+    limits.check_count("levels", len(levels), MAX_LEVELS)
+    for one in levels:
+        limits.check_count("characters in a level", len(one.level), limits.MAX_NAME)
+        limits.check_count("characters in a digest", len(one.model_digest), limits.MAX_NAME)
+
 
 @dataclass
 class Known:
-    """What is remembered of a worker after its stream ended."""
+    """What is remembered of a worker after its stream ended.
+
+    Attributes:
+        level: of its last assignment; empty before the first.
+    """
 
     session: Session
     connected: bool = True
     updates: int = 0
+    level: str = ""
 
 
 class Fleet:
@@ -70,6 +111,27 @@ class Fleet:
         """What a known worker carries, by its last hello."""
         return self.known[worker_id].session.hello.tags
 
+    def told(self, worker_id: str, model_digest: str) -> Told:
+        """What a worker has said of itself, for a run's choice of its level.
+
+        Args:
+            model_digest: of the run (``ProbeTask.digest``): figures of another are left out.
+        """
+        known = self.known.get(worker_id)
+        if known is None:
+            return Told()
+        device = known.session.device
+        return Told(
+            speeds={
+                one.level: Speed(_measured(one.samples_per_s), float(one.memory_bytes))
+                for one in device.levels
+                if one.model_digest == model_digest
+            },
+            memory_bytes=float(device.memory_bytes),
+            down_bytes_per_s=_measured(device.link_down_bytes_per_s),
+            up_bytes_per_s=_measured(device.link_up_bytes_per_s),
+        )
+
     def join(self, session: Session) -> None:
         """Enter a session; a former one of the same worker is ended, the newest counts."""
         former = self.known.get(session.worker_id)
@@ -81,8 +143,11 @@ class Fleet:
             self._end(former.session)
             former.connected = False
             self._changed()
-        updates = former.updates if former else 0
-        self.known[session.worker_id] = Known(session, updates=updates)
+        self.known[session.worker_id] = Known(
+            session,
+            updates=former.updates if former else 0,
+            level=former.level if former else "",
+        )
         logger.info("worker_joined", extra={"worker_id": session.worker_id})
         self._changed()
 
@@ -106,6 +171,8 @@ class Fleet:
             self._end(known.session)
             self.leave(known.session)
             return False
+        if message.WhichOneof("message") == "assignment":
+            known.level = message.assignment.level
         return True
 
     def close(self, reason: str) -> None:
@@ -127,3 +194,8 @@ class Fleet:
         self._metrics.workers.set(len(self.connected))
         for listener in list(self._listeners):
             listener()
+
+
+def _measured(value: float) -> float:
+    """What a worker says that it measured; 0 for what cannot be."""
+    return value if 0 < value < math.inf else 0.0

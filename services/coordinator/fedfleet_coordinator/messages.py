@@ -11,6 +11,7 @@ from fedfleet.types import Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_to_message
 from fedfleet_coordinator.fleet import Known
+from fedfleet_coordinator.standings import Part
 from fedfleet_coordinator.traffic import Moved
 
 RUN_STATES: Mapping[RunState, pb.RunState.ValueType] = {
@@ -72,10 +73,13 @@ def alias_message(record: AliasRecord) -> pb.Alias:
     return pb.Alias(name=record.alias, version=record.number, revision=record.revision)
 
 
-def worker_message(worker_id: str, known: Known, moved: Moved, *, is_busy: bool) -> pb.Worker:
+def worker_message(
+    worker_id: str, known: Known, moved: Moved, part: Part, *, is_busy: bool
+) -> pb.Worker:
     """What is known of a worker.
 
     Args:
+        part: in the run that is active, or was.
         is_busy: whether what it reported on last is still wanted.
     """
     session = known.session
@@ -84,13 +88,22 @@ def worker_message(worker_id: str, known: Known, moved: Moved, *, is_busy: bool)
         connected=known.connected,
         connected_at_s=session.connected_at_s,
         last_seen_s=session.last_seen_s,
-        device=session.hello.device,
+        device=session.device,
         tags=session.hello.tags,
         software_version=session.hello.software_version,
         assignment_id=session.assignment_id if is_busy else "",
         progress_ratio=session.progress_ratio if is_busy else 0.0,
         updates=known.updates,
         traffic=pb.Traffic(bytes_up=moved.up, bytes_down=moved.down),
+        heartbeat=session.heartbeat,
+        level=known.level,
+        rounds=part.rounds,
+        weight_ratio=part.weight_ratio,
+        round_s=part.round_s,
+        accuracies=[
+            pb.WorkerAccuracy(round=round, accuracy=accuracy) for round, accuracy in part.accuracies
+        ],
+        of_rounds=part.of_rounds,
     )
 
 

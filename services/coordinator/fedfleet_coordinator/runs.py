@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -95,6 +96,12 @@ class RunQueue:
     def wants(self, assignment_id: str) -> bool:
         """Whether the active run still wants a result for this assignment."""
         return self.active is not None and self.active.wants(assignment_id)
+
+    def counting_rounds(self, run_id: str, round: int) -> Iterable[int]:
+        """Rounds in which an update that started from this one may count, or have counted."""
+        if self.active is None or self.active.run_id != run_id:
+            return (round,)
+        return self.active.counting_rounds(round)
 
     async def submit(self, text: str) -> RunRecord:
         """Validate a recipe and queue its run; raises RecipeInvalid and its kin."""

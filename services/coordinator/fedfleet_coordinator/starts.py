@@ -20,6 +20,8 @@ from fedfleet.wire.weights import encode_state
 
 # The lane, and the assignments whose updates are in the state already.
 Place = tuple[str, tuple[str, ...]]
+# No lane is named so.
+_OUTCOME: Place = ("/outcome", ())
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,21 @@ class Starts:
         if place not in self._starts:
             earlier = map(self._open, place[1])
             state = relayed(self._algorithm, self._base, self._memory, lane, earlier, self._widths)
-            blob = encode_state(state)
-            digest = hashlib.sha256(blob).hexdigest()
-            self._announce(place, digest)
-            self._starts[place] = Start(self._store.blobs.put(blob), len(blob))
+            self._keep(place, state)
         return self._starts[place]
+
+    def of_outcome(self, outcome: Callable[[], ModelState]) -> Start:
+        """What the round came to, for workers that measure its statistics.
+
+        Args:
+            outcome: computes it; not asked twice.
+        """
+        if _OUTCOME not in self._starts:
+            self._keep(_OUTCOME, outcome())
+        return self._starts[_OUTCOME]
+
+    def _keep(self, place: Place, state: ModelState) -> None:
+        blob = encode_state(state)
+        digest = hashlib.sha256(blob).hexdigest()
+        self._announce(place, digest)
+        self._starts[place] = Start(self._store.blobs.put(blob), len(blob))

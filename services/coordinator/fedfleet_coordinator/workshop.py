@@ -5,6 +5,7 @@ Everything here blocks; the driver calls it in executors.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,15 +19,17 @@ from fedfleet.algorithms.plan import MAIN, Plan, PlanRequest
 from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Examples, load_examples
-from fedfleet.errors import Conflict
+from fedfleet.errors import AssignmentClosed, Conflict
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.history import History, split_history
+from fedfleet.rounds.level_facts import without_levels
 from fedfleet.rounds.levels import Width, lane_of_level
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import needs_history
+from fedfleet.rounds.static_norm import Measured, with_measured
 from fedfleet.store.protocols import Entry, RunRecord, Store, UpdateRecord, VersionRecord
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
@@ -45,6 +48,7 @@ from fedfleet.wire.updates import (
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
 from fedfleet_coordinator.starts import Place, Start, Starts
 from fedfleet_coordinator.traffic import Moved
+from fedfleet_coordinator.ways import Way, read_way
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,16 @@ class Workshop:
         self.ladder = self._load_ladder(committed)
         self.narrow = self._load_narrow(committed)
         self.broadcast = self._store_broadcast(self._memory)
+        self._ways = {run.round + 1: self._way()}
         self._begin(run.round + 1)
         # Blobs that nobody needs once the round is closed; a process that ended before it deleted
         # them left their names in the journal.
-        self._outdated = {digest for entry in entries for digest in entry.fields.get("blobs", ())}
+        self._outdated = _blobs_of(entry for entry in entries if entry.round <= run.round)
+        now = [entry for entry in entries if entry.round > run.round]
+        self._announced = _blobs_of(now)  # of the round that is open; a worker may be at them
+        self._measured: dict[str, Measured] = dict(
+            self._load_measured(entry) for entry in now if entry.kind == "statistics_reported"
+        )
 
     @property
     def schema(self) -> Schema:
@@ -177,15 +187,19 @@ class Workshop:
         """The algorithm's."""
         return self._memory
 
-    def start_of(self, lane: str, after: Sequence[str]) -> Ladder | Start:
+    def start_of(self, lane: str, after: Sequence[str], round: int) -> Ladder | Start:
         """How a worker comes by what its assignment starts from.
 
         Args:
-            lane, after: as in ``SendAssignment``.
+            lane, after, round: as in ``SendAssignment``.
         """
         if lane in self.narrow:
             return self.narrow[lane]
-        return self._starts.at(lane, after) if lane or after else self.ladder
+        if lane or after:
+            return self._starts.at(lane, after)
+        if round not in self._ways:
+            raise AssignmentClosed(f"round {round} is over, and so are its assignments")
+        return self._ways[round].start
 
     def published_to(self, worker_id: str, level_lane: str) -> Ladder | Start:
         """How a worker comes by what it evaluates: its lane's model, or the version.
@@ -194,28 +208,55 @@ class Workshop:
             level_lane: of its level.
         """
         if level_lane:
-            return self.start_of(level_lane, ())
+            return self.start_of(level_lane, (), self._round)
         lane = self._algorithm.lane_of(worker_id, self._memory)
         return self._starts.at(lane, ()) if lane else self.published
 
     def check(self, header: pb.UpdateHeader, lane: str, after: Sequence[str]) -> None:
         """Check an update whose payload is stored; raises what ``RoundSum.check`` raises."""
         payload = self._store.blobs.view(header.payload_digest)
-        base_digest = self.start_of(lane, after).base_digest
+        base_digest = self.start_of(lane, after, header.round).base_digest
         self._sum.check(decode_update(header, payload, self.uplink_of(lane)), base_digest, lane)
 
-    def fold(self, record: UpdateRecord, lane: str, correction: float) -> None:
+    def fold(self, record: UpdateRecord, lane: str, correction: float, staleness: int) -> None:
         """Add an update that the journal holds to the round's sum.
 
         Read from its blob block by block: no update is ever held in memory.
         """
         if not self._sum.waits:
-            self._sum.fold(self._open(record), lane=lane, correction=correction)
+            self._sum.fold(
+                self._open(record), lane=lane, correction=correction, staleness=staleness
+            )
 
     def _open(self, record: UpdateRecord) -> Update:
         payload = self._store.blobs.view(record.digest)
         header = header_from_json(record.header)
         return decode_update(header, payload, self.uplink_of(lane_of_level(header.level)))
+
+    def outcome_of(self, round: int, lanes: Mapping[str, str]) -> Start:
+        """How a worker comes by what the round's updates lead to, before it is published.
+
+        Args:
+            lanes: of the assignments whose updates the round closes with, by their ids.
+        """
+        headers = [
+            header_of(header_from_json(record.header)) for record in self._counted(round, lanes)
+        ]
+        return self._starts.of_outcome(lambda: self._sum.outcome(headers, round).state)
+
+    def keep_measured(self, assignment_id: str, measured: Measured) -> str:
+        """Store what a worker measured of it; returns the digest."""
+        data = encode_arrays({"statistics": measured.statistics, "counters": measured.counters})
+        digest = hashlib.sha256(data).hexdigest()
+        self._announce(("", (assignment_id,)), digest)
+        self._announced.add(self._store.blobs.put(data))
+        self._measured[assignment_id] = measured
+        return digest
+
+    def _load_measured(self, entry: Entry) -> tuple[str, Measured]:
+        arrays = decode_arrays(self._store.blobs.read(entry.fields["blobs"][0]))
+        samples, key = entry.fields["samples"], entry.fields["assignment_id"]
+        return key, Measured(samples, arrays["statistics"], arrays["counters"])
 
     def make_next(
         self,
@@ -225,6 +266,7 @@ class Workshop:
         asked: Collection[str],
         durations_s: Mapping[str, float],
         evaluate: bool,
+        queries: Collection[str] = (),
     ) -> Made:
         """Compute the next version, store its bytes, evaluate it if asked.
 
@@ -232,13 +274,17 @@ class Workshop:
             lanes: of the assignments whose updates the round closes with, by their ids.
             asked: workers that were given an assignment to train.
             durations_s: by worker, from the assignment to the update.
+            queries: assignments whose statistics the version takes.
         """
         records = self._counted(round, lanes)
         headers = [header_of(header_from_json(record.header)) for record in records]
         if self._sum.waits:
             for record, weight in zip(records, self._sum.weights(headers), strict=True):
                 self._sum.fold(self._open(record), weight, lane=lanes[record.assignment_id])
-        outcome = self._sum.outcome(headers, round)
+        outcome = self._sum.outcome(headers, round, self._version_of_round)
+        measured = [self._measured[key] for key in sorted(queries, key=_worker_of)]
+        policy = self._recipe.algorithm.statistics
+        outcome = replace(outcome, state=with_measured(outcome.state, measured, policy))
         base = self._publish(outcome)
         ladder = self._descend(self.ladder, base, round, MAIN)
         # The slices that the next round trains.
@@ -252,6 +298,8 @@ class Workshop:
             history = history.after(round, asked, headers, durations_s)
         # In one blob, so that both are committed with the version.
         kept = {**outcome.memory, **history.to_memory()}
+        if self.levels and self.levels.measured:
+            kept |= self.levels.measured.after(headers, durations_s)
         memory_digest = self._store.blobs.put(encode_arrays(kept)) if kept else ""
         evaluation = None
         if evaluate and self._examples is not None:
@@ -270,7 +318,11 @@ class Workshop:
         """The updates that a round closes with, ordered by worker: the same in every driver."""
         records = self._store.journal.updates(self._run_id, round)
         counted = [record for record in records if record.assignment_id in assignment_ids]
-        return sorted(counted, key=lambda record: record.worker_id)
+        return sorted(counted, key=lambda record: (record.worker_id, record.assignment_id))
+
+    def _version_of_round(self, round: int) -> ModelState:
+        """The version that an earlier round started from."""
+        return decode_state(self.schema, self._store.blobs.read(self._ways[round].version_digest))
 
     def _publish(self, outcome: Outcome) -> Base:
         """Store the version's bytes, and the state's where they are others."""
@@ -304,6 +356,9 @@ class Workshop:
         for lane, ladder in ((MAIN, self.ladder), *self.narrow.items()):
             if any(delta.digest == digest for delta in ladder.deltas):
                 return self.downlink_of(lane)
+        earlier = (delta for way in self._ways.values() for delta in way.start.deltas)
+        if any(delta.digest == digest for delta in earlier):
+            return self.downlink_of(MAIN)
         return IDENTITY
 
     def version_of(
@@ -311,6 +366,10 @@ class Workshop:
     ) -> VersionRecord:
         """The record under which a next version is committed."""
         records = self._store.journal.updates(self._run_id, round)
+        metrics = round_metrics(records, made.evaluation, duration_s, moved)
+        if self._algorithm.asynchrony is not None:
+            starts = (header_of(header_from_json(record.header)).round for record in records)
+            metrics["staleness"] = [round - start for start in starts]
         return VersionRecord(
             model=self._recipe.name,
             number=1 + self._store.registry.newest_number(self._recipe.name),
@@ -322,27 +381,62 @@ class Workshop:
             parent=self.base.number,
             created_at_s=time.time(),
             card=self.card.to_json(),
-            metrics=round_metrics(records, made.evaluation, duration_s, moved),
+            metrics=metrics,
         )
 
     def advance(self, made: Made, version: VersionRecord) -> None:
         """Take the committed version as the next round's base."""
         self._outdated |= self.needed
+        self._announced.clear()
+        self._measured.clear()
         if self.base.number is None:
             self._outdated.add(self.base.digest)
         self.ladder, self.narrow = made.ladder, dict(made.narrow)
         self.base = replace(made.base, number=version.number)
         self._memory, self._memory_digest = made.memory, made.memory_digest
         self.history = made.history
+        if self.levels and self.levels.measured:
+            self.levels.measured.advance()
         self.broadcast = made.broadcast
+        # Not in place: an update of an earlier round may be checked at this moment.
+        self._ways = {**self._ways, version.round + 1: self._way()}
         self._begin(version.round + 1)
+
+    def load_rounds(self, rounds: Collection[int], entries: Sequence[Entry]) -> None:
+        """Find again what earlier rounds started from, after a restart.
+
+        Args:
+            rounds: those whose assignments live on.
+            entries: the run's.
+        """
+        for round in sorted(set(rounds) - set(self._ways)):
+            if round == 1:
+                state = initial_state(self.card, derive(self._recipe.seed, "initial"))
+                blob = encode_state(state)
+                way = Way.to(Ladder.at(state, self._store.blobs.put(blob), len(blob)))
+            else:
+                committed = _commit_of(entries, round - 1)
+                way = read_way(committed, self.base.state, self._store.blobs)
+            self._ways[round] = way
+
+    def keep_rounds(self, rounds: Collection[int]) -> None:
+        """Let go of what earlier rounds started from, but for these."""
+        kept = {round: way for round, way in self._ways.items() if round in rounds}
+        for round in self._ways.keys() - kept.keys():
+            self._outdated |= self._ways[round].blobs
+        self._ways = kept
+
+    def _way(self) -> Way:
+        """To what the round that begins starts from."""
+        return Way.to(self.ladder, self.base.state_digest or self.base.digest)
 
     def forget_updates(self, round: int, refused: tuple[str, ...]) -> None:
         """Delete the payloads of a closed round, those of refused updates included."""
         records = self._store.journal.updates(self._run_id, round)
+        needed = self.needed
         digests = {*(record.digest for record in records), *refused, *self._outdated}
-        self._outdated.clear()
-        self._delete(digests - self.needed)
+        self._outdated &= needed
+        self._delete(digests - needed)
 
     def forget_run(self) -> None:
         """Delete what only this run's workers would have asked for; its versions stay."""
@@ -358,7 +452,8 @@ class Workshop:
         """Digests of the blobs that the current round lives on, its updates aside."""
         ladders = (self.ladder, *self.narrow.values())
         needed = _needed(self.base, ladders, self.broadcast, self._memory_digest)
-        return needed | self._starts.digests
+        earlier = (digest for way in self._ways.values() for digest in way.blobs)
+        return needed | self._starts.digests | self._announced | set(earlier)
 
     # State from the store
 
@@ -409,7 +504,10 @@ class Workshop:
 
     def _load_memory(self) -> tuple[Memory, History]:
         if self._memory_digest:
-            return split_history(decode_arrays(self._store.blobs.read(self._memory_digest)))
+            kept = decode_arrays(self._store.blobs.read(self._memory_digest))
+            if self.levels and self.levels.measured:
+                self.levels.measured.load(kept)
+            return split_history(without_levels(kept))
         return self._algorithm.start(self._trainer.schema), History()
 
     def _load_base(self, run: RunRecord, committed: Mapping[str, Any]) -> Base:
@@ -457,12 +555,21 @@ class Workshop:
         return narrow
 
 
+def _worker_of(assignment_id: str) -> str:
+    return assignment_id.rpartition("/")[2]
+
+
 def _commit_of(entries: Iterable[Entry], round: int) -> Mapping[str, Any]:
     """What the journal says of a round's commit, if it has been. Any: it is JSON."""
     for entry in entries:
         if entry.kind == "round_committed" and entry.round == round:
             return entry.fields
     return {}
+
+
+def _blobs_of(entries: Iterable[Entry]) -> set[str]:
+    """Digests that journal entries name."""
+    return {digest for entry in entries for digest in entry.fields.get("blobs", ())}
 
 
 def _needed(

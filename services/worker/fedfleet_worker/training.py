@@ -171,6 +171,17 @@ class Bench:
             state, split_memory(memory)[0], seed=assignment.seed, sample=self._probes_sample
         )
 
+    def query(self, assignment: pb.Assignment, version: bytes) -> pb.StatisticsReport:
+        """Measure a version's running statistics on this worker's training examples."""
+        self._set_up(assignment)
+        state, samples = self._worker.measured(decode_state(self._trainer.schema, version))
+        return pb.StatisticsReport(
+            assignment_id=assignment.assignment_id,
+            samples=samples,
+            statistics=state.statistics.tolist(),
+            counters=state.counters.tolist(),
+        )
+
     def _set_up(self, assignment: pb.Assignment) -> None:
         key = hashlib.sha256(assignment.recipe.encode()).hexdigest()
         if key != self._key:

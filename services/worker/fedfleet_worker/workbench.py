@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -20,17 +21,25 @@ from fedfleet.errors import (
     AssignmentClosed,
     ChecksumMismatch,
     FedFleetError,
+    OutOfMemory,
     TrainingFailed,
     TransferInvalid,
 )
 from fedfleet.obs.logs import log_context
 from fedfleet.rpc.retry import backoff_s
+from fedfleet.training.local import PARTIAL
 from fedfleet.types import Evaluation
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_to_message
 from fedfleet.wire.limits import MAX_REASON
 from fedfleet_worker.disk import Disk, Finished
+from fedfleet_worker.guest import Limits
+from fedfleet_worker.links import Links
+from fedfleet_worker.memory import MemoryLimit, out_of_memory, release_memory
 from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.pausing import Pausing
+from fedfleet_worker.speeds import Speeds
+from fedfleet_worker.stint import Stint, cut_at_s
 from fedfleet_worker.training import Bench
 from fedfleet_worker.transfer import Download, Transfer, Upload
 from fedfleet_worker.versions import Versions
@@ -54,7 +63,8 @@ def transfer_backoff_s() -> Iterator[float]:
 class Job:
     """An assignment that this worker holds.
 
-    ``cancelled`` may be set from any thread; ``transferring`` while the task may be cancelled.
+    ``cancelled`` may be set from any thread; ``interruptible`` while the task may be cancelled:
+    it moves bytes or waits. ``ends_s`` is the deadline by the monotonic clock.
     """
 
     def __init__(self, assignment_id: str, assignment: pb.Assignment | None) -> None:
@@ -62,7 +72,10 @@ class Job:
         self.assignment = assignment
         self.finished: Finished | None = None
         self.cancelled = threading.Event()
-        self.transferring = False
+        self.interruptible = False
+        # Zero is no deadline, or one that has passed: then it is for the coordinator to cancel.
+        deadline_s = assignment.deadline_s if assignment and assignment.deadline_s else math.inf
+        self.ends_s = time.monotonic() + deadline_s
         self.task: asyncio.Task[None] | None = None
 
 
@@ -73,6 +86,11 @@ class Workbench:
         threads: where training runs; one thread, since torch's settings are global to a process.
         send: puts a message on the stream when there is one.
         backoff: makes the waits between the attempts of one transfer.
+        pausing: when the worker rests; never where None.
+        links: learns how fast transfers are.
+        memory: that a training may take.
+        margin_s: kept free before a deadline, beside the time that an update will take.
+        speeds: measured before the first assignment of a run that chooses levels by them.
     """
 
     def __init__(
@@ -84,6 +102,12 @@ class Workbench:
         threads: Executor,
         send: Callable[[pb.ConnectRequest], None],
         backoff: Callable[[], Iterator[float]] = transfer_backoff_s,
+        *,
+        pausing: Pausing | None = None,
+        links: Links | None = None,
+        memory: MemoryLimit | None = None,
+        margin_s: float = 2.0,
+        speeds: Speeds | None = None,
     ) -> None:
         self._bench = bench
         self._versions = Versions(bench, disk)
@@ -92,6 +116,15 @@ class Workbench:
         self._metrics = metrics
         self._send = send
         self._backoff = backoff
+        self._pausing = pausing or Pausing(Limits(), metrics)
+        self._links = links or Links()
+        self._memory = memory or MemoryLimit()
+        self._margin_s = margin_s
+        self._speeds = speeds
+        # Of the last update, under its run and level: its payload, and how long it took to make it
+        # of what was trained. The next will be alike.
+        self._sizes_bytes: dict[tuple[str, str], int] = {}
+        self._finish_s: dict[tuple[str, str], float] = {}
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._jobs: dict[str, Job] = {}
         self._threads = threads
@@ -117,7 +150,7 @@ class Workbench:
             return
         job.cancelled.set()
         # The training thread looks at the event itself; a task that left it would not stop it.
-        if job.task is not None and job.transferring:
+        if job.task is not None and job.interruptible:
             job.task.cancel()
 
     def keep_only(self, wanted: Iterable[str], held: Iterable[str]) -> None:
@@ -173,11 +206,22 @@ class Workbench:
         with log_context(assignment_id=job.assignment_id):
             try:
                 if job.assignment is not None:
+                    # Whoever cannot begin in time says so while another can still be asked.
+                    latest_s = self._cut_at_s(job, job.assignment)
+                    await self._interruptible(job, self._pausing.until_free(latest_s))
                     await self._carry_out(job, job.assignment)
                 if job.finished is not None:
                     await self._deliver(job, job.finished)
+            except OutOfMemory as error:
+                self._failed(job, error)
+                await self._thread(self._make_room)
             except FedFleetError as error:
                 self._failed(job, error)
+
+    def _make_room(self) -> None:
+        """Let the next assignment find the device as the first one did."""
+        self._bench.forget()
+        release_memory()
 
     def _failed(self, job: Job, error: FedFleetError) -> None:
         unwanted = job.cancelled.is_set() or isinstance(error, AssignmentClosed)
@@ -196,6 +240,9 @@ class Workbench:
             self._send(pb.ConnectRequest(failure=failure))
 
     async def _carry_out(self, job: Job, assignment: pb.Assignment) -> None:
+        speeds = self._speeds
+        if speeds is not None:
+            await self._thread(lambda: speeds.look(assignment, job.cancelled.is_set))
         version, broadcast = await self._inputs(job, assignment)
         _check_wanted(job)
         if assignment.kind in (pb.ASSIGNMENT_KIND_EVALUATE, pb.ASSIGNMENT_KIND_PROBE):
@@ -203,7 +250,9 @@ class Workbench:
             measure = self._bench.probe if is_probe else self._bench.evaluate
 
             def evaluate() -> Evaluation:
-                return measure(assignment, version, self._disk.memory(assignment.run_id))
+                return measure(
+                    assignment, version, self._disk.memory(assignment.run_id, assignment.level)
+                )
 
             evaluation = await self._thread(evaluate)
             report = pb.EvaluationReport(
@@ -212,6 +261,11 @@ class Workbench:
             self._send(pb.ConnectRequest(evaluation=report))
             self._metrics.assignments.labels("evaluated").inc()
             return
+        if assignment.kind == pb.ASSIGNMENT_KIND_QUERY:
+            statistics = await self._thread(lambda: self._bench.query(assignment, version))
+            self._send(pb.ConnectRequest(statistics=statistics))
+            self._metrics.assignments.labels("measured").inc()
+            return
         job.finished = await self._train(job, assignment, version, broadcast)
 
     async def _train(
@@ -219,6 +273,9 @@ class Workbench:
     ) -> Finished:
         loop = asyncio.get_running_loop()
         last = [0.0]
+        stint = Stint(
+            self._pausing, self._memory, job.cancelled.is_set, self._cut_at_s(job, assignment)
+        )
 
         def on_progress(done: float) -> None:
             now = time.monotonic()
@@ -227,18 +284,32 @@ class Workbench:
                 loop.call_soon_threadsafe(self._progress, job.assignment_id, done)
 
         def train_and_keep() -> Finished:
+            self._memory.begin()
             with self._metrics.train_duration.time():
                 update, memory = self._bench.train(
                     assignment,
                     version,
                     broadcast,
-                    self._disk.memory(assignment.run_id),
+                    self._disk.memory(assignment.run_id, assignment.level),
                     on_progress,
-                    job.cancelled.is_set,
+                    stint.cancelled,
+                    stint.is_over,
                 )
             return self._disk.keep(update, memory)
 
-        return await self._thread(train_and_keep)
+        finished = await self._thread(train_and_keep)
+        self._finish_s = {(assignment.run_id, assignment.level): stint.since_last_step_s}
+        share = finished.header.metrics.get(PARTIAL)
+        if share is not None:
+            logger.info("training_cut_short", extra={"done_ratio": round(share, 4)})
+        return finished
+
+    def _cut_at_s(self, job: Job, assignment: pb.Assignment) -> float:
+        """When training has to end for its update to arrive by the deadline."""
+        key = (assignment.run_id, assignment.level)
+        size_bytes = self._sizes_bytes.get(key, assignment.base_bytes)
+        after_s = self._finish_s.get(key, 0.0) + self._links.up.takes_s(size_bytes)
+        return cut_at_s(job.ends_s, assignment.deadline_s, self._margin_s, after_s)
 
     def _progress(self, assignment_id: str, done: float) -> None:
         progress = pb.AssignmentProgress(assignment_id=assignment_id, done_ratio=done)
@@ -256,7 +327,9 @@ class Workbench:
             missing = await self._thread(partial(versions.missing, assignment, route))
             fetched: dict[str, bytes] = {}
             for digest, size_bytes in missing:
-                download = Download(digest, size_bytes, self._bench.worker_id, self._metrics)
+                download = Download(
+                    digest, size_bytes, self._bench.worker_id, self._metrics, self._links
+                )
                 fetched[digest] = await self._persist(job, download)
                 await self._thread(partial(versions.keep, digest, fetched[digest]))
             assemble = partial(versions.assemble, assignment, route, fetched)
@@ -268,19 +341,27 @@ class Workbench:
         raise ChecksumMismatch("the disk does not keep what was downloaded; check the device")
 
     async def _deliver(self, job: Job, finished: Finished) -> None:
-        await self._persist(job, Upload(finished, self._metrics))
+        header = finished.header
+        self._sizes_bytes = {(header.run_id, header.level): header.payload_bytes}
+        await self._persist(job, Upload(finished, self._metrics, self._links))
         await self._thread(lambda: self._disk.delivered(finished))
         self._metrics.assignments.labels("delivered").inc()
-        logger.info("update_delivered", extra={"size_bytes": finished.header.payload_bytes})
+        logger.info("update_delivered", extra={"size_bytes": header.payload_bytes})
 
     async def _persist(self, job: Job, transfer: Transfer[T]) -> T:
-        """Transfer, for as long as the job is wanted: a cancelled one's task is ended in here."""
-        _check_wanted(job)
-        job.transferring = True
+        """Transfer, for as long as the job is wanted."""
+        await self._interruptible(job, self._pausing.until_network())
+        return await self._interruptible(job, self._attempts(transfer))
+
+    async def _interruptible(self, job: Job, work: Coroutine[None, None, T]) -> T:
+        """Await something in which the task of a cancelled job is ended."""
+        job.interruptible = True
         try:
-            return await self._attempts(transfer)
+            _check_wanted(job)
+            return await work
         finally:
-            job.transferring = False
+            work.close()  # one that was not begun, since nobody wants it
+            job.interruptible = False
 
     async def _attempts(self, transfer: Transfer[T]) -> T:
         """Try until it succeeds, can never succeed, or was refused too often at one place."""
@@ -319,7 +400,8 @@ def _supervised(work: Callable[[], T]) -> T:
     Caught in the thread, since asyncio hangs on a StopIteration that leaves it.
     """
     try:
-        return work()
+        with out_of_memory():
+            return work()
     except FedFleetError:
         raise
     except Exception as error:

@@ -20,7 +20,8 @@ from fedfleet.models.config import ModelConfig
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 from fedfleet.training.local import LocalTrainer, TrainTask
 from fedfleet.training.state import initial_state
-from fedfleet.types import InputSpec
+from fedfleet.training.submodels import SubModels
+from fedfleet.types import InputSpec, Kind
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -127,12 +128,20 @@ def test_plugin_card_survives_json(recipe):
 
 def test_plugin_model_options_are_checked(guide):
     for options, text in (
-        ({"widht": 4}, "options of model \"tiny_conv\" do not fit it: .*'widht'"),
-        ({"width": 0}, 'model "tiny_conv": width = 0: must be 1 or more'),
+        ({"chanels": 4}, "options of model \"tiny_conv\" do not fit it: .*'chanels'"),
+        ({"channels": 0}, 'model "tiny_conv": channels = 0: must be 1 or more'),
     ):
         with pytest.raises(RecipeInvalid, match=text) as caught:
             build(plugin_card("tiny_conv", options))
         assert caught.value.code == "RECIPE_INVALID"
+
+
+def test_plugin_model_has_levels(recipe):
+    models = SubModels(card_of(recipe), (1.0, 0.5, 0.25))
+
+    assert [build(models.card(level))[0].out_channels for level in models.levels] == [4, 2, 1]
+    assert models.slice("b").places[Kind.TRAINABLE].tolist()[:18] == list(range(18))
+    assert (models.output("b") >= 0).sum() == 2 * 2 + 2
 
 
 @pytest.mark.parametrize(

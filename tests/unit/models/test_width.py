@@ -38,6 +38,14 @@ def test_narrowed_keeps_the_other_options():
     assert narrowed(config, 0.5).options == MlpOptions(hidden=(7, 5), width=0.5)
 
 
+def test_narrowed_model_fetches_no_pretrained_weights():
+    options = MobileNetOptions(stem="imagenet", pretrained=True)
+    config = ModelConfig(architecture="mobilenet_v3_small", options=options)
+
+    assert narrowed(config, 0.5).options == MobileNetOptions(stem="imagenet", width=0.5)
+    assert narrowed(config, 1.0).options == options
+
+
 def test_narrowed_gives_a_plug_in_a_width():
     config = ModelConfig(architecture="theirs", options={"depth": 3})
 
@@ -66,6 +74,8 @@ def test_narrowed_refuses_what_no_architecture_takes():
         narrowed(config, 0.001)
     with pytest.raises(ValueError, match=r"width = 9.0"):
         narrowed(config, 9.0)
+    with pytest.raises(ValueError, match="width = 'half': must be a number"):
+        narrowed(ModelConfig(architecture="theirs", options={"width": "half"}), 0.5)
 
 
 def test_pretrained_weights_are_of_full_width_alone():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fedfleet.rounds.config import MAX_TOTAL_WEIGHT, RoundsConfig
@@ -31,14 +33,27 @@ def test_selection_awaits_the_cohort_and_its_spares_unless_told_otherwise() -> N
         ({"deadline_s": 0.0}, "deadline_s = 0.0: must be above 0"),
         ({"deadline_s": float("nan")}, "deadline_s = nan: must be above 0"),
         ({"deadline_s": float("inf")}, "deadline_s = inf: must be above 0"),
+        ({"deadline_slack": 2.0}, 'deadline_slack: is of deadline = "history"'),
+        ({"deadline": "history", "deadline_quantile": 0.0}, "deadline_quantile = 0.0: must be abo"),
+        ({"deadline": "history", "deadline_quantile": 1.1}, "deadline_quantile = 1.1: must be abo"),
+        ({"deadline": "history", "deadline_slack": 0.9}, "deadline_slack = 0.9: must be from 1 to"),
+        ({"deadline": "history", "min_deadline_s": 301}, r"min_deadline_s = 301: .* \(300.0\)"),
+        ({"mode": "semi-synchronous", "deadline": "history"}, 'deadline = "history": in mode'),
+        ({"mode": "semi-synchronous", "over_select": 1}, "over_select = 1: nobody is replaced"),
     ],
 )
-def test_config_names_field_value_and_what_is_allowed(changes: dict[str, float], text: str) -> None:
+def test_config_names_field_value_and_what_is_allowed(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        RoundsConfig(**{"rounds": 1, "cohort": 2, **changes})  # type: ignore[arg-type]
+        RoundsConfig(**{"rounds": 1, "cohort": 2, **changes})
 
 
 def test_total_weight_may_reach_its_bound() -> None:
     config = RoundsConfig(rounds=1, cohort=32, max_weight=1 << 31)
 
     assert config.cohort * config.max_weight == MAX_TOTAL_WEIGHT
+
+
+def test_deadline_of_a_history_has_defaults_that_fit_a_short_deadline_too() -> None:
+    config = RoundsConfig(rounds=1, cohort=1, deadline="history", deadline_s=0.5)
+
+    assert (config.quantile, config.slack, config.floor_s) == (0.9, 1.5, 0.5)

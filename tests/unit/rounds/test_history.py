@@ -27,7 +27,7 @@ def report(
 def test_history_keeps_what_a_round_reported_and_who_was_asked_in_vain() -> None:
     history = History().after(1, ["a", "b"], [report("a", loss=0.5, weight=7.0)], {"a": 3.5})
 
-    assert history.of("a") == Seen(1, 1, 1, 0.5, 2.0, 7.0, 3.5)
+    assert history.of("a") == Seen(1, 1, 1, 0.5, 2.0, 7.0, 3.5, 3.5)
     asked = history.of("b")
     assert (asked.asked, asked.delivered, asked.last) == (1, 0, 1)
     assert math.isnan(asked.loss)
@@ -41,7 +41,34 @@ def test_history_keeps_the_last_report_of_a_worker_that_fails_later() -> None:
 
     history = history.after(4, ["a"], [], {})
 
-    assert history.of("a") == Seen(2, 1, 4, 0.5, 2.0, 10.0, 3.0)
+    assert history.of("a") == Seen(2, 1, 4, 0.5, 2.0, 10.0, 3.0, 3.0)
+
+
+def test_history_expects_the_mean_of_the_durations_the_newest_with_half_of_the_weight() -> None:
+    history = History().after(1, ["a"], [report("a")], {"a": 8.0})
+    history = history.after(2, ["a"], [report("a")], {"a": 4.0})
+    history = history.after(3, ["a"], [report("a")], {})  # nobody measured
+
+    assert history.of("a").expected_s == 6.0
+    assert history.of("a").duration_s == 0.0
+
+
+def test_history_expects_no_less_than_a_worker_was_waited_for_in_vain() -> None:
+    history = History().after(1, ["a", "b"], [report("a")], {"a": 4.0, "b": 9.0})
+    assert (history.of("b").expected_s, history.of("b").duration_s) == (9.0, 0.0)
+
+    history = history.after(2, ["a", "b"], [], {"a": 9.0, "b": 3.0})
+    assert (history.of("a").expected_s, history.of("b").expected_s) == (9.0, 9.0)
+    assert history.of("a").duration_s == 4.0  # of its last update
+
+
+def test_history_of_an_older_release_has_no_expected_durations() -> None:
+    memory = History().after(1, ["a"], [report("a")], {"a": 4.0}).to_memory()
+    memory["selection.seen"] = memory["selection.seen"][:, :-1]
+
+    _, back = split_history(memory)
+
+    assert (back.of("a").duration_s, back.of("a").expected_s) == (4.0, 0.0)
 
 
 def test_history_of_a_round_is_the_utility_of_those_that_were_known_before() -> None:

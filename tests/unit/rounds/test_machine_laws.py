@@ -52,10 +52,10 @@ evaluation_configs = st.builds(
 class AnyHistory(RuleBasedStateMachine):
     """Plays the driver of one run, with everything that can go wrong around it."""
 
-    @initialize(rounds=round_configs(), evaluation=evaluation_configs)
-    def start(self, rounds: RoundsConfig, evaluation: EvaluationConfig) -> None:
-        self.rounds, self.evaluation = rounds, evaluation
-        self.machine = RoundMachine("r-1", rounds, evaluation)
+    @initialize(rounds=round_configs(), evaluation=evaluation_configs, queries=st.booleans())
+    def start(self, rounds: RoundsConfig, evaluation: EvaluationConfig, queries: bool) -> None:
+        self.rounds, self.evaluation, self.queries = rounds, evaluation, queries
+        self.machine = RoundMachine("r-1", rounds, evaluation, queries=queries)
         self.now_s = 100.0
         self.fleet: frozenset[str] = frozenset()
         self.journal: list[tuple[int, ev.Event]] = []
@@ -145,6 +145,7 @@ class AnyHistory(RuleBasedStateMachine):
         lanes=st.lists(st.sampled_from(["", "1", "2"]), min_size=6, max_size=6),
         updates=st.integers(0, 8),
         is_everybody=st.booleans(),
+        lasts_s=st.sampled_from([0.0, 0.5, 3.0]),
     )
     def cohort_is_drawn(
         self,
@@ -153,6 +154,7 @@ class AnyHistory(RuleBasedStateMachine):
         lanes: Sequence[str] = ("",) * 6,
         updates: int = 0,
         is_everybody: bool = False,
+        lasts_s: float = 0.0,
     ) -> None:
         asked, self.to_select = self.to_select, None
         assert asked is not None
@@ -166,7 +168,9 @@ class AnyHistory(RuleBasedStateMachine):
         is_late = self.machine.phase is not Phase.SELECTING
         if not is_late:
             self.note(plan, asked)
-        self.feed(ev.cohort_selected(plan, self.now_s, corrections))
+        self.feed(ev.cohort_selected(plan, self.now_s, corrections, lasts_s))
+        if not is_late:
+            assert self.machine.deadline_s == self.now_s + (lasts_s or DEADLINE_S)
         for worker in () if is_late else plan.workers:
             slot = self.machine.slots[f"r-1/{asked.round}/{asked.draw}/train/{worker}"]
             assert slot.correction == corrections[worker]
@@ -207,6 +211,14 @@ class AnyHistory(RuleBasedStateMachine):
         self.feed(ev.EvaluationReported(at_s=self.now_s, assignment_id=key, evaluation={"n": 1}))
 
     @rule(back=recent)
+    def statistics_arrive(self, back: int) -> None:
+        key = self.sent[-back:][0]
+        if self.machine.is_open(key, act.Work.QUERY):
+            assert self.queries
+            assert self.machine.slots[key].lane == ""
+        self.feed(ev.StatisticsReported(at_s=self.now_s, assignment_id=key, samples=3))
+
+    @rule(back=recent)
     def worker_fails(self, back: int) -> None:
         key = self.sent[-back:][0]
         self.feed(
@@ -227,6 +239,10 @@ class AnyHistory(RuleBasedStateMachine):
             if self.machine.phase is Phase.PROBING:
                 self.losses[self.machine.slots[open_ids[0]].worker_id] = 1.0
                 self.feed(ev.ProbeReported(at_s=self.now_s, assignment_id=open_ids[0], loss=1.0))
+            elif self.machine.phase is Phase.QUERYING:
+                self.feed(
+                    ev.StatisticsReported(at_s=self.now_s, assignment_id=open_ids[0], samples=3)
+                )
             elif self.machine.phase is Phase.EVALUATING:
                 self.feed(
                     ev.EvaluationReported(at_s=self.now_s, assignment_id=open_ids[0], evaluation={})
@@ -319,7 +335,13 @@ class AnyHistory(RuleBasedStateMachine):
                 assert again.deadline_s == self.machine.deadline_s
 
     def replayed(self, first_round: int, at_s: float) -> RoundMachine:
-        again = RoundMachine("r-1", self.rounds, self.evaluation, first_round=first_round)
+        again = RoundMachine(
+            "r-1",
+            self.rounds,
+            self.evaluation,
+            first_round=first_round,
+            queries=self.queries,
+        )
         again.handle(ev.RunStarted(at_s=at_s))
         for round, event in self.journal:
             if round >= first_round:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfleet.algorithms.base import (
     Finished,
@@ -35,6 +35,7 @@ from fedfleet.errors import (
     TrainingFailed,
 )
 from fedfleet.models.card import ModelCard
+from fedfleet.models.width import narrowed
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.local import LocalTrainer, TrainResult, TrainTask
 from fedfleet.training.seeding import derive
@@ -509,3 +510,83 @@ def test_fedseq_describes_workers_by_whole_work_alone() -> None:
     fedseq = FedSeq(FedSeqOptions())
 
     assert [fedseq.takes_partial(round) for round in (1, 2, 3)] == [False, True, True]
+
+
+def half_of(card: ModelCard) -> ModelCard:
+    return replace(card, model=narrowed(card.model, 0.5))
+
+
+def hooks(module: nn.Module) -> int:
+    return sum(len(layer._forward_hooks) for layer in module.modules())
+
+
+def test_rate_divides_outputs_in_training_alone(mlp_card: ModelCard, examples: Examples) -> None:
+    half = half_of(mlp_card)
+    config = TrainingConfig(lr=0.05, batch_size=0, device="cpu", threads=1)
+    plain, scaled = (
+        LocalTrainer(half, config, EvaluationConfig(), rate=rate) for rate in (1.0, 0.5)
+    )
+    work, state = task(half, examples), initial_state(half, 1)
+
+    losses = [one.train(work).work.metrics["train_loss"] for one in (plain, scaled)]
+
+    assert hooks(plain._module) == 0
+    assert hooks(scaled._module) == 1
+    assert losses[0] != losses[1]
+    assert plain.evaluate(state, examples) == scaled.evaluate(state, examples)
+    # Twice the hidden outputs is what a network with twice those weights gives in evaluation.
+    tensors = state.tensors()
+    names = ("layers.1.weight", "layers.1.bias")
+    doubled = {k: v * 2 if k in names else v for k, v in tensors.items()}
+    training, _ = split_validation(examples, config.validation_fraction, 3)
+    louder = plain.evaluate(ModelState.from_tensors(state.schema, doubled), training)
+    assert losses[1] == pytest.approx(louder.loss, rel=1e-5)
+
+
+def test_ordered_dropout_trains_parts_the_same_way_each_time(
+    mlp_card: ModelCard, examples: Examples
+) -> None:
+    config = TrainingConfig(lr=0.05, batch_size=4, device="cpu", threads=1, ordered_dropout=True)
+    whole = LocalTrainer(mlp_card, replace(config, ordered_dropout=False), EvaluationConfig())
+    parts = LocalTrainer(mlp_card, config, EvaluationConfig(), drop_rates=(1.0, 0.5, 0.25))
+    alone = LocalTrainer(mlp_card, config, EvaluationConfig())
+    work = task(mlp_card, examples)
+
+    first, other = parts.train(work), parts.train(replace(work, seed=6))
+
+    assert same(first, parts.train(work))
+    assert not same(first, other)
+    assert not same(first, whole.train(work))
+    assert same(alone.train(work), whole.train(work))
+
+
+def test_ordered_dropout_moves_the_first_channels_most(
+    mlp_card: ModelCard, examples: Examples
+) -> None:
+    config = TrainingConfig(lr=0.05, batch_size=2, device="cpu", threads=1, ordered_dropout=True)
+    parts = LocalTrainer(mlp_card, config, EvaluationConfig(), drop_rates=(0.25,))
+
+    update = parts.train(task(mlp_card, examples)).sections[0].values
+    again = LocalTrainer(mlp_card, config, EvaluationConfig()).train(task(mlp_card, examples))
+
+    bias = slice(8 * 64, 8 * 64 + 8)  # of 8 hidden units, of which the quarter holds 2
+    late = np.abs(update[bias])[2:] < np.abs(again.sections[0].values[bias])[2:]
+    assert late.mean() > 0.5
+
+
+def test_ordered_dropout_of_a_model_with_statistics_is_refused(
+    tiny_card: MakeCard,
+) -> None:
+    with pytest.raises(RecipeInvalid, match=r"ordered_dropout = true: the model keeps statistics"):
+        trainer(tiny_card(), ordered_dropout=True)
+
+
+def test_masked_classes_keep_their_rows(mlp_card: ModelCard, examples: Examples) -> None:
+    two = examples.take(np.flatnonzero(examples.labels < 2))
+
+    update = trainer(mlp_card, mask_absent=True).train(task(mlp_card, two)).sections[0].values
+
+    rows = update[-27:-3].reshape(3, 8)
+    assert (rows[2] == 0).all()
+    assert update[-1] == 0
+    assert (rows[:2] != 0).any(1).all()

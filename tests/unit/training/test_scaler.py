@@ -65,7 +65,7 @@ def test_scaler_of_resnet18_divides_every_convolution():
 
 @pytest.mark.parametrize("rate", [0.5, 0.0625])
 def test_scaler_of_mobilenet_leaves_depthwise_convolutions_alone(rate):
-    module, names = scaled_layers(CARDS["mobilenet_v3_small"], rate)
+    _, names = scaled_layers(CARDS["mobilenet_v3_small"], rate)
     wide = build(CARDS["mobilenet_v3_small"])
 
     layers = {name: layer for name, layer in wide.named_modules() if isinstance(layer, nn.Conv2d)}

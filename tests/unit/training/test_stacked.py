@@ -268,6 +268,8 @@ def test_train_many_reports_the_progress_of_a_task_that_wants_it() -> None:
         {"amp": "bfloat16"},
         {"augment": "flip"},
         {"scheduler": "plateau"},
+        {"mask_absent": True},
+        {"ordered_dropout": True},
     ],
 )
 def test_why_not_stacked_names_what_is_trained_one_by_one(options: dict[str, Any]) -> None:
@@ -288,3 +290,16 @@ def test_why_not_stacked_names_another_architecture() -> None:
 
     assert "cnn" in why_not_stacked(local)
     assert why_not_stacked(trainer(card(8))) == ""
+
+
+def test_why_not_stacked_names_a_width() -> None:
+    config = TrainingConfig(device="cpu", threads=1)
+    narrow = ModelConfig(architecture="mlp", options=MlpOptions(hidden=(8,), width=0.5))
+    local = LocalTrainer(
+        ModelCard(model=narrow, inputs=INPUTS, classes=("a", "b", "c")),
+        config,
+        EvaluationConfig(),
+        rate=0.5,
+    )
+
+    assert why_not_stacked(local) == "levels (this one has rate 0.5)"

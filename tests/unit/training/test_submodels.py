@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -24,7 +25,7 @@ from fedfleet.models.config import (
 )
 from fedfleet.models.vit import Attention
 from fedfleet.training.state import load_state, schema_of, state_of
-from fedfleet.training.submodels import SubModels, slice_between, tensor_places
+from fedfleet.training.submodels import SubModels, build_for_shapes, slice_between, tensor_places
 from fedfleet.types import InputSpec, Kind, ModelState, ParamSpec
 
 CLASSES = 5
@@ -252,20 +253,20 @@ def test_output_names_the_row_of_each_class(name, level):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "char_lstm"])
-def test_rolling_slice_reaches_every_coordinate(name):
+def test_rolling_slice_reaches_every_channel(name):
     models = SubModels(CARDS[name], RATES)
-    units = 64  # of the longest axis of channels
+    longest = 64  # axis of channels
+    first = models.schema("a").params[0].elements  # from inputs to channels
     seen = np.zeros(models.schema("a").elements(Kind.TRAINABLE), int)
 
-    assert models.slice("b", 1, rolling=True) is models.slice("b", 7)
-    for round in range(1, units + 1):
+    for round in range(1, longest + 1):
         places = models.slice("b", round, rolling=True).places[Kind.TRAINABLE]
         assert len(places) == models.schema("b").elements(Kind.TRAINABLE)
         seen[places] += 1
 
-    # A weight between two hidden layers is held when both of its channels are.
-    of_inputs = seen.reshape(-1)[: models.schema("a").params[0].elements]
-    assert (of_inputs > 0).all()
+    assert (seen[:first] > 0).all()
+    assert models.slice("b", 1, rolling=True) is models.slice("b", 7)
+    assert models.slice("a", 2, rolling=True) is models.slice("a")
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 12), st.data())
@@ -333,3 +334,23 @@ def test_blocks_that_do_not_divide_an_axis_are_refused():
 
     with pytest.raises(RecipeInvalid, match=r"see width_axes in docs/plugins\.md"):
         slice_between(full, part)
+
+
+def test_plug_in_that_knows_no_width_is_refused(tiny_card):
+    with pytest.raises(RecipeInvalid, match=r"levels: architecture = .tiny.: .*'width'"):
+        SubModels(tiny_card(), (1.0, 0.5))
+
+
+def test_plug_in_that_computes_with_its_first_weights_has_shapes(tiny_card, monkeypatch):
+    card = tiny_card()
+    build(card)  # imports it
+    module = sys.modules["fedfleet_tiny_plugin"]
+    plain = module.Tiny.__init__
+
+    def uses_its_weights(self, *args, **options):
+        plain(self, *args, **options)
+        self.scale = float(self.head.weight.abs().max())
+
+    monkeypatch.setattr(module.Tiny, "__init__", uses_its_weights)
+
+    assert schema_of(build_for_shapes(card)) == schema_of(build(card))

@@ -1,0 +1,472 @@
+"""The machine of an asynchronous run: no worker waits for another; no I/O, no clock, no randomness.
+
+A round is the making of one version. It closes as soon as ``rounds.cohort`` updates were accepted,
+whoever sent them and whichever version they started from::
+
+    QUEUED --RunStarted--> TRAINING --the buffer is full--> COMMITTING --RoundCommitted--> TRAINING
+                                                                          of the last: FINISHED
+
+At any time ``concurrency`` workers train. A place that an update, a failure or a deadline freed is
+filled at once, with the newest version there is; assignments live on from round to round, each with
+a deadline of its own. While a version is committed updates are accepted for the next one, so there
+is none to be left over: when the last one closes, whoever trains is told to stop.
+
+Nothing is drawn twice in a row that failed or was late: such a worker is asked again once there is
+a new version, or a deadline passed without an update. The run fails after ``rounds.attempts`` of
+those in a row.
+
+All that decides is in the journal. Since assignments outlive rounds, a replay begins with the
+first event of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fedfleet.algorithms.base import Asynchrony
+from fedfleet.rounds import actions as act
+from fedfleet.rounds import events as ev
+from fedfleet.rounds.actions import Action, Work
+from fedfleet.rounds.config import RoundsConfig
+from fedfleet.rounds.machine import Phase, Slot, Status
+from fedfleet.rounds.selection import loss_asked
+from fedfleet.training.config import EvaluationConfig
+
+
+@dataclass(frozen=True, slots=True)
+class VersionedSlot(Slot):
+    """An assignment that knows the version it started from.
+
+    Args:
+        round: whose version it started from.
+        again: assignments that the worker was given from this version before.
+        lasts_s, deadline_s: how long it may take, and until when.
+        counts_in: the round in which its update counts; 0 while there is none.
+    """
+
+    round: int = 0
+    again: int = 0
+    lasts_s: float = 0.0
+    deadline_s: float = 0.0
+    counts_in: int = 0
+
+    @property
+    def staleness(self) -> int:
+        """Versions that were made while its worker trained, of one whose update is there."""
+        return self.counts_in - self.round
+
+
+class AsynchronousMachine:
+    """Drives one run from its first version to its last.
+
+    Args:
+        run_id: prefix of the assignment ids.
+
+    Attributes:
+        round: the current round.
+        attempt: deadlines that passed in a row without an update, plus one.
+        slots: assignments by id: those of the round, and those of earlier ones that are open or
+            whose updates are not in a version yet; ids are never reused within a run.
+        deadline_s: when the alarm rings next; 0 where none is needed.
+        draws: cohorts drawn in this round; part of the assignment ids and of the draw's seed.
+        awaiting_cohort: SelectCohort was asked and not answered yet.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        rounds: RoundsConfig,
+        evaluation: EvaluationConfig,
+        asynchrony: Asynchrony,
+    ) -> None:
+        self._run_id = run_id
+        self._rounds = rounds
+        self._evaluation = evaluation
+        self._asynchrony = asynchrony
+        self.phase = Phase.QUEUED
+        self.round = 1
+        self.attempt = 1
+        self.slots: dict[str, VersionedSlot] = {}
+        self.deadline_s = 0.0
+        self.draws = 0
+        self.awaiting_cohort = False
+        self.finish: act.FinishRun | None = None
+        self._available: frozenset[str] = frozenset()
+        self._buffer: list[str] = []  # accepted and in no version yet, in order
+        self._since_s = 0.0  # the last update, or the last deadline without one
+        self._resting: set[str] = set()  # failed or late, and not to be asked again at once
+        self._last_failure = ""
+
+    # What drivers may ask
+
+    @property
+    def cohort(self) -> tuple[str, ...]:
+        """Workers that were given this round's version, in order of their assignments."""
+        return tuple(s.worker_id for s in self.slots.values() if s.round == self.round)
+
+    @property
+    def durations_s(self) -> dict[str, float]:
+        """How long each worker took from its assignment to its update, of those that count."""
+        counted = [self.slots[key] for key in self._counted]
+        return {s.worker_id: max(0.0, s.closed_s - s.opened_s) for s in counted}
+
+    @property
+    def counting_round(self) -> int:
+        """The round in which an update counts that is accepted now."""
+        return self.round + len(self._buffer) // self._rounds.cohort
+
+    @property
+    def open_rounds(self) -> frozenset[int]:
+        """Those whose version an assignment or an update started from that may yet count."""
+        waiting = (*self._open(), *(self.slots[key] for key in self._buffer))
+        return frozenset({self.round, *(slot.round for slot in waiting)})
+
+    def counting_rounds(self, round: int) -> range:
+        """Rounds in which an update that started from this one may count, or have counted."""
+        last, bound = self.counting_round, self._asynchrony.max_staleness
+        return range(round, 1 + (last if bound is None else min(last, round + bound)))
+
+    def is_open(self, assignment_id: str, work: Work | None = None) -> bool:
+        """Whether a result for this assignment (of this kind of work) is still wanted."""
+        slot = self.slots.get(assignment_id)
+        return slot is not None and slot.status is Status.OPEN and work in (None, slot.work)
+
+    def open(self, work: Work) -> tuple[str, ...]:
+        """Assignments of one kind whose results are wanted, in order of their ids."""
+        return tuple(sorted(s.assignment_id for s in self._open() if s.work is work))
+
+    def place(self, assignment_id: str) -> tuple[str, tuple[str, ...]]:
+        """``lane`` and ``after`` of an assignment: there are no chains here."""
+        return self.slots[assignment_id].lane, ()
+
+    def round_of(self, assignment_id: str) -> int:
+        """The round whose version an assignment starts from."""
+        return self.slots[assignment_id].round
+
+    def staleness(self, assignment_id: str) -> int:
+        """Versions that were made while the worker of an accepted update trained."""
+        return self.slots[assignment_id].staleness
+
+    def done(self, work: Work) -> tuple[str, ...]:
+        """Assignments whose updates count in this round, in order of their ids."""
+        return tuple(sorted(self._counted)) if work is Work.TRAIN else ()
+
+    # The machine
+
+    def handle(self, event: ev.Event) -> list[Action]:
+        """Take one event and say what is to be done now.
+
+        Events that come too late (a result for a closed assignment, an alarm of an earlier wait)
+        change nothing.
+        """
+        if self.phase is Phase.FINISHED:
+            return []
+        actions = self._take(event)
+        if self.phase in (Phase.QUEUED, Phase.FINISHED):
+            return actions
+        return [*actions, *self._fill(), *self._set_alarm()]
+
+    def _take(self, event: ev.Event) -> list[Action]:
+        if isinstance(event, ev.RunStarted):
+            if self.phase is Phase.QUEUED:
+                self.phase = Phase.TRAINING
+                self._since_s = event.at_s
+            return []
+        if isinstance(event, ev.RunResumed):
+            return self._resume(event.at_s)
+        if isinstance(event, ev.FleetChanged):
+            return self._fleet_changed(event)
+        if isinstance(event, ev.CohortSelected):
+            return self._cohort_selected(event)
+        if isinstance(event, ev.UpdateAccepted):
+            return self._update_accepted(event)
+        if isinstance(event, ev.AssignmentFailed):
+            return self._assignment_failed(event)
+        if isinstance(event, ev.DeadlinePassed):
+            return self._deadline_passed(event)
+        if isinstance(event, ev.RoundCommitted):
+            return self._committed(event) if self.phase is Phase.COMMITTING else []
+        if isinstance(event, ev.RunBroken):
+            return self._finish("failed", event.code, event.reason)
+        if isinstance(event, ev.StopRequested):
+            return self._finish("stopped", "", "stopped by an operator")
+        return []  # nobody is probed, no worker evaluates
+
+    def validate(self) -> None:
+        """Assert the invariants; tests call it after every event."""
+        at_work = [slot.worker_id for slot in self._open()]
+        limit = self._asynchrony.concurrency
+        assert len(set(at_work)) == len(at_work), "a worker has two assignments"
+        assert limit is None or len(at_work) <= limit, "more at work than may be"
+        assert 1 <= self.round <= self._rounds.rounds
+        assert 1 <= self.attempt <= self._rounds.attempts
+        assert len(set(self._buffer)) == len(self._buffer), "an update counts twice"
+        for place, key in enumerate(self._buffer):
+            slot = self.slots[key]
+            assert slot.status is Status.DONE
+            assert slot.counts_in == self.round + place // self._rounds.cohort
+            self._validate_staleness(slot.staleness)
+        for slot in self._open():
+            self._validate_staleness(self.counting_round - slot.round)
+        if self.phase is Phase.TRAINING:
+            assert len(self._buffer) < self._rounds.cohort, "a full buffer waits"
+        if self.phase is Phase.COMMITTING:
+            assert len(self._buffer) >= self._rounds.cohort, "committed too few"
+        if self.phase in (Phase.QUEUED, Phase.FINISHED):
+            assert not at_work, "an assignment was left behind"
+
+    def _validate_staleness(self, staleness: int) -> None:
+        bound = self._asynchrony.max_staleness
+        assert staleness >= 0, "an update of a version that is not there yet"
+        assert bound is None or staleness <= bound, "too stale"
+
+    # Filling places
+
+    def _fill(self) -> list[Action]:
+        """Ask for workers for the places that are free, if there are both."""
+        if self.phase is not Phase.TRAINING or self.awaiting_cohort:
+            return []
+        at_work = {slot.worker_id for slot in self._open()}
+        candidates = tuple(sorted(self._available - at_work - self._resting))
+        limit = self._asynchrony.concurrency
+        free = len(candidates) if limit is None else limit - len(at_work)
+        size = min(free, len(candidates))
+        if size <= 0:
+            return []
+        # Whoever has trained this version is asked for it again only when others do not suffice.
+        had = set(self.cohort)
+        fresh = tuple(worker for worker in candidates if worker not in had)
+        if len(fresh) >= size:
+            candidates = fresh
+        self.awaiting_cohort = True
+        return [
+            act.SelectCohort(
+                round=self.round, candidates=candidates, size=size, draw=self.draws + 1
+            )
+        ]
+
+    def _cohort_selected(self, event: ev.CohortSelected) -> list[Action]:
+        self.awaiting_cohort = False
+        if self.phase is not Phase.TRAINING:
+            return []  # the buffer filled up meanwhile: they are to get the next version
+        self.draws += 1
+        at_work = {slot.worker_id for slot in self._open()}
+        corrections = dict(zip(event.workers, event.corrections, strict=False))
+        lasts_s = event.deadline_s or self._rounds.deadline_s
+        sent: list[Action] = []
+        for chain in event.chains:
+            for worker_id in chain.workers:
+                if worker_id in at_work:
+                    continue
+                key = f"{self._run_id}/{self.round}/{self.draws}/{Work.TRAIN.value}/{worker_id}"
+                self.slots[key] = VersionedSlot(
+                    assignment_id=key,
+                    worker_id=worker_id,
+                    work=Work.TRAIN,
+                    chain=(key,),
+                    lane=chain.lane,
+                    correction=corrections.get(worker_id, 1.0),
+                    opened_s=event.at_s,
+                    round=self.round,
+                    again=self.cohort.count(worker_id),
+                    lasts_s=lasts_s,
+                    deadline_s=event.at_s + lasts_s,
+                )
+                sent.append(self._send(self.slots[key]))
+        return sent
+
+    def _send(self, slot: VersionedSlot) -> Action:
+        return act.SendAssignment(
+            assignment_id=slot.assignment_id,
+            worker_id=slot.worker_id,
+            round=slot.round,
+            work=slot.work,
+            deadline_s=slot.deadline_s,
+            lane=slot.lane,
+            again=slot.again,
+        )
+
+    # Collecting
+
+    def _update_accepted(self, event: ev.UpdateAccepted) -> list[Action]:
+        if not self.is_open(event.assignment_id):
+            return []
+        slot, key = self.slots[event.assignment_id], event.assignment_id
+        self.slots[key] = replace(
+            slot, status=Status.DONE, closed_s=event.at_s, counts_in=self.counting_round
+        )
+        self._buffer.append(key)
+        self._since_s = event.at_s
+        self.attempt = 1
+        actions = self._expire_stale()
+        if self.phase is Phase.TRAINING:
+            actions.insert(0, act.FoldUpdate(assignment_id=key))
+            if len(self._buffer) >= self._rounds.cohort:
+                actions.append(self._aggregate())
+        return actions
+
+    def _assignment_failed(self, event: ev.AssignmentFailed) -> list[Action]:
+        if not self.is_open(event.assignment_id):
+            return []
+        slot = self.slots[event.assignment_id]
+        self._last_failure = f"{slot.worker_id}: {event.code}: {event.reason}"
+        failed = replace(slot, status=Status.FAILED, closed_s=event.at_s)
+        self.slots[event.assignment_id] = failed
+        self._resting.add(slot.worker_id)
+        return []
+
+    def _deadline_passed(self, event: ev.DeadlinePassed) -> list[Action]:
+        at_s = event.at_s
+        if at_s < self.deadline_s:
+            # Of an earlier wait; or the clock was set back, and nothing else would wake this.
+            return [act.WakeAt(at_s=self.deadline_s)]
+        self._available = frozenset(event.workers)
+        late = [slot for slot in self._open() if slot.deadline_s <= at_s]
+        self._resting.update(slot.worker_id for slot in late)
+        expired = self._expire(late, "the assignment's deadline passed", at_s)
+        if self.phase is Phase.TRAINING and at_s >= self._since_s + self._rounds.deadline_s:
+            return [*expired, *self._attempt_over(at_s)]
+        return expired
+
+    def _attempt_over(self, at_s: float) -> list[Action]:
+        """A deadline passed and there was no update."""
+        if self.attempt >= self._rounds.attempts:
+            last = f"; last failure: {self._last_failure}" if self._last_failure else ""
+            return self._finish(
+                "failed",
+                "QUORUM_NOT_MET",
+                f"round {self.round}: {len(self._buffer)} of {self._rounds.cohort} updates and "
+                f"{len(self._available)} workers{self._rounds.tagged} connected after "
+                f"{self.attempt} deadlines without an update{last}",
+            )
+        self.attempt += 1
+        self._since_s = at_s
+        self._resting.clear()
+        return []
+
+    def _expire_stale(self) -> list[Action]:
+        """Give up what could only count too late, now that the counting round may be another."""
+        counting, bound = self.counting_round, self._asynchrony.max_staleness
+        if counting > self._rounds.rounds:
+            return self._expire(self._open(), "the run has the updates that it needs")
+        if bound is None:
+            return []
+        stale = [slot for slot in self._open() if counting - slot.round > bound]
+        return self._expire(stale, f"{bound} newer versions were made meanwhile")
+
+    def _expire(self, slots: list[VersionedSlot], reason: str, at_s: float = 0.0) -> list[Action]:
+        for slot in slots:
+            expired = replace(slot, status=Status.EXPIRED, closed_s=at_s)
+            self.slots[slot.assignment_id] = expired
+        return [
+            act.CancelAssignment(
+                assignment_id=slot.assignment_id, worker_id=slot.worker_id, reason=reason
+            )
+            for slot in slots
+        ]
+
+    # Closing
+
+    def _aggregate(self) -> Action:
+        self.phase = Phase.COMMITTING
+        return act.Aggregate(
+            round=self.round,
+            assignment_ids=self.done(Work.TRAIN),
+            evaluate=self._evaluation.due(self.round, self._rounds.rounds),
+        )
+
+    def _committed(self, event: ev.RoundCommitted) -> list[Action]:
+        self._available = frozenset(event.workers)
+        closed = act.CloseRound(round=self.round)
+        if self.round == self._rounds.rounds:
+            return [closed, *self._finish("completed")]
+        del self._buffer[: self._rounds.cohort]
+        waiting = set(self._buffer)
+        self.slots = {
+            key: slot
+            for key, slot in self.slots.items()
+            if slot.status is Status.OPEN or key in waiting
+        }
+        self.round += 1
+        self.draws = 0
+        self.attempt = 1
+        self._since_s = event.at_s
+        self._resting.clear()
+        self._last_failure = ""
+        self.phase = Phase.TRAINING
+        return [closed, *self._collected()]
+
+    def _collected(self) -> list[Action]:
+        """Fold what was accepted for this round before it began, and close it if that is all."""
+        actions: list[Action] = [act.FoldUpdate(assignment_id=key) for key in self._counted]
+        if len(self._buffer) >= self._rounds.cohort:
+            actions.append(self._aggregate())
+        return actions
+
+    def _finish(self, outcome: str, code: str = "", reason: str = "") -> list[Action]:
+        cancelled = self._expire(self._open(), "the run is over")
+        self.phase = Phase.FINISHED
+        self.finish = act.FinishRun(outcome=outcome, code=code, reason=reason)
+        return [*cancelled, self.finish]
+
+    # Coming back
+
+    def _fleet_changed(self, event: ev.FleetChanged) -> list[Action]:
+        joined = event.workers - self._available
+        self._available = event.workers
+        return [self._send(slot) for slot in self._open() if slot.worker_id in joined]
+
+    def _resume(self, at_s: float) -> list[Action]:
+        """Ask again for what the driver lost with its memory; the fleet is told anew after it."""
+        self._available = frozenset()
+        self.awaiting_cohort = False
+        self.deadline_s = 0.0
+        self._since_s = at_s
+        for slot in self._open():
+            self.slots[slot.assignment_id] = replace(slot, deadline_s=at_s + slot.lasts_s)
+        return self._collected()
+
+    # Time
+
+    def _set_alarm(self) -> list[Action]:
+        """Ask to be woken, if it is another time than was asked for."""
+        times_s = [slot.deadline_s for slot in self._open()]
+        if self.phase is Phase.TRAINING:
+            times_s.append(self._since_s + self._rounds.deadline_s)
+        next_s = min(times_s, default=0.0)
+        if next_s == self.deadline_s:
+            return []
+        self.deadline_s = next_s
+        return [act.WakeAt(at_s=next_s)] if next_s else []
+
+    @property
+    def _counted(self) -> list[str]:
+        """Assignments whose updates count in this round, as they came."""
+        return self._buffer[: self._rounds.cohort]
+
+    def _open(self) -> list[VersionedSlot]:
+        return [slot for slot in self.slots.values() if slot.status is Status.OPEN]
+
+
+def check_asynchronous(rounds: RoundsConfig, evaluation: EvaluationConfig) -> None:
+    """Raises ValueError: the recipe asks for something that makes workers wait for each other."""
+    asked = {
+        "rounds.over_select": rounds.over_select,
+        "rounds.quorum": rounds.quorum,
+        "rounds.min_workers": rounds.min_workers,
+    }
+    for name, value in asked.items():
+        if value:
+            raise ValueError(f"{name} = {value}: nobody waits for a cohort here; leave it out")
+    if rounds.mode != "synchronous":
+        raise ValueError(f'rounds.mode = "{rounds.mode}": a round has no end here; leave it out')
+    if loss_asked(rounds):
+        raise ValueError(
+            f'rounds.selection = "{rounds.selection}": asks workers for losses before each draw, '
+            'which others would wait for; take loss = "last", or another selection'
+        )
+    if evaluation.workers != "none":
+        raise ValueError(
+            f'evaluation.workers = "{evaluation.workers}": workers that train do not stop to '
+            "evaluate a version; leave it to the coordinator"
+        )
