@@ -10,7 +10,7 @@ import typer
 
 from fedfleet.cli.output import console, number, percent, size, write_json
 from fedfleet.cli.progress import progress
-from fedfleet.cli.recipes import load_recipe
+from fedfleet.cli.recipes import load_recipe, shipped
 from fedfleet.cli.recording import options_of, recording
 from fedfleet.cli.report import print_result, print_rounds, print_traffic
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
@@ -18,6 +18,7 @@ from fedfleet.errors import FedFleetError, SettingInvalid, error_for_code
 from fedfleet.reports.round_result import RoundResult
 from fedfleet.sim.devices import DeviceProfile, parse_devices
 from fedfleet.sim.engines import EngineSettings, opened_engine
+from fedfleet.sim.traces import Trace, parse_traces
 from fedfleet.training.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ DevicesOption = Annotated[
         metavar="FILE", help="Profiles of the devices that workers stand for, for virtual time."
     ),
 ]
+AvailabilityOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(metavar="FILE", help="When workers are connected, in virtual time."),
+]
 AddressOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="HOST:PORT", help="A running Ray cluster; else one starts here."),
@@ -78,6 +83,7 @@ def simulate(
     processes: ProcessesOption = None,
     device: DeviceOption = None,
     devices: DevicesOption = None,
+    availability: AvailabilityOption = None,
     batch_workers: BatchWorkersOption = 1,
     address: AddressOption = None,
     as_json: Json = False,
@@ -87,8 +93,10 @@ def simulate(
     parsed = load_recipe(recipe)
     folder = data_dir or config_of(context).data_dir
     out = console()
-    profiles = read_devices(devices)
-    options = options_of(folder, profiles, batch_workers)
+    profiles, traces = read_devices(devices), read_traces(availability)
+    if traces and not profiles:
+        raise SettingInvalid("--availability: is in virtual time, which needs --devices")
+    options = options_of(folder, (*profiles, *traces), batch_workers)
     rounds: list[RoundResult] = []
     if record is not None and checkpoint is not None and record.absolute() == checkpoint.absolute():
         raise SettingInvalid("--out and --checkpoint: must be two folders")
@@ -121,6 +129,7 @@ def simulate(
                 batch_workers=settings.batch_workers,
                 checkpoint=checkpoint,
                 devices=profiles,
+                availability=traces,
             )
             kept.finish(simulation.outcome, simulation.code, simulation.reason, simulation.state)
     if as_json:
@@ -163,14 +172,26 @@ def _engine_settings(
 
 
 def read_devices(path: Path | None) -> tuple[DeviceProfile, ...]:
-    """The profiles in a file; none where there is none. Raises SettingInvalid."""
+    """The profiles in a file, or of a fleet that ships; none without. Raises SettingInvalid."""
     if path is None:
         return ()
+    fleets = shipped("devices")
+    if not path.exists() and str(path) in fleets:
+        path = fleets[str(path)]
+    return parse_devices(_read(path, "devices"))
+
+
+def read_traces(path: Path | None) -> tuple[Trace, ...]:
+    """The traces in a file; none where there is none. Raises SettingInvalid."""
+    return () if path is None else parse_traces(_read(path, "availability"))
+
+
+def _read(path: Path, option: str) -> str:
     try:
-        return parse_devices(path.read_text())
+        return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise SettingInvalid(f"devices: {path.name}: {reason}") from error
+        raise SettingInvalid(f"{option}: {path.name}: {reason}") from error
 
 
 def _brief(done: SimulatedRound) -> str:

@@ -25,15 +25,18 @@ class Models(Protocol):
 class RunLevels:
     """The levels of one run, which has a table ``[levels]``.
 
+    Args:
+        seed: of what chance decides.
+
     Attributes:
         measured: where workers' levels are chosen by measurement.
     """
 
-    def __init__(self, recipe: Recipe, models: Models) -> None:
+    def __init__(self, recipe: Recipe, models: Models, seed: int) -> None:
         assert recipe.levels is not None
         self._config = recipe.levels
         self._models = models
-        self._seed = derive(recipe.seed, "levels")
+        self._seed = seed
         self._workers = recipe.data.workers
         is_measured = recipe.levels.assignment == "measured"
         self.measured = MeasuredLevels(recipe, models) if is_measured else None

@@ -97,7 +97,11 @@ def simulate(
     trainer = trainers.at()
     shards = Shards(recipe.data, seed=recipe.seed, data_dir=data_dir)
     test = shards.load("test", None) if recipe.evaluation.coordinator else None
-    levels = RunLevels(recipe, trainers.models) if trainers.models else None
+    levels = (
+            RunLevels(recipe, trainers.models, derive(recipe.seed, "levels"))
+            if trainers.models
+            else None
+        )
     coordinator = SimulatedCoordinator(recipe, card, trainer, test, levels)
     if engine is None:
         stacked = _stacked(trainer, batch_workers, has_levels=trainers.models is not None)
