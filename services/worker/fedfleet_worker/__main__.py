@@ -17,6 +17,7 @@ from fedfleet.obs.logs import log_context, setup_logging
 from fedfleet.rpc.exposure import check_exposure
 from fedfleet.wire.limits import check_worker_id
 from fedfleet_worker.config import WorkerConfig
+from fedfleet_worker.priority import stand_back
 from fedfleet_worker.service import serve
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ async def serve_until_signal(config: WorkerConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with ThreadPoolExecutor(1, thread_name_prefix="training") as threads:
+    with ThreadPoolExecutor(
+        1, "training", initializer=stand_back, initargs=(config.worker_nice,)
+    ) as threads:
         await serve(config, stop, threads)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -26,7 +26,9 @@ from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.device import heartbeat, profile
+from fedfleet_worker.links import Links
 from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.speeds import Speeds
 from fedfleet_worker.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -75,6 +77,9 @@ class Agent:
     Args:
         backoff: makes the waits before dialling again.
         clock: seconds, for how long a stream lasted.
+        why_paused: says why the worker takes no work now; empty when it does.
+        links: what is known of the link.
+        speeds: what is known of the device at each level.
     """
 
     def __init__(
@@ -87,6 +92,9 @@ class Agent:
         *,
         backoff: Callable[[], Iterator[float]] = dial_backoff_s,
         clock: Callable[[], float] = time.monotonic,
+        why_paused: Callable[[], str] = str,
+        links: Links | None = None,
+        speeds: Speeds | None = None,
     ) -> None:
         self._config = config
         self._stub = stub
@@ -95,8 +103,16 @@ class Agent:
         self._metrics = metrics
         self._backoff = backoff
         self._clock = clock
+        self._why_paused = why_paused
+        self._links = links or Links()
+        self._speeds = speeds
         self._goodbye = ""
         self.connected = False
+
+    def tell(self) -> None:
+        """Send a heartbeat now: something in it has changed."""
+        if self.connected:  # the next stream begins with one
+            self._outbox.put(pb.ConnectRequest(heartbeat=self._heartbeat()))
 
     async def run(self) -> None:
         """Keep a stream open, for ever; raises only what dialling again cannot mend."""
@@ -189,10 +205,29 @@ class Agent:
         return pb.Hello(
             worker_id=self._config.name,
             software_version=SOFTWARE_VERSION,
-            device=profile(),
+            device=self._profile(),
             tags=self._config.tags,
             held_assignment_ids=held,
         )
+
+    def _profile(self) -> pb.DeviceProfile:
+        levels: Sequence[pb.LevelSpeed] = ()
+        if self._speeds is not None:
+            self._speeds.take_news()  # they are told here
+            levels = self._speeds.known
+        device = profile(self._config.worker_memory_mb << 20, levels)
+        device.link_down_bytes_per_s = self._links.down.bytes_per_s
+        device.link_up_bytes_per_s = self._links.up.bytes_per_s
+        return device
+
+    def _heartbeat(self) -> pb.Heartbeat:
+        beat = heartbeat()
+        beat.pause_reason = self._why_paused()
+        beat.link_down_bytes_per_s = self._links.down.bytes_per_s
+        beat.link_up_bytes_per_s = self._links.up.bytes_per_s
+        if self._speeds is not None:
+            beat.levels.extend(self._speeds.take_news())
+        return beat
 
     async def _welcome(
         self, call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
@@ -220,7 +255,7 @@ class Agent:
             try:
                 message = await within(max(0.0, due - loop.time()), self._outbox.get())
             except asyncio.TimeoutError:
-                message = pb.ConnectRequest(heartbeat=heartbeat())
+                message = pb.ConnectRequest(heartbeat=self._heartbeat())
                 due = loop.time() + interval_s
             try:
                 await call.write(message)

@@ -16,10 +16,33 @@ from fedfleet.env import (
     parse_positive_float,
     setting,
 )
+from fedfleet_worker.guest import Hours, Limits, Network, parse_hours
 
 
 def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node())[:64] or "worker"
+
+
+def _parse_nice(text: str) -> int:
+    value = parse_index(text)
+    if value > 19:
+        raise ValueError("must be a whole number from 0 to 19")
+    return value
+
+
+def _parse_ratio(text: str) -> float:
+    value = parse_positive_float(text)
+    if value > 1:
+        raise ValueError("must be above 0 and at most 1")
+    return value
+
+
+def _parse_network(text: str) -> Network:
+    if text == "any":
+        return "any"
+    if text == "unmetered":
+        return "unmetered"
+    raise ValueError("must be any or unmetered")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +72,52 @@ class WorkerConfig:
         default=0,
         parse=parse_index,
     )
+    worker_nice: int = setting(
+        "how far training stands back behind other processes, 0 to 19",
+        default=10,
+        parse=_parse_nice,
+    )
+    worker_memory_mb: int = setting(
+        "MiB of resident memory above which training is given up as OUT_OF_MEMORY; 0: no limit",
+        default=0,
+        parse=parse_index,
+    )
+    worker_hours: Hours | None = setting(
+        "when training is allowed by the device's clock, for example 22:00-06:00",
+        default=None,
+        parse=parse_hours,
+    )
+    worker_temperature_celsius: float | None = setting(
+        "training rests above this temperature of the hottest sensor, until it is 5 degrees cooler",
+        default=None,
+        parse=parse_positive_float,
+    )
+    worker_battery_ratio: float | None = setting(
+        "training rests while the device runs on a battery with a charge below this, from 0 to 1",
+        default=None,
+        parse=_parse_ratio,
+    )
+    worker_mains_only: bool = setting(
+        "1 lets training rest whenever the device runs on its battery",
+        default=False,
+        parse=parse_bool,
+    )
+    worker_network: Network = setting(
+        "any, or unmetered: then work and transfers rest on a mobile modem",
+        default="any",
+        parse=_parse_network,
+    )
+    worker_load_ratio: float | None = setting(
+        "training rests while other processes use more than this share of all cores, from 0 to 1",
+        default=None,
+        parse=_parse_ratio,
+    )
+    worker_margin_s: float = setting(
+        "seconds before the deadline, beside those that an update takes, at which training ends "
+        "with what is done; at most a tenth of the time that there is",
+        default=2.0,
+        parse=parse_positive_float,
+    )
     insecure: bool = setting(
         "1 allows connections without TLS beyond loopback", default=False, parse=parse_bool
     )
@@ -67,3 +136,15 @@ class WorkerConfig:
     def name(self) -> str:
         """The worker's id."""
         return self.worker_id or _host_name()
+
+    @property
+    def limits(self) -> Limits:
+        """When the device's owner lets it train."""
+        return Limits(
+            hours=self.worker_hours,
+            temperature_celsius=self.worker_temperature_celsius,
+            battery_ratio=self.worker_battery_ratio,
+            mains_only=self.worker_mains_only,
+            network=self.worker_network,
+            load_ratio=self.worker_load_ratio,
+        )

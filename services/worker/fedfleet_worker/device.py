@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import psutil
 import torch
 
+from fedfleet.training.trainers import FULL
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet_worker.sensors import battery, measured, temperature
 
-logger = logging.getLogger(__name__)
+# What a container may have, by both versions of the kernel's groups.
+_GROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
-T = TypeVar("T")
-# What reading a sensor may raise: the kernel, a container, or the library says that it is not
-# there. No reading is worth a worker.
-_NO_SENSOR = (OSError, psutil.Error, AttributeError, LookupError, RuntimeError, ValueError)
 
+def profile(limit_bytes: int = 0, levels: Sequence[pb.LevelSpeed] = ()) -> pb.DeviceProfile:
+    """What the device is.
 
-def profile() -> pb.DeviceProfile:
-    """What the device is."""
+    Args:
+        limit_bytes: of memory, that its owner sets; 0 for none.
+        levels: what a probe measured.
+    """
     return pb.DeviceProfile(
         machine=platform.machine(),
-        accelerator=_measured(_accelerator) or "",
+        accelerator=measured(_accelerator) or "",
         cpu_count=os.cpu_count() or 0,
-        memory_bytes=_measured(lambda: int(psutil.virtual_memory().total)) or 0,
+        memory_bytes=_memory_bytes(limit_bytes),
+        samples_per_s=next((one.samples_per_s for one in levels if one.level == FULL), 0.0),
         os=f"{platform.system()} {platform.release()}",
+        levels=levels,
     )
 
 
@@ -37,31 +45,30 @@ def heartbeat() -> pb.Heartbeat:
     """How the device is."""
     beat = pb.Heartbeat(
         sent_at_s=time.time(),
-        memory_used_bytes=_measured(lambda: int(psutil.Process().memory_info().rss)) or 0,
-        load_average=_measured(lambda: os.getloadavg()[0]) or 0.0,
+        memory_used_bytes=measured(lambda: int(psutil.Process().memory_info().rss)) or 0,
+        load_average=measured(lambda: os.getloadavg()[0]) or 0.0,
     )
-    temperature = _measured(_temperature)
-    if temperature is not None:
-        beat.temperature_celsius = temperature
+    celsius, charge = measured(temperature), measured(battery)
+    if celsius is not None:
+        beat.temperature_celsius = celsius
+    if charge is not None:
+        beat.battery_ratio = charge[0]
     return beat
 
 
-def _measured(read: Callable[[], T]) -> T | None:
-    """What a sensor says; None, which is told as not measured, when it cannot be read."""
-    try:
-        return read()
-    except _NO_SENSOR as error:
-        logger.debug("sensor_unreadable", extra={"reason": repr(error)})
-        return None
+def _memory_bytes(limit_bytes: int) -> int:
+    """The least of what the device has, what its container may have, and what its owner allows."""
+    total = measured(lambda: int(psutil.virtual_memory().total)) or 0
+    if not total:
+        return limit_bytes
+    limits = [limit_bytes, *(measured(partial(_group_limit, path)) or 0 for path in _GROUP_LIMITS)]
+    return min(total, *(limit or total for limit in limits))
+
+
+def _group_limit(path: Path) -> int:
+    """Raises an error where there is no such file, or no limit in it."""
+    return int(path.read_text())
 
 
 def _accelerator() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-
-
-def _temperature() -> float | None:
-    if not hasattr(psutil, "sensors_temperatures"):  # macOS and Windows have none
-        return None
-    groups = psutil.sensors_temperatures().values()
-    readings = [float(reading.current) for group in groups for reading in group]
-    return max(readings, default=None)

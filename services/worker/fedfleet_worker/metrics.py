@@ -15,6 +15,11 @@ class WorkerMetrics:
         self.connected = Gauge(
             "fedfleet_worker_connected", "1 while the stream is open.", registry=self.registry
         )
+        self.paused = Gauge(
+            "fedfleet_worker_paused",
+            "1 while the worker rests because of its limits.",
+            registry=self.registry,
+        )
         self.assignments = Counter(
             "fedfleet_worker_assignments_total",
             "Assignments that ended, by result.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.chunks import check_chunk, chunks
 from fedfleet.wire.limits import STALL_S
 from fedfleet_worker.disk import Finished
+from fedfleet_worker.links import Links
 from fedfleet_worker.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
@@ -40,8 +42,14 @@ class Download:
     """One blob being received; what came stays over attempts."""
 
     def __init__(
-        self, digest: str, size_bytes: int, worker_id: str, metrics: WorkerMetrics
+        self,
+        digest: str,
+        size_bytes: int,
+        worker_id: str,
+        metrics: WorkerMetrics,
+        links: Links | None = None,
     ) -> None:
+        self._links = links or Links()
         self._worker_id = worker_id
         self._digest = digest
         self._size_bytes = size_bytes
@@ -68,6 +76,7 @@ class Download:
         request = pb.DownloadRequest(
             digest=self._digest, offset_bytes=self.offset_bytes, worker_id=self._worker_id
         )
+        began_s, began_at = time.monotonic(), self.offset_bytes
         call = stub.Download(request)
         try:
             responses = call.__aiter__()
@@ -86,6 +95,7 @@ class Download:
             raise TimedOut(f"no byte came for {STALL_S:g} s") from error
         finally:
             call.cancel()
+        self._links.down.note(self.offset_bytes - began_at, time.monotonic() - began_s)
         if self._sha256.hexdigest() != self._digest:
             self._begin_anew()
             raise ChecksumMismatch("the version's bytes are not those of its digest")
@@ -95,8 +105,11 @@ class Download:
 class Upload:
     """One finished update being delivered; the coordinator keeps what came over attempts."""
 
-    def __init__(self, update: Finished, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, update: Finished, metrics: WorkerMetrics, links: Links | None = None
+    ) -> None:
         self._update = update
+        self._links = links or Links()
         self._metrics = metrics
         self._start: asyncio.Future[int]
         self._moved = 0
@@ -111,6 +124,7 @@ class Upload:
             FedFleetError: as the coordinator says; retryable ones go on where this one stopped.
         """
         self._start = asyncio.get_running_loop().create_future()
+        began_s, moved = time.monotonic(), self._moved
         self._unreadable = None
         call = stub.Upload(self._requests())
         try:
@@ -118,6 +132,7 @@ class Upload:
             while True:
                 response = await self._next(responses)
                 if response.WhichOneof("message") == "receipt":
+                    self._links.up.note(self._moved - moved, time.monotonic() - began_s)
                     return response.receipt
                 if self._start.done():
                     raise TransferInvalid("the coordinator said twice where to begin")

@@ -7,18 +7,23 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from harness import tiny_recipe
 from scripted_coordinator import PATIENCE_S, Scripted, Talking, scripted_coordinator, soon, welcome
 
 from fedfleet.errors import FedFleetError, InvalidInput, LimitExceeded, NotAllowed, NotServed
+from fedfleet.training.level_probe import LevelFigures, ProbeTask
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_worker import agent as agent_module
 from fedfleet_worker.agent import SHORT_S, Agent, Outbox
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.disk import Disk
+from fedfleet_worker.links import Links
 from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.speeds import Speeds
 from fedfleet_worker.training import Bench
 from fedfleet_worker.workbench import Workbench
 
@@ -45,6 +50,7 @@ async def running(
     folder: Path,
     waits: Waits | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    **more: Any,
 ) -> AsyncIterator[tuple[Agent, Outbox, asyncio.Task[None]]]:
     config, metrics, outbox = WorkerConfig(worker_id="w"), WorkerMetrics(), Outbox()
     with ThreadPoolExecutor(1) as threads:
@@ -59,6 +65,7 @@ async def running(
             metrics,
             backoff=waits or Waits(),
             clock=clock,
+            **more,
         )
         task = asyncio.create_task(agent.run())
         try:
@@ -202,3 +209,73 @@ async def test_agent_dials_soon_after_a_long_stream(
 
     assert [step for _, step in waits.asked] == [0, 0]
     assert "stream_was_short" not in caplog.text
+
+
+async def test_agent_tells_at_once_why_the_worker_rests_and_how_fast_its_link_is(
+    tmp_path: Path,
+) -> None:
+    beats: asyncio.Queue[pb.Heartbeat] = asyncio.Queue()
+
+    async def listen(
+        hello: pb.Hello, requests: AsyncIterator[pb.ConnectRequest]
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        yield welcome(heartbeat_s=3600)
+        async for request in requests:
+            beats.put_nowait(request.heartbeat)
+
+    reasons, links = [""], Links()
+    links.up.note(1 << 20, 2.0)
+    links.down.note(1 << 20, 1.0)
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = listen
+        changes = {"why_paused": lambda: reasons[-1], "links": links}
+        async with running(coordinator, tmp_path, **changes) as (agent, _, _):
+            agent.tell()  # nobody listens yet: the stream begins with a heartbeat anyway
+            first = await soon(beats)
+            reasons.append("on its battery")
+            agent.tell()
+            second = await soon(beats)
+
+    assert (first.pause_reason, second.pause_reason) == ("", "on its battery")
+    assert second.link_up_bytes_per_s == 1 << 19
+    assert second.link_down_bytes_per_s == 1 << 20
+    assert beats.empty()
+
+
+async def test_agent_tells_what_was_measured_in_its_hello_and_news_at_once(tmp_path: Path) -> None:
+    heard: asyncio.Queue[pb.Heartbeat] = asyncio.Queue()
+
+    async def listen(
+        hello: pb.Hello, requests: AsyncIterator[pb.ConnectRequest]
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        yield welcome()
+        async for request in requests:
+            heard.put_nowait(request.heartbeat)
+
+    def measure(task: ProbeTask, cancelled: Callable[[], bool]) -> list[LevelFigures]:
+        figures = LevelFigures(
+            level="a", rate=1.0, parameters=9, samples_per_s=1.0 + len(task.rates), memory_bytes=7
+        )
+        return [figures]
+
+    def assignment(rates: str) -> pb.Assignment:
+        levels = f'[levels]\nrates = {rates}\nassignment = "measured"\ntarget_s = 1.0\n'
+        return pb.Assignment(recipe=tiny_recipe() + levels)
+
+    speeds = Speeds(tmp_path / "speeds", measure=measure)
+    speeds.look(assignment("[1.0]"), lambda: False)
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = listen
+        async with running(coordinator, tmp_path, speeds=speeds) as (agent, _, _):
+            hello = await soon(coordinator.hellos)
+            first = await soon(heard)
+            speeds.look(assignment("[1.0, 0.5]"), lambda: False)
+            agent.tell()
+            news = await soon(heard)
+            agent.tell()
+            after = await soon(heard)
+
+    assert [one.samples_per_s for one in hello.device.levels] == [2.0]
+    assert [one.samples_per_s for one in news.levels] == [3.0]
+    assert not first.levels
+    assert not after.levels

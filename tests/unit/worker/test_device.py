@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet_worker import device
 from fedfleet_worker.device import heartbeat, profile
 
 
@@ -51,3 +54,31 @@ def test_sensors_that_the_system_does_not_have_are_not_measured(
 
     assert beat.load_average == 0.0
     assert not beat.HasField("temperature_celsius")
+
+
+def test_profile_has_no_more_memory_than_the_owner_allows() -> None:
+    assert profile(1 << 20).memory_bytes == 1 << 20
+    assert profile(1 << 62).memory_bytes == profile().memory_bytes
+
+
+def test_profile_has_no_more_memory_than_its_container(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "v1").write_text("9223372036854771712\n")
+    (tmp_path / "v2").write_text("1048576\n")
+    (tmp_path / "none").write_text("max\n")
+    names = ("v1", "none", "missing")
+
+    monkeypatch.setattr(device, "_GROUP_LIMITS", [tmp_path / name for name in names])
+    assert profile().memory_bytes == psutil.virtual_memory().total
+    monkeypatch.setattr(device, "_GROUP_LIMITS", [tmp_path / name for name in (*names, "v2")])
+    assert profile().memory_bytes == 1 << 20
+
+
+def test_profile_tells_what_a_probe_measured() -> None:
+    levels = [pb.LevelSpeed(level="a", samples_per_s=3.0), pb.LevelSpeed(level="b")]
+
+    made = profile(levels=levels)
+
+    assert list(made.levels) == levels
+    assert made.samples_per_s == 3.0

@@ -27,12 +27,12 @@ def test_disk_advances_the_memory_with_the_receipt_only(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     dropped = disk.keep(an_update(assignment_id="r-1/1/1/train/w"), {"c": np.full(2, 1.0)})
     disk.drop(dropped)
-    assert disk.memory("r-1") == {}
+    assert disk.memory("r-1", "a") == {}
 
     disk.delivered(disk.keep(an_update(assignment_id="r-1/2/1/train/w"), {"c": np.full(2, 2.0)}))
 
-    assert Disk(tmp_path).memory("r-1")["c"].tolist() == [2.0, 2.0]
-    assert disk.memory("r-2") == {}
+    assert Disk(tmp_path).memory("r-1", "a")["c"].tolist() == [2.0, 2.0]
+    assert disk.memory("r-2", "a") == {}
     assert disk.finished() == []
 
 
@@ -143,9 +143,9 @@ def test_disk_keeps_the_memories_of_the_runs_that_were_used_last(tmp_path: Path)
 
     for run in runs:
         disk.delivered(disk.keep(an_update(run_id=run), {"c": np.ones(2)}))
-        assert disk.memory("r-0") != {}
+        assert disk.memory("r-0", "a") != {}
 
-    assert [run for run in runs if disk.memory(run)] == ["r-0", *runs[-MEMORIES + 1 :]]
+    assert [run for run in runs if disk.memory(run, "a")] == ["r-0", *runs[-MEMORIES + 1 :]]
 
 
 def test_disk_keeps_the_newest_memory_though_the_clock_went_back(tmp_path: Path) -> None:
@@ -157,4 +157,4 @@ def test_disk_keeps_the_newest_memory_though_the_clock_went_back(tmp_path: Path)
 
     disk.delivered(disk.keep(an_update(run_id="new"), {"c": np.ones(2)}))
 
-    assert disk.memory("new") != {}
+    assert disk.memory("new", "a") != {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.chunks import chunks
 from fedfleet.wire.limits import CHUNK_BYTES
 from fedfleet_worker import transfer
+from fedfleet_worker.links import Links
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.transfer import Download, Upload
 
@@ -137,3 +139,32 @@ async def test_upload_that_is_told_twice_where_to_begin_is_an_error(tmp_path: Pa
         coordinator.upload = twice
         with pytest.raises(TransferInvalid, match="twice"):
             await Upload(keep_update(tmp_path, 5), WorkerMetrics()).run(coordinator.stub)
+
+
+async def test_transfers_measure_the_link(tmp_path: Path) -> None:
+    async def take(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield ready(0)
+        moved = 0
+        async for request in requests:
+            moved += len(request.chunk.data)
+            if moved == header.payload_bytes:
+                break
+        yield receipt(header)
+
+    links, small = Links(), Links()
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = take
+        coordinator.blobs[DIGEST] = BLOB
+        began_s = time.monotonic()
+        await Download(DIGEST, len(BLOB), "w", WorkerMetrics(), links).run(coordinator.stub)
+        await Upload(keep_update(tmp_path / "large", 1 << 18), WorkerMetrics(), links).run(
+            coordinator.stub
+        )
+        took_s = time.monotonic() - began_s
+        await Upload(keep_update(tmp_path / "small"), WorkerMetrics(), small).run(coordinator.stub)
+
+    assert links.down.bytes_per_s >= len(BLOB) / took_s
+    assert links.up.bytes_per_s >= (1 << 20) / took_s
+    assert small.up.bytes_per_s == 0

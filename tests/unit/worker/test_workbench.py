@@ -33,7 +33,9 @@ from fedfleet.wire.limits import CHUNK_BYTES
 from fedfleet.wire.weights import encode_state
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.disk import Disk
+from fedfleet_worker.guest import Condition, Limits
 from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.pausing import Pausing
 from fedfleet_worker.training import Bench
 from fedfleet_worker.workbench import STUCK, Workbench
 
@@ -99,6 +101,7 @@ async def working(
     coordinator: Scripted,
     folder: Path,
     backoff: Callable[[], Iterator[float]] = lambda: itertools.repeat(0.0),
+    pausing: Pausing | None = None,
 ) -> AsyncIterator[Working]:
     disk, metrics = Disk(folder), WorkerMetrics()
     sent: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
@@ -112,6 +115,7 @@ async def working(
             threads,
             sent.put_nowait,
             backoff,
+            pausing=pausing,
         )
         task = asyncio.create_task(workbench.work())
         try:
@@ -183,7 +187,6 @@ def plugged(coordinator: Scripted, assignment_id: str) -> pb.Assignment:
         "IndexError",
         "AssertionError",
         "StopIteration",
-        "MemoryError",
     ],
 )
 async def test_workbench_reports_any_fault_of_a_plug_in_and_works_on(
@@ -203,6 +206,115 @@ async def test_workbench_reports_any_fault_of_a_plug_in_and_works_on(
             assert fault in failure.message
             assert "secret" not in failure.message
             assert "\n" not in failure.message
+
+
+# A device with limits
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["MemoryError()", 'RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory")'],
+)
+async def test_workbench_reports_a_device_that_is_too_small_and_sets_up_anew(
+    fault: str, plug_in: Any, tmp_path: Path
+) -> None:
+    async def take(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield receipt(header)
+
+    plug_in(f"""if not started.is_set():
+            started.set()
+            raise {fault}""")
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path / "state") as work,
+    ):
+        coordinator.upload = take
+        work.workbench.offer(plugged(coordinator, "r-1/1/1/train/w"))
+        failure = await work.sent_soon("failure")
+        work.workbench.offer(plugged(coordinator, "r-1/1/2/train/w"))
+
+        assert (failure.assignment_id, failure.code) == ("r-1/1/1/train/w", "OUT_OF_MEMORY")
+        assert await soon(coordinator.uploads) == "r-1/1/2/train/w"
+
+
+class Metered:
+    """A device behind a mobile modem, for as long as the test says."""
+
+    def __init__(self) -> None:
+        self.is_metered: bool | None = True
+        self.pausing = Pausing(Limits(network="unmetered"), WorkerMetrics(), self)
+
+    def read(self) -> Condition:
+        return Condition(at_s=0, is_metered=self.is_metered)
+
+    async def comes_home(self) -> None:
+        self.is_metered = None
+        await self.pausing.look()
+
+
+async def test_workbench_begins_no_assignment_while_the_worker_rests(tmp_path: Path) -> None:
+    device = Metered()
+    await device.pausing.look()
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path, pausing=device.pausing) as work,
+    ):
+        late = unknown_version("a/1/1/train/w")
+        late.deadline_s = 0.01
+        work.workbench.offer(late)
+        work.workbench.offer(unknown_version("b/1/1/train/w"))
+        failure = await work.sent_soon("failure")
+
+        assert (failure.assignment_id, failure.code) == (late.assignment_id, "TIMED_OUT")
+        assert "on a metered network" in failure.message
+        assert work.workbench.held == ("b/1/1/train/w",)
+        assert coordinator.downloads.empty()
+
+        await device.comes_home()
+        await soon(coordinator.downloads)
+
+
+async def test_workbench_lets_go_of_a_cancelled_assignment_while_the_worker_rests(
+    tmp_path: Path,
+) -> None:
+    device = Metered()
+    await device.pausing.look()
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path, pausing=device.pausing) as work,
+    ):
+        work.workbench.offer(unknown_version("a/1/1/train/w"))
+        late = unknown_version("b/1/1/train/w")
+        late.deadline_s = 0.01
+        work.workbench.offer(late)
+        await asyncio.sleep(0)
+        work.workbench.cancel("a/1/1/train/w")
+
+        assert (await work.sent_soon("failure")).assignment_id == late.assignment_id
+        assert work.count("abandoned") == 1
+
+
+async def test_workbench_keeps_a_finished_update_until_the_network_is_free(tmp_path: Path) -> None:
+    async def take(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        yield receipt(header)
+
+    device = Metered()
+    await device.pausing.look()
+    assignment_id = keep_update(tmp_path).assignment_id
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = take
+        async with working(coordinator, tmp_path, pausing=device.pausing) as work:
+            await asyncio.sleep(0)
+            assert work.workbench.held == (assignment_id,)
+            assert coordinator.uploads.empty()
+
+            await device.comes_home()
+
+            assert await soon(coordinator.uploads) == assignment_id
 
 
 # Cancelling
@@ -250,7 +362,7 @@ async def test_workbench_ends_a_cancelled_upload_and_drops_its_update(tmp_path: 
 
             await work.sent_soon("failure")  # of the next, whose version nobody has
             assert work.disk.finished() == []
-            assert work.disk.memory("r-1") == {}
+            assert work.disk.memory("r-1", "a") == {}
             assert (work.count("abandoned"), work.count("failed")) == (1, 1)
 
 
@@ -325,7 +437,7 @@ async def test_workbench_sends_a_cut_upload_again_from_where_it_was_cut(tmp_path
             assert bytes(received) == payload
             assert len(starts) > STUCK  # each of them had moved on
             assert work.count("delivered") == 1
-            assert work.disk.memory("r-1")["c"].tolist() == [1.0, 1.0]
+            assert work.disk.memory("r-1", "a")["c"].tolist() == [1.0, 1.0]
             assert work.disk.finished() == []
 
 
