@@ -336,7 +336,7 @@ class AsynchronousMachine:
                 "failed",
                 "QUORUM_NOT_MET",
                 f"round {self.round}: {len(self._buffer)} of {self._rounds.cohort} updates and "
-                f"{len(self._available)} workers{self._rounds.tagged} connected after "
+                f"{len(self._available)} workers{self._rounds.tagged} ready after "
                 f"{self.attempt} deadlines without an update{last}",
             )
         self.attempt += 1

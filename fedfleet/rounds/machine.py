@@ -432,7 +432,7 @@ class RoundMachine:
                 "failed",
                 "QUORUM_NOT_MET",
                 f"round {self.round}: {updates} of {self._needed} updates and "
-                f"{len(self._available)} workers{self._rounds.tagged} connected after "
+                f"{len(self._available)} workers{self._rounds.tagged} ready after "
                 f"{self.attempt} attempts{last}",
             )
         self.attempt += 1

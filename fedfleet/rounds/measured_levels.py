@@ -20,6 +20,9 @@ from fedfleet.training.level_probe import ProbeTask
 from fedfleet.types import Array, Kind, Schema, UpdateHeader
 from fedfleet.wire.spare import spare_small
 
+# Of the round's deadline, the most that a worker's part should take: else one that is never there
+# in time would be thought to meet the target.
+DEADLINE_SHARE = 0.8
 # Metric of an update that was cut short: the share of its steps that were done; of training.local,
 # which needs torch.
 PARTIAL = "worker.partial"
@@ -57,7 +60,7 @@ class MeasuredLevels:
                 _size(name, rate, models.schema(name), recipe)
                 for name, rate in zip(levels.names, levels.rates, strict=True)
             ],
-            target_s=levels.target_s,
+            target_s=min(levels.target_s, DEADLINE_SHARE * recipe.rounds.deadline_s),
             epochs=recipe.training.epochs,
         )
         self._chosen: dict[str, str] = {}

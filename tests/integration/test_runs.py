@@ -76,7 +76,7 @@ async def test_one_worker_fewer_than_the_quorum_fails_the_run_with_the_numbers(
 
     assert run.state == pb.RUN_STATE_FAILED
     assert run.code == "QUORUM_NOT_MET"
-    assert "0 of 2 updates and 1 workers connected after 2 attempts" in run.reason
+    assert "0 of 2 updates and 1 workers ready after 2 attempts" in run.reason
 
 
 async def test_quorum_at_the_deadline_closes_the_round_without_the_straggler(

@@ -1,7 +1,7 @@
 """Where each step of the acceptance ladder and each defect of known implementations is held.
 
 algorithms.md has the ladder in section 7, the defects in section 6; what is not listed belongs to
-features that are not built yet (privacy, robust rules, secure aggregation, asynchronous rounds).
+features that are not built yet (privacy, robust rules, secure aggregation).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ STEPS = {
     "3 FedAvgM by hand": f"{UNIT}/test_fedopt.py: two_steps_that_are_computed_by_hand",
     "3 FedOpt is FedAvg": f"{UNIT}/test_fedprox.py: without_what_an_algorithm_adds",
     "3 FedProx with mu 0": f"{UNIT}/test_fedprox.py: mu_zero_is_fedavg_bit_for_bit",
+    "3 FedBuff is FedAvg": "tests/unit/sim/test_asynchronous.py: whole_fresh_buffers_is_uniform",
     "3 SlowMo": f"{LADDER}: heavy_ball_is_slowmo",
     "3 local SGD of one step": f"{LADDER}: one_step_is_gradient_descent_on_all_data",
     "4 parameters by level": f"{HETEROFL}: published_parameters_by_level",
@@ -49,6 +50,7 @@ STEPS = {
     "12 power of choice, d = m": f"{ROUNDS}/test_power_of_choice.py: as_many_candidates_as_the_co",
     "12 skewed draws, unbiased": f"{ROUNDS}/test_systematic.py: unbiased_over_every_draw",
     "12 order of gamma": f"{RESULTS}: skew",
+    "12 FedBuff against rounds": "tests/unit/sim/test_asynchronous.py: twice_as_fast_as_rounds",
 }
 
 # By row of section 6.

@@ -33,9 +33,11 @@ SIBLINGS = {
     ("algorithms", "aggregation"),
     # ``fedfleet simulate`` drives the simulator.
     ("fedfleet.cli.simulate", "fedfleet.sim.driver"),
+    ("fedfleet.cli.simulate", "fedfleet.sim.carried_tags"),
     ("fedfleet.cli.simulate", "fedfleet.sim.devices"),
     ("fedfleet.cli.simulate", "fedfleet.sim.engines"),
     ("fedfleet.cli.simulate", "fedfleet.sim.outcome"),
+    ("fedfleet.cli.simulate", "fedfleet.sim.traces"),
     # torchvision cannot be imported beside a CPU torch without it, also where CIFAR is fetched.
     ("fedfleet.data.cifar_download", "fedfleet.models.torchvision_ops"),
 }

@@ -306,7 +306,7 @@ class RunDriver:
     def _workers(self) -> frozenset[str]:
         """Who can take assignments of this run now."""
         fleet, rounds = self._around.fleet, self._recipe.rounds
-        return frozenset(name for name in fleet.connected if rounds.admits(fleet.tags(name)))
+        return frozenset(name for name in fleet.ready if rounds.admits(fleet.tags(name)))
 
     def _fleet_changed(self) -> None:
         self._log.tell_fleet(time.time())

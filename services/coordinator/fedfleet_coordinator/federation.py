@@ -130,7 +130,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         kind = request.WhichOneof("message")
         driver = self._runs.active
         if kind == "heartbeat":
-            session.hear(request.heartbeat)
+            self._fleet.hear(session, request.heartbeat)
             return
         if kind == "progress":
             session.assignment_id = request.progress.assignment_id[:512]

@@ -51,6 +51,11 @@ class Session:
     def worker_id(self) -> str:
         return self.hello.worker_id
 
+    @property
+    def pause_reason(self) -> str:
+        """Why the worker takes no work now; empty when it does."""
+        return self.heartbeat.pause_reason if self.heartbeat else ""
+
     def hear(self, beat: pb.Heartbeat) -> None:
         """Take a heartbeat; raises LimitExceeded: it names too many levels."""
         check_levels(beat.levels)
@@ -106,6 +111,22 @@ class Fleet:
     def connected(self) -> frozenset[str]:
         """Ids of the workers with an open stream."""
         return frozenset(name for name, known in self.known.items() if known.connected)
+
+    @property
+    def ready(self) -> frozenset[str]:
+        """Ids of the connected workers that do not rest on their device."""
+        return frozenset(
+            name
+            for name, known in self.known.items()
+            if known.connected and not known.session.pause_reason
+        )
+
+    def hear(self, session: Session, beat: pb.Heartbeat) -> None:
+        """Take a heartbeat; raises LimitExceeded: it names too many levels."""
+        before = bool(session.pause_reason)
+        session.hear(beat)
+        if bool(session.pause_reason) != before:
+            self._changed()
 
     def tags(self, worker_id: str) -> Collection[str]:
         """What a known worker carries, by its last hello."""

@@ -10,9 +10,9 @@ from fedfleet.cli.documents import (
     version_document,
     worker_document,
 )
-from fedfleet.cli.workers import worker_state
 from fedfleet.store.protocols import RunState
 from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.v1 import federation_service_pb2 as federation
 
 
 def test_state_names_are_the_stores() -> None:
@@ -29,9 +29,27 @@ def test_documents_hold_every_field_of_their_messages() -> None:
 
     assert set(run_document(pb.Run())) == fields(pb.Run) - {"recipe"}
     assert set(worker_document(pb.Worker())) == fields(pb.Worker)
-    assert set(worker_document(pb.Worker())["device"]) == set(
-        pb.Worker.DESCRIPTOR.fields_by_name["device"].message_type.fields_by_name
+    full = pb.Worker(
+        device=federation.DeviceProfile(levels=[federation.LevelSpeed()]),
+        heartbeat=federation.Heartbeat(),
+        accuracies=[pb.WorkerAccuracy()],
     )
+    document = worker_document(full)
+    assert set(document["device"]) == fields(federation.DeviceProfile)
+    assert set(document["device"]["levels"][0]) == fields(federation.LevelSpeed)
+    assert set(document["heartbeat"]) == fields(federation.Heartbeat)
+    assert set(document["accuracies"][0]) == fields(pb.WorkerAccuracy)
+
+
+def test_worker_document_has_null_for_what_was_not_measured() -> None:
+    worker = pb.Worker(heartbeat=federation.Heartbeat(battery_ratio=0.0))
+
+    document = worker_document(worker)
+
+    assert document["heartbeat"]["battery_ratio"] == 0.0
+    assert document["heartbeat"]["temperature_celsius"] is None
+    assert document["device"]["link_up_bytes_per_s"] is None
+    assert worker_document(pb.Worker())["heartbeat"] is None
 
 
 def test_version_document_has_the_aliases_that_point_at_it() -> None:
@@ -55,10 +73,3 @@ def test_event_document_unpacks_the_fields() -> None:
 
     assert document["fields"] == {"workers": ["w"]}
     assert document["event_id"] == 7
-
-
-def test_worker_state_in_words() -> None:
-    assert worker_state(pb.Worker(connected=False, assignment_id="a")) == "away"
-    assert worker_state(pb.Worker(connected=True)) == "idle"
-    busy = pb.Worker(connected=True, assignment_id="a", progress_ratio=0.42)
-    assert worker_state(busy) == "busy 42 %"

@@ -327,7 +327,7 @@ def test_run_fails_after_its_attempts_and_says_the_numbers() -> None:
 
     assert (finish.outcome, finish.code) == ("failed", "QUORUM_NOT_MET")
     assert finish.reason == (
-        "round 1: 1 of 3 updates and 2 workers connected after 2 deadlines without an update; "
+        "round 1: 1 of 3 updates and 2 workers ready after 2 deadlines without an update; "
         "last failure: b: DATA_EMPTY: x"
     )
 

@@ -336,7 +336,7 @@ def test_run_without_enough_workers_fails_after_its_attempts_and_says_the_number
     finish = only(run.deadline(), act.FinishRun)
 
     assert (finish.outcome, finish.code) == ("failed", "QUORUM_NOT_MET")
-    assert finish.reason == ("round 1: 0 of 2 updates and 1 workers connected after 2 attempts")
+    assert finish.reason == ("round 1: 0 of 2 updates and 1 workers ready after 2 attempts")
     assert run.machine.finish == finish
     assert run.machine.phase is Phase.FINISHED
 
@@ -348,7 +348,7 @@ def test_run_whose_workers_fail_ends_with_the_last_failure() -> None:
     finish = only(run.failure(key("b")), act.FinishRun)
 
     assert finish.code == "QUORUM_NOT_MET"
-    assert finish.reason.startswith("round 1: 1 of 2 updates and 4 workers connected after 1 att")
+    assert finish.reason.startswith("round 1: 1 of 2 updates and 4 workers ready after 1 att")
     assert finish.reason.endswith("last failure: b: DATA_EMPTY: no image found")
 
 
