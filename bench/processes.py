@@ -59,7 +59,7 @@ def process(arguments: Sequence[str], log: Path, **environ: str) -> Iterator[Non
 
 
 @contextmanager
-def _coordinator(folder: Path) -> Iterator[str]:
+def coordinator(folder: Path) -> Iterator[str]:
     """A coordinator that keeps its store in a folder; yields its address."""
     port = str(free_port())
     with process(
@@ -77,7 +77,7 @@ def deployed(workers: int) -> Iterator[ControlServiceStub]:
     """A coordinator and worker processes on loopback; yields the coordinator's control stub."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        address = stack.enter_context(_coordinator(folder))
+        address = stack.enter_context(coordinator(folder))
         for i in range(workers):
             worker = process(
                 (sys.executable, "-m", "fedfleet_worker"),
@@ -107,7 +107,7 @@ def exchanging(
     """
     each = workers // processes
     with ExitStack() as stack:
-        address = stack.enter_context(_coordinator(folder))
+        address = stack.enter_context(coordinator(folder))
         for first in range(0, workers, each):
             numbers = (str(first), str(each), str(folder), str(workers if together else 0))
             command = (sys.executable, str(EXCHANGE_WORKER), address, *numbers)

@@ -21,6 +21,7 @@ from fedfleet.data import config as data
 from fedfleet.env import variable
 from fedfleet.models import config as models
 from fedfleet.rounds.config import RoundsConfig
+from fedfleet.rounds.levels import LevelsConfig
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import SELECTIONS
 from fedfleet.tables import describe
@@ -49,6 +50,7 @@ RECIPE = {
     **{f"rounds {name}": options for name, (options, _) in SELECTIONS.items() if fields(options)},
     "evaluation": EvaluationConfig,
     "wire": WireConfig,
+    "levels": LevelsConfig,
 }
 # Which the reader finds in the file as names: their values are not in the dataclass.
 CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {

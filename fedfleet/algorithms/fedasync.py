@@ -62,7 +62,8 @@ class FedAsync(AsynchronousAlgorithm):
         share = aggregate.total_weight / aggregate.updates
         step_P = aggregate.means[DELTA] * share + self._drawn_back(result)
         alpha = self._mixing * share
-        statistics = (1 - alpha) * base.statistics + alpha * aggregate.statistics
+        before = base.statistics.astype(np.float64)
+        statistics = before + alpha * (aggregate.statistics - before)
         state = replace(
             base,
             trainable=(base.trainable + self._mixing * step_P).astype(base.trainable.dtype),

@@ -19,6 +19,15 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
         },
     ),
     "workers": Leaf("fedfleet.cli.workers:workers", "List the workers and what they are doing."),
+    "worker": Branch(
+        "Look at what this machine can do as a worker.",
+        {
+            "probe": Leaf(
+                "fedfleet.cli.worker_probe:probe",
+                "Measure how fast this machine trains each level of a recipe's model.",
+            ),
+        },
+    ),
     "models": Branch(
         "Look at model versions and move their aliases.",
         {

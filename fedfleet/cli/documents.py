@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.v1 import federation_service_pb2 as federation
 
 Document = dict[str, Any]  # a JSON object
 
@@ -37,8 +38,8 @@ def run_document(run: pb.Run) -> Document:
 
 
 def worker_document(worker: pb.Worker) -> Document:
-    """A worker and its device."""
-    device = worker.device
+    """A worker, its device, and its part in the run that is active or was."""
+    has_heartbeat = worker.HasField("heartbeat")
     return {
         "worker_id": worker.worker_id,
         "connected": worker.connected,
@@ -50,14 +51,55 @@ def worker_document(worker: pb.Worker) -> Document:
         "traffic": traffic_document(worker.traffic),
         "tags": list(worker.tags),
         "software_version": worker.software_version,
-        "device": {
-            "machine": device.machine,
-            "accelerator": device.accelerator,
-            "cpu_count": device.cpu_count,
-            "memory_bytes": device.memory_bytes,
-            "samples_per_s": device.samples_per_s,
-            "os": device.os,
-        },
+        "device": device_document(worker.device),
+        "heartbeat": heartbeat_document(worker.heartbeat) if has_heartbeat else None,
+        "level": worker.level or None,
+        "rounds": worker.rounds,
+        "of_rounds": worker.of_rounds,
+        "weight_ratio": worker.weight_ratio,
+        "round_s": worker.round_s or None,
+        "accuracies": [{"round": one.round, "accuracy": one.accuracy} for one in worker.accuracies],
+    }
+
+
+def device_document(device: federation.DeviceProfile) -> Document:
+    """What a worker measured of its device; null for what it did not."""
+    return {
+        "machine": device.machine,
+        "accelerator": device.accelerator,
+        "cpu_count": device.cpu_count,
+        "memory_bytes": device.memory_bytes,
+        "samples_per_s": device.samples_per_s,
+        "os": device.os,
+        "levels": [speed_document(one) for one in device.levels],
+        "link_down_bytes_per_s": device.link_down_bytes_per_s or None,
+        "link_up_bytes_per_s": device.link_up_bytes_per_s or None,
+    }
+
+
+def speed_document(speed: federation.LevelSpeed) -> Document:
+    """What a probe measured at one level; a speed of 0 ran out of memory."""
+    return {
+        "level": speed.level,
+        "samples_per_s": speed.samples_per_s,
+        "memory_bytes": speed.memory_bytes,
+        "model_digest": speed.model_digest,
+    }
+
+
+def heartbeat_document(beat: federation.Heartbeat) -> Document:
+    """How a device was when it last said so."""
+    has_temperature = beat.HasField("temperature_celsius")
+    return {
+        "sent_at_s": beat.sent_at_s,
+        "temperature_celsius": beat.temperature_celsius if has_temperature else None,
+        "memory_used_bytes": beat.memory_used_bytes,
+        "load_average": beat.load_average,
+        "battery_ratio": beat.battery_ratio if beat.HasField("battery_ratio") else None,
+        "pause_reason": beat.pause_reason or None,
+        "link_down_bytes_per_s": beat.link_down_bytes_per_s or None,
+        "link_up_bytes_per_s": beat.link_up_bytes_per_s or None,
+        "levels": [speed_document(one) for one in beat.levels],
     }
 
 

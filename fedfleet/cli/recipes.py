@@ -13,10 +13,14 @@ _PACKAGE = Path(fedfleet.__file__).parent
 FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
 
 
-def shipped() -> dict[str, Path]:
-    """The recipes that ship here, by name."""
+def shipped(kind: str = "") -> dict[str, Path]:
+    """The recipes that ship here, by name.
+
+    Args:
+        kind: a folder beside them, for what is no recipe: ``devices`` are fleets.
+    """
     folder = next((folder for folder in FOLDERS if folder.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))} if folder else {}
+    return {path.stem: path for path in sorted((folder / kind).glob("*.toml"))} if folder else {}
 
 
 def read_recipe(name: str) -> str:

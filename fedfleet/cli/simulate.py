@@ -16,6 +16,7 @@ from fedfleet.cli.report import print_result, print_rounds, print_traffic
 from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
 from fedfleet.errors import FedFleetError, SettingInvalid, error_for_code
 from fedfleet.reports.round_result import RoundResult
+from fedfleet.sim.carried_tags import parse_tags
 from fedfleet.sim.devices import DeviceProfile, parse_devices
 from fedfleet.sim.engines import EngineSettings, opened_engine
 from fedfleet.sim.traces import Trace, parse_traces
@@ -64,6 +65,12 @@ AvailabilityOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(metavar="FILE", help="When workers are connected, in virtual time."),
 ]
+TagsOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        metavar="FILE", help='What workers carry, for [rounds] tags: worker-0 = ["pi"] and so on.'
+    ),
+]
 AddressOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="HOST:PORT", help="A running Ray cluster; else one starts here."),
@@ -84,6 +91,7 @@ def simulate(
     device: DeviceOption = None,
     devices: DevicesOption = None,
     availability: AvailabilityOption = None,
+    tags: TagsOption = None,
     batch_workers: BatchWorkersOption = 1,
     address: AddressOption = None,
     as_json: Json = False,
@@ -93,10 +101,11 @@ def simulate(
     parsed = load_recipe(recipe)
     folder = data_dir or config_of(context).data_dir
     out = console()
-    profiles, traces = read_devices(devices), read_traces(availability)
+    profiles, traces, carried = read_devices(devices), read_traces(availability), read_tags(tags)
     if traces and not profiles:
         raise SettingInvalid("--availability: is in virtual time, which needs --devices")
-    options = options_of(folder, (*profiles, *traces), batch_workers)
+    given = (*profiles, *traces, *sorted(carried.items()))
+    options = options_of(folder, given, batch_workers)
     rounds: list[RoundResult] = []
     if record is not None and checkpoint is not None and record.absolute() == checkpoint.absolute():
         raise SettingInvalid("--out and --checkpoint: must be two folders")
@@ -128,6 +137,7 @@ def simulate(
                 device=settings.device,
                 batch_workers=settings.batch_workers,
                 checkpoint=checkpoint,
+                tags=carried,
                 devices=profiles,
                 availability=traces,
             )
@@ -184,6 +194,11 @@ def read_devices(path: Path | None) -> tuple[DeviceProfile, ...]:
 def read_traces(path: Path | None) -> tuple[Trace, ...]:
     """The traces in a file; none where there is none. Raises SettingInvalid."""
     return () if path is None else parse_traces(_read(path, "availability"))
+
+
+def read_tags(path: Path | None) -> dict[str, tuple[str, ...]]:
+    """The tags in a file, by worker; none where there is none. Raises SettingInvalid."""
+    return {} if path is None else parse_tags(_read(path, "tags"))
 
 
 def _read(path: Path, option: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedfleet.algorithms.base import Memory
@@ -12,6 +12,7 @@ from fedfleet.data.shard import Examples
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds import actions as act
 from fedfleet.rounds.history import History, split_history
+from fedfleet.rounds.level_facts import without_levels
 from fedfleet.rounds.levels import FULL
 from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
@@ -116,10 +117,15 @@ class SimulatedCoordinator:
         return KeptCoordinator(
             state=self._state,
             published=self._published,
-            memory={**self._memory, **self.history.to_memory()},
+            memory={**self._memory, **self.history.to_memory(), **self._book()},
             downlink=self.downlink.keep(),
             narrow={lane: downlink.keep() for lane, downlink in self._narrow.items()},
         )
+
+    def _book(self) -> Memory:
+        """What is known of the workers' levels, where they are measured."""
+        measured = self.levels.measured if self.levels else None
+        return measured.book.to_memory() if measured else {}
 
     def go_on(self, kept: KeptCoordinator, round: int) -> None:
         """Be as it was when that was kept.
@@ -128,7 +134,9 @@ class SimulatedCoordinator:
             round: the one that comes.
         """
         self._state, self._published = kept.state, kept.published
-        self._memory, self.history = split_history(kept.memory)
+        if self.levels and self.levels.measured:
+            self.levels.measured.load(kept.memory)
+        self._memory, self.history = split_history(without_levels(kept.memory))
         self.served = kept.published or kept.state
         self.downlink.go_on(kept.downlink, kept.state)
         self._begin(round)
@@ -178,11 +186,6 @@ class SimulatedCoordinator:
     def keep_rounds(self, rounds: Collection[int]) -> None:
         """Forget what earlier rounds started from, but for these."""
         self._earlier = {round: kept for round, kept in self._earlier.items() if round in rounds}
-
-    def level_lane(self, round: int) -> Callable[[str], str]:
-        """Says the lane of a worker's level in a round."""
-        levels = self.levels
-        return (lambda worker_id: levels.lane_of(worker_id, round)) if levels else (lambda _: MAIN)
 
     def plan(self, request: PlanRequest) -> Plan:
         """Who trains in the round."""
@@ -263,8 +266,11 @@ class SimulatedCoordinator:
             asked: workers that were given an assignment to train.
             durations_s: of those whose updates count.
         """
+        headers = [self._updates[key].update.header for key in action.assignment_ids]
+        if self.levels and self.levels.measured:
+            self.levels.measured.after(headers, durations_s)
+            self.levels.measured.advance()
         if needs_history(self._recipe.rounds):
-            headers = [self._updates[key].update.header for key in action.assignment_ids]
             self.history = self.history.after(action.round, asked, headers, durations_s)
 
     def outcome_of(self, assignment_ids: Collection[str], round: int) -> ModelState:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
 from fedfleet.errors import OutOfMemory, RecipeInvalid, SettingInvalid
 from fedfleet.rounds.chance import hashed, share_of, shuffled
+from fedfleet.rounds.level_facts import Speed, Told
 from fedfleet.rounds.levels import FULL
 from fedfleet.sim.device_kinds import DEVICE_KINDS
 from fedfleet.sim.jobs import Evaluated, Result, Trained
@@ -239,6 +240,19 @@ class Pace:
         rate = self._rate(device, level) / self._luck(device, assignment_id)
         return max(0.0, rest_s * rate)
 
+    def told(self, worker_id: str, levels: Iterable[str]) -> Told:
+        """What a worker on its device would say of itself after a probe."""
+        device = self._devices[worker_id]
+        return Told(
+            speeds={
+                level: Speed(self._rate(device, level), float(self._cost(level).memory_bytes))
+                for level in levels
+            },
+            memory_bytes=float(device.memory_bytes or 0),
+            down_bytes_per_s=_finite(device.down_bytes_per_s),
+            up_bytes_per_s=_finite(device.up_bytes_per_s),
+        )
+
     def _download_s(self, device: DeviceProfile, down_bytes: int) -> float:
         return device.latency_s + down_bytes / device.down_bytes_per_s
 
@@ -264,6 +278,11 @@ class Pace:
             return 1.0
         drawn = share_of(hashed(self._seed, assignment_id))
         return max(_LEAST_LUCK, device.jitter * NormalDist().inv_cdf((1 + drawn) / 2))
+
+
+def _finite(rate: float) -> float:
+    """A link's speed as workers tell it; 0 for one that takes no time."""
+    return rate if rate < math.inf else 0.0
 
 
 def needs_flops(profiles: Sequence[DeviceProfile]) -> bool:

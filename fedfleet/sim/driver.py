@@ -47,6 +47,7 @@ from fedfleet.sim.jobs import (
     Trained,
     TrainJob,
 )
+from fedfleet.sim.measured import SimulatedProbes
 from fedfleet.sim.model_cost import costs_of
 from fedfleet.sim.outcome import SimulatedRound, Simulation
 from fedfleet.sim.traces import ALWAYS, Presence, Trace, times_of
@@ -98,10 +99,10 @@ def simulate(
     shards = Shards(recipe.data, seed=recipe.seed, data_dir=data_dir)
     test = shards.load("test", None) if recipe.evaluation.coordinator else None
     levels = (
-            RunLevels(recipe, trainers.models, derive(recipe.seed, "levels"))
-            if trainers.models
-            else None
-        )
+        RunLevels(recipe, trainers.models, derive(recipe.seed, "levels"))
+        if trainers.models
+        else None
+    )
     coordinator = SimulatedCoordinator(recipe, card, trainer, test, levels)
     if engine is None:
         stacked = _stacked(trainer, batch_workers, has_levels=trainers.models is not None)
@@ -112,6 +113,10 @@ def simulate(
         if devices:
             costs = costs_of(card, recipe.training, trainers.models, flops=needs_flops(devices))
             driver.pace(devices, costs)
+        elif levels is not None and levels.measured is not None:
+            raise SettingInvalid(
+                'levels.assignment = "measured": a simulation has nothing to measure; name devices'
+            )
         if availability:
             driver.follow(availability)
         if checkpoint is not None:
@@ -194,6 +199,7 @@ class Driver:
         self._now_s = 0.0
         self._alarm_s = 0.0
         self._pace: Pace | None = None
+        self._probes = SimulatedProbes(coordinator.levels)
         # Without profiles results are there at once; but in a run without rounds' ends each waits
         # until those before it were taken, which may lead to another version.
         self._waits = make_algorithm(recipe.algorithm).asynchrony is not None
@@ -208,6 +214,7 @@ class Driver:
         """Let assignments take as long as they would on these devices."""
         seed = derive(self._recipe.seed, "devices")
         self._pace = Pace(assign(devices, self._fleet, seed), costs, derive(seed, "jitter"))
+        self._probes.pace = self._pace
         self._waits = True
 
     def follow(self, availability: Sequence[Trace]) -> None:
@@ -469,6 +476,7 @@ class Driver:
     def _take_evaluation(self, result: Evaluated) -> None:
         key, evaluation = result.assignment_id, result.evaluation
         if self._machine.slots[key].work is act.Work.PROBE:
+            self._probes.counted(self._machine.slots[key].worker_id, evaluation.samples)
             event = ev.ProbeReported(at_s=self._now_s, assignment_id=key, loss=evaluation.loss)
             self._tell(event)
             return
@@ -505,6 +513,7 @@ class Driver:
         )
 
     def _fail(self, failed: Failed) -> None:
+        self._probes.failed(self._machine.slots[failed.assignment_id], failed.code)
         self._tell(
             ev.AssignmentFailed(
                 at_s=self._now_s,
@@ -537,9 +546,13 @@ class Driver:
             action.size,
             drawing,
             coordinator.memory,
-            coordinator.level_lane(action.round),
+            lambda worker_id: self._probes.lane(worker_id, action.round),
         )
         plan = coordinator.plan(request)
+        unknown = self._probes.to_probe(action, plan.workers)
+        if unknown:
+            self._tell(ev.ProbesSelected(at_s=self._now_s, workers=unknown))
+            return
         lasts_s = training_deadline_s(recipe.rounds, coordinator.history, plan.chains)
         self._tell(ev.cohort_selected(plan, self._now_s, drawing.corrections, lasts_s))
 
@@ -552,6 +565,7 @@ class Driver:
 
     def _aggregate(self, action: act.Aggregate) -> None:
         lanes = {key: self._machine.slots[key].lane for key in action.assignment_ids}
+        self._probes.closing(self._machine.slots.values(), self._now_s)
         self._coordinator.remember(action, self._machine.cohort, self._machine.durations_s)
         made = self._coordinator.make_next(
             action.round, lanes, evaluate=action.evaluate, queries=action.queries

@@ -530,7 +530,8 @@ class RunDriver:
 
     async def forget(self) -> None:
         """Delete what is left of a run that is over; its versions stay."""
-        await self._forget_updates(self._machine.round)
+        for round in range(self._machine.round, self._machine.counting_round + 1):
+            await self._forget_updates(round)
         await self._around.executors.io(self._workshop.forget_run)
 
     async def _forget_updates(self, round: int) -> None:

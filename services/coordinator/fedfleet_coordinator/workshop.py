@@ -19,7 +19,7 @@ from fedfleet.algorithms.plan import MAIN, Plan, PlanRequest
 from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Examples, load_examples
-from fedfleet.errors import AssignmentClosed, Conflict
+from fedfleet.errors import Conflict
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.history import History, split_history
 from fedfleet.rounds.level_facts import without_levels
@@ -48,7 +48,7 @@ from fedfleet.wire.updates import (
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
 from fedfleet_coordinator.starts import Place, Start, Starts
 from fedfleet_coordinator.traffic import Moved
-from fedfleet_coordinator.ways import Way, read_way
+from fedfleet_coordinator.ways import Way, Ways, read_way
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Workshop:
             self.card, recipe.training, recipe.evaluation, recipe.levels, device="auto"
         )
         self._trainer = trainers.at()
-        self.levels = RunLevels(recipe, trainers.models) if trainers.models else None
+        seed = derive(recipe.seed, "levels")
+        self.levels = RunLevels(recipe, trainers.models, seed) if trainers.models else None
         self._schema_at = trainers.schema
         self._chains: dict[tuple[str, str], Chain] = {}
         self._examples: Examples | None = None
@@ -130,7 +131,7 @@ class Workshop:
         self.ladder = self._load_ladder(committed)
         self.narrow = self._load_narrow(committed)
         self.broadcast = self._store_broadcast(self._memory)
-        self._ways = {run.round + 1: self._way()}
+        self._ways = Ways()
         self._begin(run.round + 1)
         # Blobs that nobody needs once the round is closed; a process that ended before it deleted
         # them left their names in the journal.
@@ -195,11 +196,7 @@ class Workshop:
         """
         if lane in self.narrow:
             return self.narrow[lane]
-        if lane or after:
-            return self._starts.at(lane, after)
-        if round not in self._ways:
-            raise AssignmentClosed(f"round {round} is over, and so are its assignments")
-        return self._ways[round].start
+        return self._starts.at(lane, after) if lane or after else self._ways[round].start
 
     def published_to(self, worker_id: str, level_lane: str) -> Ladder | Start:
         """How a worker comes by what it evaluates: its lane's model, or the version.
@@ -356,8 +353,7 @@ class Workshop:
         for lane, ladder in ((MAIN, self.ladder), *self.narrow.items()):
             if any(delta.digest == digest for delta in ladder.deltas):
                 return self.downlink_of(lane)
-        earlier = (delta for way in self._ways.values() for delta in way.start.deltas)
-        if any(delta.digest == digest for delta in earlier):
+        if any(delta.digest == digest for delta in self._ways.deltas):
             return self.downlink_of(MAIN)
         return IDENTITY
 
@@ -398,8 +394,6 @@ class Workshop:
         if self.levels and self.levels.measured:
             self.levels.measured.advance()
         self.broadcast = made.broadcast
-        # Not in place: an update of an earlier round may be checked at this moment.
-        self._ways = {**self._ways, version.round + 1: self._way()}
         self._begin(version.round + 1)
 
     def load_rounds(self, rounds: Collection[int], entries: Sequence[Entry]) -> None:
@@ -409,26 +403,19 @@ class Workshop:
             rounds: those whose assignments live on.
             entries: the run's.
         """
-        for round in sorted(set(rounds) - set(self._ways)):
-            if round == 1:
+        for round in sorted(round for round in rounds if round not in self._ways):
+            if round > 1:
+                committed = _commit_of(entries, round - 1)
+                way = read_way(committed, self.base.state, self._store.blobs)
+            else:
                 state = initial_state(self.card, derive(self._recipe.seed, "initial"))
                 blob = encode_state(state)
                 way = Way.to(Ladder.at(state, self._store.blobs.put(blob), len(blob)))
-            else:
-                committed = _commit_of(entries, round - 1)
-                way = read_way(committed, self.base.state, self._store.blobs)
-            self._ways[round] = way
+            self._ways.add(round, way)
 
     def keep_rounds(self, rounds: Collection[int]) -> None:
         """Let go of what earlier rounds started from, but for these."""
-        kept = {round: way for round, way in self._ways.items() if round in rounds}
-        for round in self._ways.keys() - kept.keys():
-            self._outdated |= self._ways[round].blobs
-        self._ways = kept
-
-    def _way(self) -> Way:
-        """To what the round that begins starts from."""
-        return Way.to(self.ladder, self.base.state_digest or self.base.digest)
+        self._outdated |= self._ways.keep(rounds)
 
     def forget_updates(self, round: int, refused: tuple[str, ...]) -> None:
         """Delete the payloads of a closed round, those of refused updates included."""
@@ -452,8 +439,7 @@ class Workshop:
         """Digests of the blobs that the current round lives on, its updates aside."""
         ladders = (self.ladder, *self.narrow.values())
         needed = _needed(self.base, ladders, self.broadcast, self._memory_digest)
-        earlier = (digest for way in self._ways.values() for digest in way.blobs)
-        return needed | self._starts.digests | self._announced | set(earlier)
+        return needed | self._starts.digests | self._announced | self._ways.blobs
 
     # State from the store
 
@@ -469,6 +455,7 @@ class Workshop:
     def _begin(self, round: int) -> None:
         """Make ready for the round that starts from the base."""
         self._round = round
+        self._ways.add(round, Way.to(self.ladder, self.base.state_digest or self.base.digest))
         base, memory = self.base.state, self._memory
         self._widths = self.levels.widths(round) if self.levels else None
         self._sum = RoundSum(self._recipe, self._algorithm, base, memory, self._widths)

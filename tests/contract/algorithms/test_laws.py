@@ -353,9 +353,11 @@ def test_statistics_and_counters_are_sent_as_values_and_taken_as_they_are(
 
     own = name == "fedbn"  # whose are of the device
     after = run.outcome.state
-    np.testing.assert_array_equal(
-        after.statistics, base.statistics if own else run.aggregates[MAIN].statistics
-    )
+    taken = base.statistics if own else run.aggregates[MAIN].statistics
+    if name == "fedasync":  # which mixes models, by 0.6
+        before = base.statistics.astype(np.float64)
+        taken = (before + 0.6 * (taken - before)).astype(np.float32)
+    np.testing.assert_array_equal(after.statistics, taken)
     np.testing.assert_array_equal(after.counters, base.counters if own else base.counters + 2)
     assert after.counters.dtype == np.int64
 

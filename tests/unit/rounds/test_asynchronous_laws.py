@@ -103,6 +103,8 @@ class AnyHistory(RuleBasedStateMachine):
             self.folded.append(action.assignment_id)
             staleness = self.machine.round - self.started_from[action.assignment_id]
             assert self.machine.staleness(action.assignment_id) == staleness >= 0
+            began = self.started_from[action.assignment_id]
+            assert self.machine.round in self.machine.counting_rounds(began)
             bound = self.asynchrony.max_staleness
             assert bound is None or staleness <= bound
         elif isinstance(action, act.Aggregate):
