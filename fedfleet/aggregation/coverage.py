@@ -57,13 +57,13 @@ def merge(parts: Sequence[Part], base: ModelState, policy: StatisticsPolicy) -> 
     measured = np.zeros(base.statistics.size)
     counters = base.counters.copy()
     for part in parts:
-        places, totals = part.slice.places, part.totals
+        span, totals = part.slice.span, part.totals
         for name, total in sums.items():
-            total[places[Kind.TRAINABLE]] += totals.sums[name]
-        covered_P[places[Kind.TRAINABLE]] += _weights(part)
-        moments[places[Kind.STATISTIC]] += totals.moments
-        measured[places[Kind.STATISTIC]] += totals.weight
-        at = places[Kind.COUNTER]
+            total[span(Kind.TRAINABLE)] += totals.sums[name]
+        covered_P[span(Kind.TRAINABLE)] += _weights(part)
+        moments[span(Kind.STATISTIC)] += totals.moments
+        measured[span(Kind.STATISTIC)] += totals.weight
+        at = span(Kind.COUNTER)
         counters[at] = np.maximum(counters[at], totals.counters)
     # Where nobody counted, nothing was added either: 0 / 1.
     np.copyto(covered_P, 1.0, where=covered_P == 0)

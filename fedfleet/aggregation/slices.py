@@ -44,8 +44,13 @@ class Slice:
                     f"increasing positions below {wide}"
                 )
 
+    def span(self, kind: Kind) -> slice | npt.NDArray[np.int64]:
+        """The places of a kind, as an index; all of them without looking each up."""
+        places = self.places[kind]
+        return slice(None) if places.size == self.full.elements(kind) else places
+
     def cut(self, state: ModelState) -> ModelState:
-        """The part of a full state, copied.
+        """The part of a full state; not copied where that is all of it.
 
         Raises:
             SchemaMismatch: the state is of another model.
@@ -57,7 +62,7 @@ class Slice:
             )
         return ModelState(
             self.part,
-            state.trainable[self.places[Kind.TRAINABLE]],
-            state.statistics[self.places[Kind.STATISTIC]],
-            state.counters[self.places[Kind.COUNTER]],
+            state.trainable[self.span(Kind.TRAINABLE)],
+            state.statistics[self.span(Kind.STATISTIC)],
+            state.counters[self.span(Kind.COUNTER)],
         )
