@@ -25,7 +25,7 @@ from fedfleet.rpc.status import error_of
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
 from fedfleet.training.seeding import derive
-from fedfleet.types import Kind, ModelState, Section, Update, UpdateHeader
+from fedfleet.types import Array, Kind, ModelState, Section, Update, UpdateHeader
 from fedfleet.v1 import control_service_pb2 as control_pb
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
@@ -279,9 +279,13 @@ class ScriptedWorker:
 
 
 def update_for(
-    assignment: pb.Assignment, worker_id: str, state: ModelState, delta: float, weight: float = 10.0
+    assignment: pb.Assignment,
+    worker_id: str,
+    state: ModelState,
+    delta: float | Array,
+    weight: float = 10.0,
 ) -> EncodedUpdate:
-    """An update whose every trainable element changed by ``delta``."""
+    """An update whose every trainable element changed by ``delta``, or by its own part of it."""
     header = UpdateHeader(
         run_id=assignment.run_id,
         round=assignment.round,

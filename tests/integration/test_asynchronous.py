@@ -14,6 +14,7 @@ import pytest
 from harness import (
     Running,
     ScriptedWorker,
+    digits_recipe,
     fleet,
     free_port,
     initial_of,
@@ -59,6 +60,10 @@ def moved(running: Running, initial: ModelState, number: int) -> Array:
     """How far a version is from the start, in each element."""
     state = state_of_version(running.store, "tiny", number)
     return state.trainable.astype(np.float64) - initial.trainable
+
+
+def blobs_in(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "blobs").rglob("*") if path.is_file()}
 
 
 # No barrier
@@ -188,8 +193,8 @@ async def test_worker_that_is_too_far_behind_is_told_to_begin_anew(tmp_path: Pat
 async def test_unfinished_buffer_and_assignments_of_old_versions_outlive_a_restart(
     tmp_path: Path, downlink: str
 ) -> None:
-    text = recipe('name = "fedbuff"', cohort=2, rounds=2)
-    text += f'[wire]\ndownlink = "{downlink}"\n'
+    more = f'[algorithm]\nname = "fedbuff"\n[wire]\ndownlink = "{downlink}"\n'
+    text = digits_recipe("tiny", workers=3, cohort=2, rounds=2, more=more)
     initial = initial_of(text)
     async with running_coordinator(tmp_path) as running:
         run_id = await running.submit(text)
@@ -216,7 +221,9 @@ async def test_unfinished_buffer_and_assignments_of_old_versions_outlive_a_resta
         await deliver(slow, given, initial, 3 * 2**0.5)
         run = await running.finished(run_id)
         step = moved(running, initial, 2).max()
+        versions = {version.digest for version in running.store.registry.versions("tiny")}
 
+    assert blobs_in(tmp_path) == versions
     assert welcomed == [[again.assignment_id], [begun.assignment_id]]
     assert receipt.duplicate
     assert (given.assignment_id, given.base_digest, given.round) == (
@@ -226,6 +233,74 @@ async def test_unfinished_buffer_and_assignments_of_old_versions_outlive_a_resta
     )
     assert run.code == ""
     assert step == pytest.approx(1.0 + (1 + 3) / 2, rel=1e-4)
+
+
+async def test_lossy_base_of_an_old_version_outlives_versions_and_a_restart(
+    tmp_path: Path,
+) -> None:
+    more = '[algorithm]\nname = "fedbuff"\nstaleness = "constant"\n[wire]\ndownlink = "int8"\n'
+    text = digits_recipe("tiny", workers=3, cohort=1, rounds=5, more=more)
+    initial = initial_of(text)
+    random = np.random.default_rng(1).normal(0, 0.01, initial.trainable.shape)
+    uneven = random.astype(np.float32)  # that int8 cannot hold exactly
+
+    async def step(worker: ScriptedWorker) -> federation_pb.Assignment:
+        assignment = await worker.assignment()
+        await worker.upload(update_for(assignment, worker.worker_id, initial, uneven))
+        return assignment
+
+    async with running_coordinator(tmp_path) as running:
+        run_id = await running.submit(text)
+        (quick,) = await there(running, "quick")
+        await step(quick)
+        await running.until(run_id, "round_committed", 1)
+        (slow,) = await there(running, "slow")
+        begun = await slow.assignment()
+        for round in (2, 3):
+            await step(quick)
+            await running.until(run_id, "round_committed", round)
+
+    async with running_coordinator(tmp_path) as running:
+        (slow,) = await there(running, "slow")
+        again = await slow.assignment()
+        way = {*(delta.digest for delta in again.deltas), again.deltas[0].from_digest}
+        held = [running.store.blobs.size(digest) is not None for digest in way]
+        await slow.upload(update_for(again, "slow", initial, uneven))
+        await running.until(run_id, "round_committed", 4)
+        (quick,) = await there(running, "quick")
+        await step(quick)
+        run = await running.finished(run_id)
+        found = moved(running, initial, 5)
+        versions = {version.digest for version in running.store.registry.versions("tiny")}
+
+    assert begun.round == 2
+    assert begun.deltas
+    for name in ("assignment_id", "round", "base_digest", "base_bytes", "seed"):
+        assert getattr(again, name) == getattr(begun, name), name
+    assert list(again.deltas) == list(begun.deltas)
+    assert all(held)
+    assert run.code == ""
+    np.testing.assert_allclose(found, 5 * uneven.astype(np.float64), atol=1e-5)
+    assert blobs_in(tmp_path) == versions
+
+
+async def test_run_that_is_stopped_in_mid_buffer_leaves_nothing_behind(tmp_path: Path) -> None:
+    text = recipe('name = "fedbuff"', cohort=2, rounds=3)
+    initial = initial_of(text)
+    async with running_coordinator(tmp_path) as running:
+        run_id = await running.submit(text)
+        one, two, _ = await there(running, "one", "two", "slow")
+        for worker in (one, two):
+            await deliver(worker, await worker.assignment(), initial, 1.0)
+        await running.until(run_id, "round_committed", 1)
+        await deliver(one, await one.assignment(), initial, 5.0)
+        await running.control.StopRun(pb.StopRunRequest(run_id=run_id), timeout=10)
+        run = await running.finished(run_id)
+        versions = {version.digest for version in running.store.registry.versions("tiny")}
+
+    assert run.state == pb.RUN_STATE_STOPPED
+    assert len(versions) == 1
+    assert blobs_in(tmp_path) == versions
 
 
 async def test_fedasync_finds_the_versions_of_stale_updates_after_a_restart(tmp_path: Path) -> None:

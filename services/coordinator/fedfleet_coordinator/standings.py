@@ -70,7 +70,7 @@ class Standing:
                 self._cohort(event)
             elif isinstance(event, ev.UpdateAccepted):
                 worker_id = _worker(event.assignment_id)
-                self._given[worker_id] = event.weight
+                self._given[worker_id] = self._given.get(worker_id, 0.0) + event.weight
                 self._ended(worker_id, event.at_s, counts=True)
             elif isinstance(event, ev.AssignmentFailed):
                 self._ended(_worker(event.assignment_id), event.at_s, counts=False)

@@ -179,7 +179,7 @@ def test_run_fails_at_its_deadlines_when_too_few_are_left() -> None:
 
     assert (found.outcome, found.code) == ("failed", "QUORUM_NOT_MET")
     assert len(found.rounds) == 2
-    assert "7 workers connected" in found.reason
+    assert "7 workers ready" in found.reason
 
 
 def test_worker_that_comes_back_begins_anew() -> None:
