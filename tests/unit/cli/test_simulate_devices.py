@@ -25,7 +25,7 @@ def test_simulate_lets_workers_leave(cli, tiny: Path, tmp_path: Path) -> None:
 
     assert result.status == 1
     assert "QUORUM_NOT_MET" in result.err
-    assert "1 workers connected" in result.err
+    assert "1 workers ready" in result.err
 
 
 def test_simulate_with_availability_needs_devices(cli, tiny: Path, tmp_path: Path) -> None:
