@@ -108,10 +108,13 @@ class Hello(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
     HELD_ASSIGNMENT_IDS_FIELD_NUMBER: builtins.int
+    PAUSE_REASON_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     """1 to 64 characters of [A-Za-z0-9._-]; must be the identity of the certificate once TLS is on."""
     software_version: builtins.str
     """Release of the worker's software."""
+    pause_reason: builtins.str
+    """As in Heartbeat."""
     @property
     def device(self) -> Global___DeviceProfile: ...
     @property
@@ -130,9 +133,10 @@ class Hello(google.protobuf.message.Message):
         device: Global___DeviceProfile | None = ...,
         tags: collections.abc.Iterable[builtins.str] | None = ...,
         held_assignment_ids: collections.abc.Iterable[builtins.str] | None = ...,
+        pause_reason: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["device", b"device"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["device", b"device", "held_assignment_ids", b"held_assignment_ids", "software_version", b"software_version", "tags", b"tags", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device", b"device", "held_assignment_ids", b"held_assignment_ids", "pause_reason", b"pause_reason", "software_version", b"software_version", "tags", b"tags", "worker_id", b"worker_id"]) -> None: ...
 
 Global___Hello: typing_extensions.TypeAlias = Hello
 
