@@ -104,7 +104,8 @@ class UpdateAccumulator:
             SumBounds(total_weight=total, max_abs=MAX_ABS_STATISTIC, fine=True),
         )
         self._counters = np.zeros(schema.elements(Kind.COUNTER), np.int64)
-        self._pairs = mean_variance_pairs(schema) if policy == "pooled" else ()
+        self._variances = mean_variance_pairs(schema)
+        self._pairs = self._variances if policy == "pooled" else ()
         self._classes: dict[int, float] = {}
         self._uncounted = 0.0
         self.updates = 0
@@ -131,6 +132,7 @@ class UpdateAccumulator:
                 _check_trainable(section)
             elif section.kind is Kind.STATISTIC:
                 check_values(section.values, MAX_ABS_STATISTIC)
+                self._check_variances(section.values)
                 check_values(self._moments(section.values), MAX_ABS_STATISTIC)
             elif section.elements and not 0 <= section.values.min() <= section.values.max() <= (
                 MAX_COUNTER
@@ -138,6 +140,11 @@ class UpdateAccumulator:
                 raise UpdateOutOfRange(
                     f"a counter is negative or above {MAX_COUNTER}; it counts no training"
                 )
+
+    def _check_variances(self, values: Array) -> None:
+        for _, variance in self._variances:
+            if (values[variance] < 0).any():
+                raise UpdateOutOfRange("a running variance is negative; it measures nothing")
 
     def _check_sections(self, update: Update) -> None:
         """Take exactly the sections that were asked for: one more would count twice, or alone."""

@@ -9,8 +9,8 @@ Legend: P = trainable elements of the whole model, C = classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from fedfleet.aggregation.accumulator import (
     mean_variance_pairs,
 )
 from fedfleet.aggregation.slices import Slice
-from fedfleet.types import Array, Kind, ModelState
+from fedfleet.types import Array, Kind, ModelState, Section, Update, UpdateSection
 
 # Of each position of a trainable vector: the class whose row of the output layer it is in, or -1.
 ClassRows = npt.NDArray[np.int32]
@@ -76,6 +76,25 @@ def merge(parts: Sequence[Part], base: ModelState, policy: StatisticsPolicy) -> 
         updates=sum(part.totals.updates for part in parts),
         total_weight=sum(part.totals.weight for part in parts),
     )
+
+
+def without_absent_rows(update: Update, rows: ClassRows, classes: Collection[int]) -> Update:
+    """An update whose rows of the output layer move only where the worker has the class.
+
+    They count for nobody else, so what a worker sends there must not count either: weight decay
+    moves rows that no loss asks for, and a worker need not be honest.
+
+    Args:
+        rows: of the update's trainable vectors.
+    """
+    absent_P = (rows >= 0) & ~np.isin(rows, sorted(classes))
+
+    def own(section: UpdateSection) -> UpdateSection:
+        if section.kind is not Kind.TRAINABLE:
+            return section
+        return Section(section.name, section.kind, np.where(absent_P, 0, section.values))
+
+    return replace(update, sections=tuple(map(own, update.sections)))
 
 
 def _weights(part: Part) -> Array | float:

@@ -22,7 +22,7 @@ class Slice:
 
     Args:
         places: per kind, for each element of the part's flat vector its position in the full one;
-            int64, strictly increasing. Not to be mutated.
+            int64, strictly increasing. Not to be mutated. Empty for all of the model.
 
     Raises:
         SchemaMismatch: the places are not what the schemas ask for.
@@ -32,7 +32,14 @@ class Slice:
     part: Schema
     places: Mapping[Kind, npt.NDArray[np.int64]]
 
+    @classmethod
+    def whole(cls, schema: Schema) -> Slice:
+        """All of a model, which needs no places."""
+        return cls(schema, schema, {})
+
     def __post_init__(self) -> None:
+        if not self.places and self.part == self.full:
+            return
         for kind in Kind:
             places, wide = self.places[kind], self.full.elements(kind)
             fits = places.shape == (self.part.elements(kind),) and places.dtype == np.int64
@@ -46,8 +53,7 @@ class Slice:
 
     def span(self, kind: Kind) -> slice | npt.NDArray[np.int64]:
         """The places of a kind, as an index; all of them without looking each up."""
-        places = self.places[kind]
-        return slice(None) if places.size == self.full.elements(kind) else places
+        return self.places[kind] if self.places else slice(None)
 
     def cut(self, state: ModelState) -> ModelState:
         """The part of a full state; not copied where that is all of it.

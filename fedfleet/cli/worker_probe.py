@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -22,7 +23,10 @@ SAMPLES = 1000
 def probe(
     recipe: RecipeArgument,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="How long to measure, all levels together.")
+        float,
+        typer.Option(
+            min=0.1, max=3600.0, help="How long to measure, all levels together, in seconds."
+        ),
     ] = SECONDS,
     samples: Annotated[
         int, typer.Option(min=1, help="Examples that a round is reckoned with.")
@@ -48,15 +52,16 @@ def probe(
         write_json({"model_digest": task.digest, "samples": samples, "levels": documents})
         return
     out = console()
-    columns = ("level", "rate", "parameters", "examples/s", "memory", f"{samples} examples")
+    epochs = chosen.training.epochs
+    work = f"{samples} examples, {epochs} epoch{'s' if epochs > 1 else ''}"
+    columns = ("level", "rate", "parameters", "examples/s", "memory", work)
     table = make_table("", columns, right=columns[1:])
     for one in figures:
         table.add_row(*_row(one, trained))
     out.print(table)
-    missing = len(levels.rates) - len(figures)
+    missing = levels.names[: len(levels.rates) - len(figures)]
     if missing:
-        left_out = ", ".join(levels.names[:missing])
-        out.print(f"Not reached in {seconds:g} s: {left_out}. More --seconds reach more.")
+        out.print(_left_out(missing, figures, seconds))
 
 
 def level_document(figures: LevelFigures, trained: float) -> Document:
@@ -74,6 +79,14 @@ def level_document(figures: LevelFigures, trained: float) -> Document:
         "out_of_memory": not figures.samples_per_s,
         "round_s": trained / figures.samples_per_s if figures.samples_per_s else None,
     }
+
+
+def _left_out(missing: Sequence[str], figures: Sequence[LevelFigures], seconds: float) -> str:
+    """Why wider levels were not measured; the figures are from the widest that was reached down."""
+    names, reached = ", ".join(missing), figures[0]
+    if not reached.samples_per_s:
+        return f"Not tried: {names}. They take more memory than {reached.level}."
+    return f"Not reached in {seconds:g} s: {names}. More --seconds reach more."
 
 
 def _row(figures: LevelFigures, trained: float) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ is none to be left over: when the last one closes, whoever trains is told to sto
 
 Nothing is drawn twice in a row that failed or was late: such a worker is asked again once there is
 a new version, or a deadline passed without an update. The run fails after ``rounds.attempts`` of
-those in a row.
+those in a row; one at which nobody was at work or ready, and others rest on their device, is none.
 
 All that decides is in the journal. Since assignments outlive rounds, a replay begins with the
 first event of the run.
@@ -70,6 +70,7 @@ class AsynchronousMachine:
         deadline_s: when the alarm rings next; 0 where none is needed.
         draws: cohorts drawn in this round; part of the assignment ids and of the draw's seed.
         awaiting_cohort: SelectCohort was asked and not answered yet.
+        put_off_for: workers that rest, where the last deadline was put off for them; else 0.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class AsynchronousMachine:
         self.deadline_s = 0.0
         self.draws = 0
         self.awaiting_cohort = False
+        self.put_off_for = 0
         self.finish: act.FinishRun | None = None
         self._available: frozenset[str] = frozenset()
         self._buffer: list[str] = []  # accepted and in no version yet, in order
@@ -321,10 +323,17 @@ class AsynchronousMachine:
             # Of an earlier wait; or the clock was set back, and nothing else would wake this.
             return [act.WakeAt(at_s=self.deadline_s)]
         self._available = frozenset(event.workers)
-        late = [slot for slot in self._open() if slot.deadline_s <= at_s]
+        self.put_off_for = 0
+        at_work = self._open()
+        late = [slot for slot in at_work if slot.deadline_s <= at_s]
         self._resting.update(slot.worker_id for slot in late)
         expired = self._expire(late, "the assignment's deadline passed", at_s)
         if self.phase is Phase.TRAINING and at_s >= self._since_s + self._rounds.deadline_s:
+            if event.resting and not at_work and not self._available:
+                # Nobody was asked, so nothing was tried; they come when their owners allow it.
+                self.put_off_for = event.resting
+                self._wait_anew(at_s)
+                return expired
             return [*expired, *self._attempt_over(at_s)]
         return expired
 
@@ -340,9 +349,12 @@ class AsynchronousMachine:
                 f"{self.attempt} deadlines without an update{last}",
             )
         self.attempt += 1
+        self._wait_anew(at_s)
+        return []
+
+    def _wait_anew(self, at_s: float) -> None:
         self._since_s = at_s
         self._resting.clear()
-        return []
 
     def _expire_stale(self) -> list[Action]:
         """Give up what could only count too late, now that the counting round may be another."""

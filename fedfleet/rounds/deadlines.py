@@ -13,7 +13,9 @@ from fedfleet.rounds.history import History
 _ROUNDING = 1e-9
 
 
-def training_deadline_s(rounds: RoundsConfig, history: History, chains: Sequence[Chain]) -> float:
+def training_deadline_s(
+    rounds: RoundsConfig, history: History, chains: Sequence[Chain], attempt: int = 1
+) -> float:
     """Seconds from a cohort's assignments to its deadline; 0 where the recipe's own holds.
 
     ``deadline = "history"``: the quantile of what the chains are expected to take, times the
@@ -23,13 +25,16 @@ def training_deadline_s(rounds: RoundsConfig, history: History, chains: Sequence
     round to round until it does not. A worker that was never seen is expected to take as long as
     the slowest of the run that was: unlike ``deadline_s`` that is of use in fleets whose cohorts
     are mostly new, and unlike the fleet's mean it gives a slow device its time; one that is slower
-    still is late once, and known. Until anybody was seen, it is ``deadline_s``.
+    still is late once, and known. Until anybody was seen, it is ``deadline_s``. So it is in every
+    attempt of a round but the first: the history moves with commits alone, and what was too short
+    for a quorum once would be again.
 
     Args:
         history: as of the last commit.
         chains: of the cohort; workers of a chain train one after the other.
+        attempt: of the round, from 1.
     """
-    if rounds.deadline == "fixed":
+    if rounds.deadline == "fixed" or attempt > 1:
         return 0.0
     expected = expected_durations_s(history)
     if not expected or not chains:

@@ -110,11 +110,16 @@ class ProbesSelected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeReported:
-    """A worker says what it loses on the version, in nats per example. Durable."""
+    """A worker says what it loses on the version, in nats per example. Durable.
+
+    Args:
+        samples: examples that it was asked about; 0 in journals that do not say.
+    """
 
     at_s: float
     assignment_id: str
     loss: float
+    samples: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,10 +170,15 @@ class DeadlinePassed:
     """The time that the last ``WakeAt`` named has come. Durable.
 
     Carries the workers that are there, so that a replay decides as the machine did.
+
+    Args:
+        resting: how many more are connected and would take assignments of the run if they did not
+            rest on their device; 0 in journals that do not say.
     """
 
     at_s: float
     workers: tuple[str, ...]
+    resting: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,7 +39,8 @@ MARGIN = 0.15
 _CONDITION, _BIAS = 0.4, 0.1
 # Rounds until a level that was too slow once may be tried again; doubled each time.
 _PATIENCE = 16
-_LARGEST = math.log(1e6)
+# Of a logarithm, the most that exp can take.
+_LARGEST = 700.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,7 +146,7 @@ class LevelBook:
         predicted = self._predicted(known, index)
         if not (0 < seconds < math.inf and 0 < predicted < math.inf):
             return _at(known, index)
-        found = max(-_LARGEST, min(_LARGEST, math.log(seconds / predicted)))
+        found = math.log(seconds) - math.log(predicted)
         return _at(_surprised(known, index, found), index)
 
     def _whole_seconds(self, known: Known, index: int, taken: Taken) -> float:
@@ -160,7 +161,8 @@ class LevelBook:
         if math.isnan(known.condition):
             # Without a probe, what is predicted has no unit yet.
             return predicted if known.told.speeds else math.inf
-        return predicted * math.exp(known.condition + _nearest(known.biases, index))
+        slower = known.condition + _nearest(known.biases, index)
+        return predicted * math.exp(max(-_LARGEST, min(_LARGEST, slower)))
 
     def _predicted(self, known: Known, index: int) -> float:
         """Seconds by the probe; in a unit of its own where there was none."""

@@ -11,6 +11,7 @@ A round keeps the updates that it accepted through every attempt: an attempt tha
 quorum draws replacements only for what is missing. A cohort is made of chains: whoever is not the
 first of its chain waits for its turn. A selection that needs losses has some workers asked for them
 first: ``SELECTING --ProbesSelected--> PROBING --all have answered, or the deadline--> SELECTING``.
+A deadline at which too few are ready is put off while others rest on their device, and no attempt.
 A model with static normalisation is measured before it is published:
 ``TRAINING --enough updates--> QUERYING --all have answered, or the deadline--> COMMITTING``.
 """
@@ -28,6 +29,9 @@ from fedfleet.rounds import events as ev
 from fedfleet.rounds.actions import Action, Work
 from fedfleet.rounds.config import RoundsConfig
 from fedfleet.training.config import EvaluationConfig
+
+# Seconds that a query may take beyond what the slowest of its workers trained for.
+_QUERY_S = 5.0
 
 
 class Phase(str, Enum):
@@ -92,6 +96,7 @@ class RoundMachine:
             QUERYING, EVALUATING.
         draws: cohorts drawn in this round; part of the assignment ids and of the draw's seed.
         awaiting_cohort: SelectCohort was asked and not answered yet.
+        put_off_for: workers that rest, where the last deadline was put off for them; else 0.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class RoundMachine:
         self.deadline_s = 0.0
         self.draws = 0
         self.awaiting_cohort = False
+        self.put_off_for = 0
         self.finish: act.FinishRun | None = None
         self._available: frozenset[str] = frozenset()
         self._wanted = rounds.cohort  # updates that complete the round
@@ -404,11 +410,16 @@ class RoundMachine:
             # Of an earlier wait; or the clock was set back, and nothing else would wake this.
             return [act.WakeAt(at_s=self.deadline_s)]
         self._available = frozenset(event.workers)
+        self.put_off_for = 0
         if self.phase is Phase.SELECTING:
             # Decided by what the event carries alone: whether a cohort was asked for already is
             # not known to a replay, which is not told of the fleet.
             if self._candidates(self._rounds.needed):
                 return self._try_select(self._rounds.needed)
+            if event.resting:
+                # Nobody was asked, so nothing was tried; they come when their owners allow it.
+                self.put_off_for = event.resting
+                return self._extend(at_s)
             return self._attempt_over(at_s)
         if self.phase is Phase.PROBING:
             expired = self._expire("the round's deadline passed", at_s)
@@ -459,13 +470,15 @@ class RoundMachine:
     def _aggregate(self, at_s: float) -> list[Action]:
         cancelled = self._expire("the round has the updates that it needs", at_s)
         # Only workers that hold the whole model can measure its statistics.
-        whole = (s for s in self._with(Work.TRAIN, Status.DONE) if s.lane == MAIN)
-        workers = sorted(s.worker_id for s in whole) if self._queries else []
-        if not workers:
+        whole = [s for s in self._with(Work.TRAIN, Status.DONE) if s.lane == MAIN]
+        if not self._queries or not whole:
             return [*cancelled, *self._commit()]
         self.phase = Phase.QUERYING
-        chains = tuple(Chain((worker,)) for worker in workers)
-        return [*cancelled, *self._extend(at_s), *self._assign(chains, Work.QUERY, at_s)]
+        chains = tuple(Chain((worker,)) for worker in sorted(s.worker_id for s in whole))
+        # A look at the data takes no longer than training; whoever left costs no more than that.
+        lasts_s = max(s.closed_s - s.opened_s for s in whole) + _QUERY_S
+        alarm = self._extend(at_s, min(lasts_s, self._rounds.deadline_s))
+        return [*cancelled, *alarm, *self._assign(chains, Work.QUERY, at_s)]
 
     def _commit(self) -> list[Action]:
         self.phase = Phase.COMMITTING

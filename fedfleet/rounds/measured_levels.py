@@ -12,10 +12,14 @@ from typing import Protocol
 
 from fedfleet.algorithms.base import Memory
 from fedfleet.codecs.chain import Chain
+from fedfleet.rounds.actions import Work
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.level_choice import LevelBook
 from fedfleet.rounds.level_facts import LevelSize, Taken, Told
+from fedfleet.rounds.levels import level_of_lane
+from fedfleet.rounds.machine import Slot, Status
 from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.selection import loss_asked
 from fedfleet.training.level_probe import ProbeTask
 from fedfleet.types import Array, Kind, Schema, UpdateHeader
 from fedfleet.wire.spare import spare_small
@@ -37,7 +41,8 @@ class Schemas(Protocol):
 class MeasuredLevels:
     """Chooses levels, and learns from what rounds took.
 
-    A worker keeps its level for the evaluations of a round; ``look`` chooses anew, before a draw.
+    A worker keeps the level that it trained for the evaluations of the round, so that it need not
+    download another slice; ``look`` chooses anew, before a draw.
 
     Attributes:
         digest: names the figures of workers' probes that are of this run.
@@ -63,14 +68,31 @@ class MeasuredLevels:
             target_s=min(levels.target_s, DEADLINE_SHARE * recipe.rounds.deadline_s),
             epochs=recipe.training.epochs,
         )
+        self._counts_all = loss_asked(recipe.rounds) != "sample"
+        self._round = 0
         self._chosen: dict[str, str] = {}
+        self._trained: dict[str, str] = {}
         self._asked: set[str] = set()
         self._exhausted: dict[str, str] = {}
         self._late_s: dict[str, tuple[str, float]] = {}
         self._next = self.book
 
+    def enter(self, round: int) -> None:
+        """Forget what was chosen for an earlier round."""
+        if round != self._round:
+            self._round = round
+            self._chosen.clear()
+
+    def keep(self, trained: Mapping[str, str]) -> None:
+        """Leave workers the levels that they trained until the next round begins.
+
+        Args:
+            trained: levels by worker, of the round that was committed.
+        """
+        self._chosen = dict(trained)
+
     def level(self, worker_id: str) -> str:
-        """The worker's level until the next ``look`` at it."""
+        """The worker's level until the next ``look`` at it, or round."""
         if worker_id in self._fixed:
             return self._fixed[worker_id]
         if worker_id not in self._chosen:
@@ -99,8 +121,11 @@ class MeasuredLevels:
         return asked
 
     def counted(self, worker_id: str, samples: int) -> None:
-        """Take how many examples a worker trains on."""
-        if samples > 0:
+        """Take how many examples a worker was asked for its loss on: all that it trains on.
+
+        But in a run whose selection asks for the loss on a batch of them, which says nothing.
+        """
+        if samples > 0 and self._counts_all:
             self.book = self.book.counted(worker_id, float(samples))
 
     def exhausted(self, worker_id: str, level: str) -> None:
@@ -126,6 +151,7 @@ class MeasuredLevels:
             headers: of the updates that count.
             durations_s: by worker, from the assignment to its update.
         """
+        self._trained = {header.worker_id: header.level for header in headers}
         taken = [
             Taken(
                 worker_id=header.worker_id,
@@ -150,11 +176,26 @@ class MeasuredLevels:
             book = book.exhausted(worker_id, level)
         self.book = self._next = book
         self._late_s = {}
-        self._chosen.clear()
+        self.keep(self._trained)
 
     def load(self, memory: Mapping[str, Array]) -> None:
         """Take up a book from the store."""
         self.book = self._next = self.book.from_memory(memory)
+
+
+def waited_in_vain(slots: Iterable[Slot]) -> dict[str, tuple[str, float]]:
+    """Of whom a round closes without: the level, and how long its update was waited for.
+
+    Args:
+        slots: of the round, all attempts.
+    """
+    trained = [slot for slot in slots if slot.work is Work.TRAIN]
+    done = {slot.worker_id for slot in trained if slot.status is Status.DONE}
+    return {
+        slot.worker_id: (level_of_lane(slot.lane), max(0.0, slot.closed_s - slot.opened_s))
+        for slot in trained
+        if slot.status is Status.EXPIRED and slot.closed_s and slot.worker_id not in done
+    }
 
 
 def _size(name: str, rate: float, schema: Schema, recipe: Recipe) -> LevelSize:

@@ -98,6 +98,7 @@ def parse_recipe(text: str) -> Recipe:
     _check_mode(algorithm, training, rounds)
     wire = parse_table(WireConfig, _table(tables, "wire", {}), "wire")
     levels = _levels(tables, algorithm, wire)
+    _check_dropout(training, algorithm, levels)
     return Recipe(
         name=_name(tables),
         seed=_seed(tables),
@@ -262,6 +263,23 @@ def _check_algorithm(
         algorithm.check_cohort(rounds.cohort, fleet)
     except ValueError as error:
         raise RecipeInvalid(f'algorithm.name = "{config.name}": {error}') from error
+
+
+def _check_dropout(
+    training: TrainingConfig, algorithm: AlgorithmConfig, levels: LevelsConfig | None
+) -> None:
+    if not training.ordered_dropout:
+        return
+    if levels is None:
+        raise RecipeInvalid(
+            "training.ordered_dropout: draws among the levels of the table [levels], which is "
+            "missing; write it, or leave ordered_dropout out"
+        )
+    if algorithm.name == "fedsgd":
+        raise RecipeInvalid(
+            'training.ordered_dropout: algorithm.name = "fedsgd" takes the gradient of the whole '
+            "model; leave one of them out"
+        )
 
 
 def _levels(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fedfleet.aggregation.accumulator import Aggregate, UpdateAccumulator
-from fedfleet.aggregation.coverage import Part, merge
+from fedfleet.aggregation.coverage import Part, merge, without_absent_rows
 from fedfleet.algorithms.base import Algorithm, Memory, Outcome, RoundResult, no_start
 from fedfleet.algorithms.fedavg import MAX_CORRECTION
 from fedfleet.algorithms.plan import MAIN
@@ -130,7 +130,12 @@ class RoundSum:
                 weight *= correction
         if lane != MAIN and not self._widths:
             self._lanes[update.header.worker_id] = lane
-        classes = classes_in_metrics(update.header.metrics) if self._widths else None
+        classes = None
+        rows = self._widths[lane].rows if self._widths else None
+        if rows is not None:
+            classes = classes_in_metrics(update.header.metrics)
+        if rows is not None and classes is not None:
+            update = without_absent_rows(update, rows, classes)
         self._accumulator(lane).add(update, weight, classes)
 
     def _aggregates(self) -> dict[str, Aggregate]:

@@ -57,6 +57,7 @@ class RunLevels:
     def lane_of(self, worker_id: str, round: int) -> str:
         """The lane of a worker's level in a round."""
         if self.measured is not None:
+            self.measured.enter(round)
             return lane_of_level(self.measured.level(worker_id))
         level = assigned_level(
             self._config, worker_id, seed=self._seed, round=round, workers=self._workers

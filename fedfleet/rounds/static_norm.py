@@ -16,13 +16,12 @@ import numpy as np
 
 from fedfleet.aggregation.accumulator import (
     MAX_ABS_STATISTIC,
-    MAX_COUNTER,
     StatisticsPolicy,
     central,
     mean_variance_pairs,
 )
 from fedfleet.aggregation.exact_sum import check_values
-from fedfleet.errors import UpdateInvalid
+from fedfleet.errors import UpdateInvalid, UpdateOutOfRange
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.types import CounterVector, FloatVector, Kind, ModelState, Schema
 
@@ -48,8 +47,11 @@ class Measured:
     counters: CounterVector
 
 
-def check_measured(measured: Measured, schema: Schema) -> None:
+def check_measured(measured: Measured, schema: Schema, most_samples: float) -> None:
     """Check what a worker sent.
+
+    Args:
+        most_samples: of one worker, as the recipe bounds the weight of an update.
 
     Raises:
         UpdateInvalid, UpdateNotFinite, UpdateOutOfRange: it is not a measurement of this model.
@@ -63,11 +65,17 @@ def check_measured(measured: Measured, schema: Schema) -> None:
                 f"{vector.size} {name}, the model's schema has {schema.elements(kind)}"
             )
     check_values(measured.statistics, MAX_ABS_STATISTIC)
+    for _, variance in mean_variance_pairs(schema):
+        if (measured.statistics[variance] < 0).any():
+            raise UpdateOutOfRange("a running variance is negative")
+    if not 0 < measured.samples <= most_samples:
+        raise UpdateInvalid(
+            f"statistics over {measured.samples} examples: must be above 0 and at most "
+            f"rounds.max_weight = {most_samples:g}"
+        )
     counters = measured.counters
-    if counters.size and not 0 <= counters.min() <= counters.max() <= MAX_COUNTER:
-        raise UpdateInvalid("a counter is negative, or so large that it counts no batches")
-    if not 0 < measured.samples <= MAX_COUNTER:
-        raise UpdateInvalid(f"statistics over {measured.samples} examples")
+    if counters.size and not 0 <= counters.min() <= counters.max() <= measured.samples:
+        raise UpdateInvalid("a counter is negative, or counts more batches than there are examples")
 
 
 def with_measured(

@@ -282,7 +282,7 @@ class SimulatedCoordinator:
 
     def take_measured(self, result: Queried) -> None:
         """Take what a worker measured of it; raises what ``check_measured`` raises."""
-        check_measured(result.measured, self._trainer.schema)
+        check_measured(result.measured, self._trainer.schema, self._recipe.rounds.max_weight)
         self._measured[result.assignment_id] = result.measured
 
     def make_next(

@@ -18,7 +18,7 @@ from fedfleet.rounds.chance import hashed, share_of, shuffled
 from fedfleet.rounds.level_facts import Speed, Told
 from fedfleet.rounds.levels import FULL
 from fedfleet.sim.device_kinds import DEVICE_KINDS
-from fedfleet.sim.jobs import Evaluated, Result, Trained
+from fedfleet.sim.jobs import Evaluated, Queried, Result, Trained
 from fedfleet.tables import parse_table, printable, shown, suggest
 
 if sys.version_info >= (3, 11):
@@ -215,6 +215,8 @@ class Pace:
             answer_s += result.upload_bytes / device.up_bytes_per_s
         elif isinstance(result, Evaluated):
             examples = result.evaluation.samples / PASSES
+        elif isinstance(result, Queried):
+            examples = result.measured.samples / PASSES
         work_s = examples / self._rate(device, level) * self._luck(device, result.assignment_id)
         return self._download_s(device, down_bytes) + work_s + answer_s
 

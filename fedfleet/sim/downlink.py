@@ -101,6 +101,11 @@ class SimulatedDownlink:
         self._bytes += cost_bytes + beside
         return cost_bytes + beside
 
+    def fetch_once(self) -> int:
+        """Count a whole state that a worker looks at and does not keep; returns it, in bytes."""
+        self._bytes += self._ladder.base_bytes
+        return self._ladder.base_bytes
+
     def drop(self, worker_id: str) -> None:
         """A worker went to another width of the model: what it held of this one is gone."""
         self._held.pop(worker_id, None)

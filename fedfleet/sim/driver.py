@@ -448,8 +448,8 @@ class Driver:
             return 0  # it was given it before, and has come back with what it holds
         coordinator, lane = self._coordinator, self._lane(action)
         if action.work is act.Work.QUERY:
-            # Nobody holds it yet; the version that it becomes has other statistics.
-            return coordinator.fetch(action.worker_id, lane, own=action.assignment_id)
+            # The version that it becomes has other statistics, so nobody keeps it.
+            return coordinator.downlink.fetch_once()
         if action.work is act.Work.EVALUATE:
             own = "" if coordinator.levels else coordinator.published_digest(action.worker_id)
             return coordinator.fetch(action.worker_id, lane, own=own)
@@ -477,8 +477,10 @@ class Driver:
         key, evaluation = result.assignment_id, result.evaluation
         if self._machine.slots[key].work is act.Work.PROBE:
             self._probes.counted(self._machine.slots[key].worker_id, evaluation.samples)
-            event = ev.ProbeReported(at_s=self._now_s, assignment_id=key, loss=evaluation.loss)
-            self._tell(event)
+            loss, samples = evaluation.loss, evaluation.samples
+            self._tell(
+                ev.ProbeReported(at_s=self._now_s, assignment_id=key, loss=loss, samples=samples)
+            )
             return
         worker_id = self._machine.slots[key].worker_id
         self._rounds[-1].worker_evaluations[worker_id] = evaluation
@@ -553,7 +555,9 @@ class Driver:
         if unknown:
             self._tell(ev.ProbesSelected(at_s=self._now_s, workers=unknown))
             return
-        lasts_s = training_deadline_s(recipe.rounds, coordinator.history, plan.chains)
+        lasts_s = training_deadline_s(
+            recipe.rounds, coordinator.history, plan.chains, self._machine.attempt
+        )
         self._tell(ev.cohort_selected(plan, self._now_s, drawing.corrections, lasts_s))
 
     def _fold(self, assignment_id: str) -> None:
@@ -565,7 +569,7 @@ class Driver:
 
     def _aggregate(self, action: act.Aggregate) -> None:
         lanes = {key: self._machine.slots[key].lane for key in action.assignment_ids}
-        self._probes.closing(self._machine.slots.values(), self._now_s)
+        self._probes.closing(self._machine.slots.values())
         self._coordinator.remember(action, self._machine.cohort, self._machine.durations_s)
         made = self._coordinator.make_next(
             action.round, lanes, evaluate=action.evaluate, queries=action.queries

@@ -8,8 +8,8 @@ from fedfleet.algorithms.plan import MAIN
 from fedfleet.errors import OutOfMemory
 from fedfleet.rounds import actions as act
 from fedfleet.rounds.levels import level_of_lane
-from fedfleet.rounds.machine import Slot, Status
-from fedfleet.rounds.measured_levels import MeasuredLevels
+from fedfleet.rounds.machine import Slot
+from fedfleet.rounds.measured_levels import MeasuredLevels, waited_in_vain
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.sim.devices import Pace
 
@@ -52,16 +52,7 @@ class SimulatedProbes:
         if self._measured is not None and is_training and code == OutOfMemory.code:
             self._measured.exhausted(slot.worker_id, level_of_lane(slot.lane))
 
-    def closing(self, slots: Iterable[Slot], now_s: float) -> None:
+    def closing(self, slots: Iterable[Slot]) -> None:
         """Take note of those whose updates did not come."""
-        if self._measured is None:
-            return
-        slots = [slot for slot in slots if slot.work is act.Work.TRAIN]
-        began_s = max((slot.opened_s for slot in slots), default=0.0)
-        self._measured.late(
-            {
-                slot.worker_id: (level_of_lane(slot.lane), now_s - slot.opened_s)
-                for slot in slots
-                if slot.status is Status.EXPIRED and slot.opened_s >= began_s
-            }
-        )
+        if self._measured is not None:
+            self._measured.late(waited_in_vain(slots))

@@ -12,6 +12,7 @@ from fedfleet.algorithms.base import LocalWork, Memory
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import ShardLoader
 from fedfleet.errors import FedFleetError
+from fedfleet.rounds.levels import FULL
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import loss_asked
 from fedfleet.rounds.static_norm import Measured
@@ -188,7 +189,7 @@ class Workplace:
     def _worker(self, job: Job) -> LocalWorker:
         worker_id, trainer = job.worker_id, self._trainers.at(job.level)
         worker = self._workers.pop(worker_id, None) or self._hired(worker_id, trainer)
-        worker.use(trainer)
+        worker.use(trainer, is_narrow=job.level != FULL)
         self._workers[worker_id] = worker  # the newest
         self._drawn.add(worker_id)
         return worker
@@ -206,6 +207,7 @@ class Workplace:
             shard=int(worker_id.rpartition("-")[2]),
             data_dir=self._data_dir,
             rms_loss=recipe.rounds.wants_rms_loss,
+            static_norm=recipe.levels is not None and recipe.levels.static_norm,
         )
         return LocalWorker(run, trainer, self._shards)
 

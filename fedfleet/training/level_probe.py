@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
-from fedfleet.errors import AssignmentClosed, OutOfMemory, ProcessDied, error_for_code
+from fedfleet.errors import AssignmentClosed, OutOfMemory, ProcessDied, TimedOut, error_for_code
 from fedfleet.models.card import ModelCard
 from fedfleet.training.config import TrainingConfig
 
@@ -93,6 +93,7 @@ def measure_levels(
     *,
     seconds: float = PROBE_S,
     threads: int = 0,
+    limit_bytes: int = 0,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[LevelFigures, ...]:
     """Train each level for a moment; returns figures from the widest level that was reached down.
@@ -102,15 +103,22 @@ def measure_levels(
     Args:
         seconds: for the levels together; the narrowest is measured whatever it takes.
         threads: most that torch may use; 0 leaves its own choice.
+        limit_bytes: of resident memory, above which a level does not fit; 0 for none.
         cancelled: asked ten times a second; True ends it.
 
     Raises:
         OutOfMemory: not even the narrowest level fits.
+        TimedOut: not even the narrowest was measured in the time that there is.
         AssignmentClosed: it was cancelled.
         RecipeInvalid, UnknownModel: the model cannot be built here.
         ProcessDied: the process ended by something else.
     """
-    order = {**task.to_json(), "seconds": seconds, "threads": threads}
+    order = {
+        **task.to_json(),
+        "seconds": seconds,
+        "threads": threads,
+        "limit_bytes": limit_bytes,
+    }
     with ExitStack() as files:
         given, said, failed = (files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3))
         given.write(json.dumps(order))
@@ -127,6 +135,11 @@ def measure_levels(
     elif status:
         died = f"the probe of this device ended with status {status}"
         raise ProcessDied(died, detail=last_words)
+    if status is None and not found:
+        raise TimedOut(
+            f"the narrowest level of the model was not measured in {seconds + _START_S:g} s: "
+            "this device is too slow for it"
+        )
     if not any(one.samples_per_s for one in found):
         raise OutOfMemory("this device's memory is too small for the narrowest level of the model")
     return tuple(reversed(found))

@@ -21,6 +21,7 @@ from fedfleet.models.catalog import build
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.level_probe import LevelFigures, ProbeTask
 from fedfleet.training.local import LocalTrainer, TrainTask
+from fedfleet.training.out_of_memory import is_out_of_memory
 from fedfleet.training.state import schema_of, state_of
 from fedfleet.training.submodels import SubModels
 from fedfleet.training.trainers import Trainers
@@ -32,7 +33,6 @@ _BATCHES = 4
 # Of a recipe that takes all examples at once.
 _BATCH = 64
 _EPOCHS = 1000
-_MARKS = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def main() -> int:
@@ -43,18 +43,19 @@ def main() -> int:
     if order["threads"]:
         torch.set_num_threads(order["threads"])
     try:
-        _measure(ProbeTask.from_json(order), order["seconds"])
+        _measure(ProbeTask.from_json(order), order["seconds"], order["limit_bytes"])
     except FedFleetError as error:
         _say({"code": error.code, "message": error.message})
     return 0
 
 
-def _measure(task: ProbeTask, seconds: float) -> None:
+def _measure(task: ProbeTask, seconds: float, limit_bytes: int) -> None:
     """Write a line for each level, the narrowest first, as long as there is time and memory."""
     rates = _Rates(tuple(task.rates), task.scaler)
     models = SubModels(task.card, rates.rates)
     trainers = Trainers(task.card, _short(task.training), EvaluationConfig(), rates, kept=1)
     ends_s, step_s, narrower = time.monotonic() + seconds, 0.0, 0.0
+    limit = _Limit(limit_bytes)
     for level in reversed(models.levels):
         rate = models.rate(level)
         if narrower:
@@ -68,9 +69,10 @@ def _measure(task: ProbeTask, seconds: float) -> None:
         )
         _forget_peak()
         try:
-            step_s, samples_per_s = _train(trainers.at(level), models.card(level), ends_s)
+            trainer, card = trainers.at(level), models.card(level)
+            step_s, samples_per_s = _train(trainer, card, ends_s, limit)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             _say(asdict(figures))
             return
@@ -103,11 +105,17 @@ def _short(training: TrainingConfig) -> TrainingConfig:
     )
 
 
-def _train(trainer: LocalTrainer, card: ModelCard, ends_s: float) -> tuple[float, float]:
-    """Seconds of a step, and examples per second, through the loop that workers train in."""
+def _train(
+    trainer: LocalTrainer, card: ModelCard, ends_s: float, limit: _Limit
+) -> tuple[float, float]:
+    """Seconds of a step, and examples per second, through the loop that workers train in.
+
+    Raises:
+        MemoryError: it takes more than the limit.
+    """
     batch = trainer.training.batch_size or _BATCH
     module = build(card)
-    watch = _StepTimes(trainer.device, ends_s)
+    watch = _StepTimes(trainer.device, ends_s, limit)
     task = TrainTask(
         algorithm=FedAvg(FedAvgOptions()),
         received=state_of(module, schema_of(module)),
@@ -126,16 +134,41 @@ def _train(trainer: LocalTrainer, card: ModelCard, ends_s: float) -> tuple[float
     return step_s, batch / step_s
 
 
+class _Limit:
+    """The most that the process may have resident, which an accelerator's memory is no part of.
+
+    On Linux alone; elsewhere nobody remembers the peak.
+
+    Args:
+        limit_bytes: 0 for none.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+
+    def check(self) -> None:
+        """Raises MemoryError: there was more since the peak was forgotten."""
+        peak_bytes = _resident_peak_bytes() if self._limit_bytes else 0
+        if peak_bytes > self._limit_bytes:
+            raise MemoryError(f"{peak_bytes} bytes are resident, {self._limit_bytes} allowed")
+
+
 class _StepTimes:
     """Notes when steps end; the first, which picks kernels and fills caches, is not counted."""
 
-    def __init__(self, device: torch.device, ends_s: float) -> None:
+    def __init__(self, device: torch.device, ends_s: float, limit: _Limit) -> None:
         self._device = device
         self._ends_s = ends_s
+        self._limit = limit
         self._at_s = [time.monotonic()]  # when it began, then the ends
 
     def enough(self) -> bool:
-        """Whether the steps so far can be timed by, or the time is over."""
+        """Whether the steps so far can be timed by, or the time is over.
+
+        Raises:
+            MemoryError: they took more than the limit.
+        """
+        self._limit.check()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now_s = time.monotonic()
@@ -172,15 +205,15 @@ def _peak_bytes() -> int:
     """Since it was forgotten; 0 where nobody can say."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
+    return _resident_peak_bytes()
+
+
+def _resident_peak_bytes() -> int:
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) << 10
     return 0
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(mark in str(error) for mark in _MARKS)
 
 
 def _say(line: dict[str, object]) -> None:

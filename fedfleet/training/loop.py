@@ -175,7 +175,7 @@ class _Loop:
             self._epoch()
             self._check_losses()
             epoch_losses.append(self._mean_loss(start))
-            if self._watch.is_cut:
+            if self._is_cut:
                 break
             if watches_plateau or epoch == self._config.epochs:
                 validation = self._validate()
@@ -210,8 +210,13 @@ class _Loop:
                 images = augment(images, draws.part(start, stop, self._device))
             loss, logits = self._stepper.step(self._batches.normalise(images), labels, self._lr())
             self._note(loss, logits, labels)
-            if self._watch.is_cut:
+            if self._is_cut:
                 return
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the work ends here; not before float16's scaler has let a step be taken."""
+        return self._watch.is_cut and self._done < self._steps and bool(self._stepper.lrs)
 
     def _note(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         self._losses[self._done] = loss

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fedfleet.data.shard import Examples
+from fedfleet.errors import DataEmpty
 from fedfleet.training.batches import Batches, batch_bounds
 from fedfleet.training.evaluation import evaluation_mode
 from fedfleet.types import InputSpec
@@ -32,15 +33,24 @@ def measure_statistics(
     statistics, dropout among them, are in evaluation mode.
 
     Raises:
+        DataEmpty: one example, of which there is no variance.
         DataInvalid: the examples are not what the model expects.
     """
     layers = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
     batches = Batches(examples, inputs, num_classes, device)
     order_N = torch.arange(len(batches))
     with evaluation_mode(module), _cumulative(layers), torch.no_grad():
-        for start, stop in batch_bounds(len(batches), batch_size):
+        for start, stop in batch_bounds(len(batches), max(batch_size, 2)):
             images, _ = batches.take(order_N[start:stop])
-            module(batches.normalise(images))
+            try:
+                module(batches.normalise(images))
+            except ValueError as error:
+                if stop - start > 1:
+                    raise
+                # torch's batch normalisation refuses a variance over a single value.
+                raise DataEmpty(
+                    "statistics cannot be measured over one example: give this worker more"
+                ) from error
 
 
 @contextmanager

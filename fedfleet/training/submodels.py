@@ -50,15 +50,27 @@ def slice_between(full: nn.Module, part: nn.Module, *, shift: int = 0) -> Slice:
     Raises:
         RecipeInvalid: the modules hold different tensors, or one does not fit into the other.
     """
+    check_nested(full, part)
+    return _slice(schema_of(full), schema_of(part), width_axes(full), shift)
+
+
+def check_nested(full: nn.Module, part: nn.Module) -> None:
+    """Check that a narrow module's tensors lie in a wide one's, without saying where.
+
+    Raises:
+        RecipeInvalid: as ``slice_between``.
+    """
     axes = width_axes(full)
     if axes != width_axes(part):
         raise RecipeInvalid("the width_axes of a narrower model are not those of the wide one")
-    return _slice(schema_of(full), schema_of(part), axes, shift)
+    wide, narrow = schema_of(full), schema_of(part)
+    if [(p.name, p.kind) for p in wide.params] != [(p.name, p.kind) for p in narrow.params]:
+        raise RecipeInvalid("a narrower model has other tensors than the wide one")
+    for param, small in zip(wide.params, narrow.params, strict=True):
+        axis_places(param, small, axes.get(param.name, {}))
 
 
 def _slice(wide: Schema, narrow: Schema, axes: Mapping[str, Axes], shift: int) -> Slice:
-    if [(p.name, p.kind) for p in wide.params] != [(p.name, p.kind) for p in narrow.params]:
-        raise RecipeInvalid("a narrower model has other tensors than the wide one")
     places: dict[Kind, list[Index]] = {kind: [np.zeros(0, np.int64)] for kind in Kind}
     for kind in Kind:
         parts = [param for param in narrow.params if param.kind is kind]
@@ -178,7 +190,7 @@ class SubModels:
         for wider, level in pairwise(self.levels):
             try:
                 part = build_for_shapes(self._cards[level])
-                self._slices[level, 0] = slice_between(whole, part)
+                check_nested(whole, part)
             except RecipeInvalid as error:
                 raise RecipeInvalid(f'levels: architecture = "{name}": {error}') from error
             self._schemas[level] = schema_of(part)
@@ -207,7 +219,9 @@ class SubModels:
                 taking the first channels. Group normalisation then takes channels together that
                 are of two groups of the whole model, unless groups hold one channel.
         """
-        shift = round - 1 if rolling and level != self.levels[0] else 0
+        if level == self.levels[0]:
+            return Slice.whole(self._schemas[level])
+        shift = round - 1 if rolling else 0
         key = (level, shift)
         if key not in self._slices:
             # One window per level besides the first: they are as large as the model.

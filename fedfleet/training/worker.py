@@ -31,6 +31,8 @@ class LocalRun:
         rounds: how many the run has.
         shard: this worker's part of a partitioned set; None where the data are its own.
         rms_loss: report the root of the mean squared loss of a sample.
+        static_norm: measure a narrower version's running statistics before it is evaluated here:
+            those of the whole width fit no other.
     """
 
     worker_id: str
@@ -43,6 +45,7 @@ class LocalRun:
     shard: int | None
     data_dir: Path | None
     rms_loss: bool = False
+    static_norm: bool = False
 
 
 class LocalWorker:
@@ -58,15 +61,25 @@ class LocalWorker:
     ) -> None:
         self._run = run
         self._trainer = trainer
+        self._is_narrow = False
         self._shards = shards
         self._algorithm = make_algorithm(run.algorithm)
         self._split_seed = derive(run.seed, "split", run.worker_id)
         self._train: Examples | None = None
         self._held_out: Examples | None = None
 
-    def use(self, trainer: LocalTrainer) -> None:
-        """Go on with the model at another width."""
+    def use(self, trainer: LocalTrainer, *, is_narrow: bool = False) -> None:
+        """Go on with the model at another width.
+
+        Args:
+            is_narrow: it is not the whole width.
+        """
         self._trainer = trainer
+        self._is_narrow = is_narrow
+
+    def rest(self) -> None:
+        """Let go of the model; ``use`` comes before anything else."""
+        del self._trainer
 
     @property
     def held_bytes(self) -> int:
@@ -130,6 +143,8 @@ class LocalWorker:
         On what the recipe names: the held-out split, or the test share.
         """
         state = self._algorithm.start_from(Received(version, {}, memory))
+        if self._run.static_norm and self._is_narrow and state.statistics.size:
+            state, _ = self.measured(state)
         if self._held_out is None:
             self._held_out = self._load_held_out()
         return self._trainer.evaluate(state, self._held_out)

@@ -14,6 +14,8 @@ MAX_ELEMENTS = 1 << 31
 MAX_SECTIONS = 64
 MAX_METRICS = 1024
 MAX_NAME = 64
+# What a worker says of its machine, its system and its software, each.
+MAX_DEVICE_TEXT = 256
 MAX_REASON = 1024
 MAX_TAGS = 32
 MAX_HELD = 64

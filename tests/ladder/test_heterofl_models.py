@@ -86,7 +86,7 @@ def test_coordinates_have_one_two_or_three_owners_and_the_rest_none(card):
 
     for level in models.levels:
         cut = models.slice(level).cut(state).tensors()
-        owners[models.slice(level).places[Kind.TRAINABLE]] += 1
+        owners[models.slice(level).span(Kind.TRAINABLE)] += 1
         for name, wide in state.tensors().items():
             want = wide[tuple(slice(n) for n in cut[name].shape)]
             assert np.array_equal(cut[name], want), name

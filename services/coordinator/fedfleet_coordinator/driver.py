@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -25,7 +26,6 @@ from fedfleet.errors import (
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.deadlines import training_deadline_s
-from fedfleet.rounds.levels import FULL, level_of_lane
 from fedfleet.rounds.machines import make_machine
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import Ballot, Drawing
@@ -43,7 +43,7 @@ from fedfleet.types import Evaluation
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.downlink import Ladder
 from fedfleet.wire.updates import check_header, header_to_json
-from fedfleet_coordinator.event_log import EventLog
+from fedfleet_coordinator.event_log import EventLog, round_began_s
 from fedfleet_coordinator.level_desk import LevelDesk
 from fedfleet_coordinator.starts import Place, Start
 from fedfleet_coordinator.surroundings import Surroundings
@@ -102,11 +102,14 @@ class RunDriver:
             return
         entries = await self._around.executors.io(lambda: journal.entries(run.run_id))
         first_round = self._machine.round
-        self._machine.handle(ev.RunStarted(at_s=_round_began_s(entries, first_round)))
+        self._machine.handle(ev.RunStarted(at_s=round_began_s(entries, first_round)))
+        replayed = []
         for entry in entries:
             event = ev.from_fields(entry.kind, entry.at_s, entry.fields)
             if event is not None and entry.round >= first_round:
                 self._machine.handle(event)
+                replayed.append(event)
+        self._desk.replay(replayed)
         open_rounds = self._machine.open_rounds
         await self._around.executors.io(lambda: self._workshop.load_rounds(open_rounds, entries))
         # The last commit's updates: the process may have ended before they were forgotten.
@@ -139,7 +142,7 @@ class RunDriver:
             while True:
                 action = await self._todo.get()
                 if isinstance(action, ev.DeadlinePassed):
-                    await self._log.append(action)
+                    await self._log.ring(action)
                     continue
                 await self._carry_out(action)
                 if isinstance(action, act.FinishRun):
@@ -189,14 +192,10 @@ class RunDriver:
         if header.round != round:
             raise UpdateInvalid(f"round {header.round}: the assignment is of round {round}")
         lane = self._machine.place(header.assignment_id)[0]
-        level = self._level(lane)
+        level = self._desk.level(lane)
         if header.level != level:
             raise UpdateInvalid(f"level {header.level[:16]!r}: the assignment is of level {level}")
         check_header(header, self._workshop.schema_of(lane), self._workshop.uplink_of(lane))
-
-    def _level(self, lane: str) -> str:
-        """The width that workers on a lane train."""
-        return level_of_lane(lane) if self._workshop.levels else FULL
 
     async def accept(self, header: pb.UpdateHeader) -> bool:
         """Check and journal an update whose payload is stored under its digest.
@@ -234,8 +233,7 @@ class RunDriver:
     async def report(self, assignment_id: str, evaluation: Evaluation) -> None:
         """Take a worker's evaluation."""
         if self._machine.is_open(assignment_id, act.Work.PROBE):
-            await self._desk.counted(assignment_id, evaluation.samples)
-            await self._report_loss(assignment_id, evaluation.loss)
+            await self._report_loss(assignment_id, evaluation)
             return
         if not self._machine.is_open(assignment_id, act.Work.EVALUATE):
             return
@@ -250,13 +248,18 @@ class RunDriver:
             )
         )
 
-    async def _report_loss(self, assignment_id: str, loss: float) -> None:
+    async def _report_loss(self, assignment_id: str, evaluation: Evaluation) -> None:
+        loss, samples = evaluation.loss, evaluation.samples
         if not math.isfinite(loss):
             reason = "a loss over no example, or none that is a number"
             await self.fail_assignment(assignment_id, InvalidInput.code, reason)
             return
-        event = ev.ProbeReported(at_s=time.time(), assignment_id=assignment_id, loss=loss)
-        await self._log.append(event)
+        await self._desk.counted(assignment_id, samples)
+        await self._log.append(
+            ev.ProbeReported(
+                at_s=time.time(), assignment_id=assignment_id, loss=loss, samples=samples
+            )
+        )
 
     async def take_statistics(self, report: pb.StatisticsReport) -> None:
         """Take what a worker measured of the round's outcome."""
@@ -269,17 +272,28 @@ class RunDriver:
             np.array(report.counters, np.int64),
         )
         try:
-            check_measured(measured, self._workshop.schema)
+            check_measured(measured, self._workshop.schema, self._recipe.rounds.max_weight)
         except InvalidInput as error:
             await self.fail_assignment(key, error.code, error.message)
             return
         digest = await self._around.executors.io(
-            lambda: self._workshop.keep_measured(key, measured)
+            lambda: self._workshop.store_measured(key, measured)
         )
-        event = ev.StatisticsReported(
-            at_s=time.time(), assignment_id=key, samples=measured.samples, blobs=(digest,)
-        )
-        await self._log.append(event)
+
+        def event() -> ev.StatisticsReported:
+            # It may have been answered, or closed, meanwhile.
+            if not self._machine.is_open(key, act.Work.QUERY):
+                raise AssignmentClosed(f"assignment {key} has closed")
+            return ev.StatisticsReported(
+                at_s=time.time(), assignment_id=key, samples=measured.samples, blobs=(digest,)
+            )
+
+        with suppress(AssignmentClosed):
+            await self._log.write(
+                event,
+                self._around.store.journal.append,
+                lambda _: self._workshop.take_measured(key, measured),
+            )
 
     async def fail_assignment(self, assignment_id: str, code: str, reason: str) -> None:
         """Take note that an assignment will not be carried out."""
@@ -305,15 +319,22 @@ class RunDriver:
 
     def _workers(self) -> frozenset[str]:
         """Who can take assignments of this run now."""
+        return self._admitted(self._around.fleet.ready)
+
+    def _admitted(self, names: Iterable[str]) -> frozenset[str]:
         fleet, rounds = self._around.fleet, self._recipe.rounds
-        return frozenset(name for name in fleet.ready if rounds.admits(fleet.tags(name)))
+        return frozenset(name for name in names if rounds.admits(fleet.tags(name)))
 
     def _fleet_changed(self) -> None:
         self._log.tell_fleet(time.time())
 
     def _deadline(self) -> None:
-        event = ev.DeadlinePassed(at_s=time.time(), workers=tuple(sorted(self._workers())))
-        self._todo.put_nowait(event)
+        workers, resting = self._workers(), self._admitted(self._around.fleet.resting)
+        self._todo.put_nowait(
+            ev.DeadlinePassed(
+                at_s=time.time(), workers=tuple(sorted(workers)), resting=len(resting)
+            )
+        )
 
     def _set_alarm(self, at_s: float | None) -> None:
         if self._alarm is not None:
@@ -390,7 +411,8 @@ class RunDriver:
             return
         if not self._machine.open(act.Work.TRAIN):
             self._cohort_at_s = time.time()
-        lasts_s = training_deadline_s(recipe.rounds, workshop.history, plan.chains)
+        attempt = self._machine.attempt
+        lasts_s = training_deadline_s(recipe.rounds, workshop.history, plan.chains, attempt)
         event = ev.cohort_selected(plan, time.time(), drawing.corrections, lasts_s)
         await self._log.append(event)
 
@@ -427,7 +449,7 @@ class RunDriver:
             deltas=start.deltas,
             broadcast=self._workshop.broadcast if action.work is act.Work.TRAIN else (),
             schema_digest=self._workshop.schema_of(lane).digest,
-            level=self._level(lane),
+            level=self._desk.level(lane),
             recipe=self._recipe.source,
             deadline_s=max(0.0, action.deadline_s - time.time()),
             seed=derive(self._recipe.seed, *action.seed_labels),
@@ -466,7 +488,7 @@ class RunDriver:
             evaluate=action.evaluate,
             queries=action.queries,
         )
-        await self._desk.closing(self._cohort_at_s)
+        await self._desk.closing()
         made = await executors.compute(make_next)
         duration_s = time.time() - self._cohort_at_s
         moved = self._around.traffic.take_round()
@@ -566,15 +588,6 @@ class RunDriver:
         )
         self._around.changed()
         await self.forget()
-
-
-def _round_began_s(entries: Sequence[Entry], round: int) -> float:
-    """When a round began: with the last entry of the round before, or with the run."""
-    return max(
-        entry.at_s
-        for entry in entries
-        if 1 <= entry.round < round or entry.kind == ev.kind_of(ev.RunStarted(at_s=0.0))
-    )
 
 
 def round_s(seconds: float) -> float:

@@ -8,7 +8,8 @@ step is finished even when the call that brought the event is cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from fedfleet.errors import Unavailable
@@ -17,6 +18,8 @@ from fedfleet.rounds.actions import Action
 from fedfleet.rounds.machines import Machine
 from fedfleet.store.protocols import Entry
 from fedfleet_coordinator.surroundings import Surroundings
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -48,6 +51,18 @@ class EventLog:
     async def append(self, event: ev.Event) -> None:
         """Journal an event that stands alone."""
         await self.write(lambda: event, self._around.store.journal.append)
+
+    async def ring(self, event: ev.DeadlinePassed) -> None:
+        """Journal an alarm; log it where all that came of it is that the run waits on."""
+        await self.append(event)
+        if self._machine.put_off_for:
+            fields = {
+                "run_id": self._run_id,
+                "round": self._machine.round,
+                "ready": len(event.workers),
+                "resting": event.resting,
+            }
+            logger.info("run_waits_for_resting_workers", extra=fields)
 
     async def write(
         self,
@@ -101,3 +116,12 @@ class EventLog:
         """Let nothing be written any more; returns when nothing is being written."""
         async with self._order:
             self._retired = True
+
+
+def round_began_s(entries: Sequence[Entry], round: int) -> float:
+    """When a round began: with the last entry of the round before, or with the run."""
+    return max(
+        entry.at_s
+        for entry in entries
+        if 1 <= entry.round < round or entry.kind == ev.kind_of(ev.RunStarted(at_s=0.0))
+    )

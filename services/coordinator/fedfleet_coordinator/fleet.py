@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from google.protobuf.message import Message
+
 from fedfleet.rounds.level_facts import Speed, Told
 from fedfleet.rounds.levels import FULL, MAX_LEVELS
 from fedfleet.v1 import federation_service_pb2 as pb
@@ -18,6 +20,12 @@ from fedfleet_coordinator.metrics import CoordinatorMetrics
 logger = logging.getLogger(__name__)
 
 OUTBOX = 64
+# More than any figure of a device is.
+_MOST = 1e12
+# Of other figures than such that are zero or above.
+_BOUNDS = {"temperature_celsius": (-273.15, 1e4), "battery_ratio": (0.0, 1.0)}
+# Training examples per second that a device may claim: beyond, a level's prediction says nothing.
+_SPEEDS = (1e-3, 1e9)
 
 
 @dataclass(eq=False)
@@ -43,7 +51,10 @@ class Session:
     progress_ratio: float = 0.0
 
     def __post_init__(self) -> None:
+        check_texts(self.hello)
         check_levels(self.hello.device.levels)
+        self.hello.pause_reason = self.hello.pause_reason[: limits.MAX_REASON]
+        clean(self.hello.device)
         self.device = pb.DeviceProfile()
         self.device.CopyFrom(self.hello.device)
 
@@ -54,11 +65,12 @@ class Session:
     @property
     def pause_reason(self) -> str:
         """Why the worker takes no work now; empty when it does."""
-        return self.heartbeat.pause_reason if self.heartbeat else ""
+        return (self.heartbeat or self.hello).pause_reason
 
     def hear(self, beat: pb.Heartbeat) -> None:
         """Take a heartbeat; raises LimitExceeded: it names too many levels."""
         check_levels(beat.levels)
+        clean(beat)
         beat.pause_reason = beat.pause_reason[: limits.MAX_REASON]
         self.heartbeat = beat
         if beat.levels:
@@ -70,6 +82,33 @@ class Session:
             self.device.link_down_bytes_per_s = beat.link_down_bytes_per_s
         if beat.link_up_bytes_per_s:
             self.device.link_up_bytes_per_s = beat.link_up_bytes_per_s
+
+
+def check_texts(hello: pb.Hello) -> None:
+    """Raises LimitExceeded: a text by which a worker describes itself is too long."""
+    device = hello.device
+    texts = {
+        "machine": device.machine,
+        "accelerator": device.accelerator,
+        "os": device.os,
+        "software_version": hello.software_version,
+    }
+    for name, text in texts.items():
+        limits.check_count(f"characters in {name}", len(text), limits.MAX_DEVICE_TEXT)
+
+
+def clean(told: Message) -> None:
+    """Bound the figures that a worker says of itself, in place; what is no number is left out."""
+    for field_, value in told.ListFields():
+        if field_.type == field_.TYPE_DOUBLE:
+            least, most = _BOUNDS.get(field_.name, (0.0, _MOST))
+            if math.isfinite(value):
+                setattr(told, field_.name, min(max(value, least), most))
+            else:
+                told.ClearField(field_.name)
+        elif field_.type == field_.TYPE_MESSAGE:  # the speeds of levels
+            for one in value:
+                clean(one)
 
 
 def check_levels(levels: Collection[pb.LevelSpeed]) -> None:
@@ -121,6 +160,11 @@ class Fleet:
             if known.connected and not known.session.pause_reason
         )
 
+    @property
+    def resting(self) -> frozenset[str]:
+        """Ids of the connected workers that rest on their device."""
+        return self.connected - self.ready
+
     def hear(self, session: Session, beat: pb.Heartbeat) -> None:
         """Take a heartbeat; raises LimitExceeded: it names too many levels."""
         before = bool(session.pause_reason)
@@ -144,13 +188,13 @@ class Fleet:
         device = known.session.device
         return Told(
             speeds={
-                one.level: Speed(_measured(one.samples_per_s), float(one.memory_bytes))
+                one.level: Speed(_speed(one.samples_per_s), float(one.memory_bytes))
                 for one in device.levels
                 if one.model_digest == model_digest
             },
             memory_bytes=float(device.memory_bytes),
-            down_bytes_per_s=_measured(device.link_down_bytes_per_s),
-            up_bytes_per_s=_measured(device.link_up_bytes_per_s),
+            down_bytes_per_s=device.link_down_bytes_per_s,
+            up_bytes_per_s=device.link_up_bytes_per_s,
         )
 
     def join(self, session: Session) -> None:
@@ -217,6 +261,6 @@ class Fleet:
             listener()
 
 
-def _measured(value: float) -> float:
-    """What a worker says that it measured; 0 for what cannot be."""
-    return value if 0 < value < math.inf else 0.0
+def _speed(samples_per_s: float) -> float:
+    """As a run believes it; 0 stays, for what ran out of memory."""
+    return min(max(samples_per_s, _SPEEDS[0]), _SPEEDS[1]) if samples_per_s else 0.0

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from fedfleet.algorithms.plan import MAIN
 from fedfleet.errors import OutOfMemory
 from fedfleet.rounds import actions as act
-from fedfleet.rounds.levels import level_of_lane
-from fedfleet.rounds.machine import Status
+from fedfleet.rounds import events as ev
+from fedfleet.rounds.levels import FULL, level_of_lane
+from fedfleet.rounds.machine import Phase
 from fedfleet.rounds.machines import Machine
-from fedfleet.rounds.measured_levels import MeasuredLevels
+from fedfleet.rounds.measured_levels import MeasuredLevels, waited_in_vain
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.fleet import Fleet
@@ -28,6 +28,10 @@ class LevelDesk:
         self._machine = machine
         self._fleet = fleet
         self._executors = executors
+
+    def level(self, lane: str) -> str:
+        """The width that workers on a lane train."""
+        return level_of_lane(lane) if self._levels else FULL
 
     def lane(self, worker_id: str, round: int) -> str:
         """The lane that a worker is drawn for, by what it says of itself now; blocks."""
@@ -59,21 +63,34 @@ class LevelDesk:
             level = level_of_lane(slot.lane)
             await self._executors.compute(lambda: measured.exhausted(slot.worker_id, level))
 
-    async def closing(self, began_s: float) -> None:
-        """Take note of those whose updates did not come.
+    async def closing(self) -> None:
+        """Take note of those whose updates did not come."""
+        measured = self._measured
+        if measured is not None:
+            late_s = waited_in_vain(self._machine.slots.values())
+            await self._executors.compute(lambda: measured.late(late_s))
+
+    def replay(self, events: Sequence[ev.Event]) -> None:
+        """Take up what came in since the last commit, before anything is drawn or sent.
 
         Args:
-            began_s: when the last cohort was drawn; earlier ones had other deadlines.
+            events: what the machine was told again after a restart, in order; what was before the
+                last commit is in the book.
         """
         measured = self._measured
         if measured is None:
             return
-        now_s = time.time()
-        late_s = {
-            slot.worker_id: (level_of_lane(slot.lane), now_s - slot.opened_s)
-            for slot in self._machine.slots.values()
-            if slot.work is act.Work.TRAIN
-            and slot.status is Status.EXPIRED
-            and began_s <= slot.opened_s <= now_s
-        }
-        await self._executors.compute(lambda: measured.late(late_s))
+        commits = [i for i, event in enumerate(events) if isinstance(event, ev.RoundCommitted)]
+        for event in events[commits[-1] + 1 if commits else 0 :]:
+            if isinstance(event, ev.ProbesSelected):
+                measured.to_probe(event.workers)  # they are not asked again
+            elif isinstance(event, ev.ProbeReported):
+                measured.counted(event.assignment_id.rpartition("/")[2], event.samples)
+            elif isinstance(event, ev.AssignmentFailed) and event.code == OutOfMemory.code:
+                slot = self._machine.slots.get(event.assignment_id)
+                if slot is not None and slot.work is act.Work.TRAIN:
+                    measured.exhausted(slot.worker_id, level_of_lane(slot.lane))
+        if self._machine.phase is Phase.EVALUATING:
+            done = (self._machine.slots[key] for key in self._machine.done(act.Work.TRAIN))
+            measured.enter(self._machine.round)
+            measured.keep({slot.worker_id: level_of_lane(slot.lane) for slot in done})

@@ -241,13 +241,16 @@ class Workshop:
         ]
         return self._starts.of_outcome(lambda: self._sum.outcome(headers, round).state)
 
-    def keep_measured(self, assignment_id: str, measured: Measured) -> str:
+    def take_measured(self, assignment_id: str, measured: Measured) -> None:
+        """Have what a worker measured count."""
+        self._measured[assignment_id] = measured
+
+    def store_measured(self, assignment_id: str, measured: Measured) -> str:
         """Store what a worker measured of it; returns the digest."""
         data = encode_arrays({"statistics": measured.statistics, "counters": measured.counters})
         digest = hashlib.sha256(data).hexdigest()
         self._announce(("", (assignment_id,)), digest)
         self._announced.add(self._store.blobs.put(data))
-        self._measured[assignment_id] = measured
         return digest
 
     def _load_measured(self, entry: Entry) -> tuple[str, Measured]:

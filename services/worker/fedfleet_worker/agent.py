@@ -112,7 +112,7 @@ class Agent:
     def tell(self) -> None:
         """Send a heartbeat now: something in it has changed."""
         if self.connected:  # the next stream begins with one
-            self._outbox.put(pb.ConnectRequest(heartbeat=self._heartbeat()))
+            self._outbox.put(pb.ConnectRequest(heartbeat=pb.Heartbeat()))  # filled as it is sent
 
     async def run(self) -> None:
         """Keep a stream open, for ever; raises only what dialling again cannot mend."""
@@ -154,11 +154,12 @@ class Agent:
 
     async def _session(self) -> float:
         """One stream from hello to its end; returns how many seconds it lasted, once welcomed."""
+        device = await self._profile()
         call = self._stub.Connect()
         began_s, self._goodbye = self._clock(), ""
         try:
             held = self._workbench.held
-            await call.write(pb.ConnectRequest(hello=self._hello(held)))
+            await call.write(pb.ConnectRequest(hello=self._hello(device, held)))
             welcome = await self._welcome(call)
             self._workbench.keep_only(welcome.wanted_assignment_ids, held)
             self._set_connected(True)
@@ -201,27 +202,29 @@ class Agent:
         self.connected = connected
         self._metrics.connected.set(connected)
 
-    def _hello(self, held: tuple[str, ...]) -> pb.Hello:
+    def _hello(self, device: pb.DeviceProfile, held: tuple[str, ...]) -> pb.Hello:
         return pb.Hello(
             worker_id=self._config.name,
             software_version=SOFTWARE_VERSION,
-            device=self._profile(),
+            device=device,
             tags=self._config.tags,
             held_assignment_ids=held,
+            pause_reason=self._why_paused(),
         )
 
-    def _profile(self) -> pb.DeviceProfile:
+    async def _profile(self) -> pb.DeviceProfile:
         levels: Sequence[pb.LevelSpeed] = ()
         if self._speeds is not None:
             self._speeds.take_news()  # they are told here
             levels = self._speeds.known
-        device = profile(self._config.worker_memory_mb << 20, levels)
+        # An accelerator takes seconds to be asked for the first time.
+        device = await asyncio.to_thread(profile, self._config.worker_memory_mb << 20, levels)
         device.link_down_bytes_per_s = self._links.down.bytes_per_s
         device.link_up_bytes_per_s = self._links.up.bytes_per_s
         return device
 
-    def _heartbeat(self) -> pb.Heartbeat:
-        beat = heartbeat()
+    async def _heartbeat(self) -> pb.Heartbeat:
+        beat = await asyncio.to_thread(heartbeat)
         beat.pause_reason = self._why_paused()
         beat.link_down_bytes_per_s = self._links.down.bytes_per_s
         beat.link_up_bytes_per_s = self._links.up.bytes_per_s
@@ -255,8 +258,10 @@ class Agent:
             try:
                 message = await within(max(0.0, due - loop.time()), self._outbox.get())
             except asyncio.TimeoutError:
-                message = pb.ConnectRequest(heartbeat=self._heartbeat())
+                message = pb.ConnectRequest(heartbeat=pb.Heartbeat())
                 due = loop.time() + interval_s
+            if message.HasField("heartbeat"):
+                message = pb.ConnectRequest(heartbeat=await self._heartbeat())
             try:
                 await call.write(message)
             except asyncio.InvalidStateError:

@@ -32,9 +32,9 @@ def profile(limit_bytes: int = 0, levels: Sequence[pb.LevelSpeed] = ()) -> pb.De
     """
     return pb.DeviceProfile(
         machine=platform.machine(),
-        accelerator=measured(_accelerator) or "",
+        accelerator=accelerator(),
         cpu_count=os.cpu_count() or 0,
-        memory_bytes=_memory_bytes(limit_bytes),
+        memory_bytes=training_memory_bytes(limit_bytes),
         samples_per_s=next((one.samples_per_s for one in levels if one.level == FULL), 0.0),
         os=f"{platform.system()} {platform.release()}",
         levels=levels,
@@ -56,8 +56,20 @@ def heartbeat() -> pb.Heartbeat:
     return beat
 
 
-def _memory_bytes(limit_bytes: int) -> int:
-    """The least of what the device has, what its container may have, and what its owner allows."""
+def accelerator() -> str:
+    """What trains by ``device = "auto"``; empty where that is the processor."""
+    return measured(_accelerator) or ""
+
+
+def training_memory_bytes(limit_bytes: int) -> int:
+    """Of the accelerator where there is one, as a probe's peaks are; 0 when not measured.
+
+    Else the least of what the device has, what its container may have, and what its owner allows.
+    """
+    return measured(_accelerator_bytes) or _host_bytes(limit_bytes)
+
+
+def _host_bytes(limit_bytes: int) -> int:
     total = measured(lambda: int(psutil.virtual_memory().total)) or 0
     if not total:
         return limit_bytes
@@ -72,3 +84,9 @@ def _group_limit(path: Path) -> int:
 
 def _accelerator() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def _accelerator_bytes() -> int:
+    if not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)

@@ -29,8 +29,7 @@ from fedfleet.wire.weights import decode_arrays, encode_arrays
 
 logger = logging.getLogger(__name__)
 
-# Runs (and levels of a run) that may take turns on a worker without one losing what its algorithm
-# remembers.
+# Runs that may take turns on a worker without one losing what its algorithm remembers.
 MEMORIES = 16
 
 
@@ -156,16 +155,20 @@ class Disk:
 
     def _forget_memories(self, newest: Path) -> None:
         """Keep those of the runs that were worked on last: nobody says that a run is over."""
+        runs: dict[str, list[Path]] = {}
+        for path in self._memories.iterdir():
+            runs.setdefault(path.name.partition("-")[0], []).append(path)
         # The newest is named: a device that boots without a clock stamps it before all others.
-        others = [path for path in self._memories.iterdir() if path != newest]
-        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in others[MEMORIES - 1 :]:
-            path.unlink()
+        runs.pop(newest.name.partition("-")[0], None)
+        others = sorted(runs.values(), key=_newest_ns, reverse=True)
+        for paths in others[MEMORIES - 1 :]:
+            for path in paths:
+                path.unlink()
 
     def _memory_path(self, run_id: str, level: str) -> Path:
         # At another width it would mean nothing. Level a is named as a run without levels is.
-        name = run_id if level in ("", "a") else f"{run_id}@{level}"
-        return self._memories / hashlib.sha256(name.encode()).hexdigest()[:32]
+        name = hashlib.sha256(run_id.encode()).hexdigest()[:32]
+        return self._memories / (name if level in ("", "a") else f"{name}-{level}")
 
     # Versions, and the deltas between them
 
@@ -196,6 +199,10 @@ class Disk:
             for path in self._versions.iterdir():
                 if path.name not in digests:
                     path.unlink()
+
+
+def _newest_ns(paths: list[Path]) -> int:
+    return max(path.stat().st_mtime_ns for path in paths)
 
 
 def _touch(path: Path) -> None:

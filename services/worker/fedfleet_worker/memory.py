@@ -14,17 +14,11 @@ import psutil
 import torch
 
 from fedfleet.errors import OutOfMemory
+from fedfleet.training.out_of_memory import is_out_of_memory
 from fedfleet_worker.sensors import measured
 
 _MIB = 1 << 20
-# In RuntimeErrors of torch's allocators: the processor's (Linux, Windows), then CUDA's.
-_MARKS = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
+CLEAR_REFS = Path("/proc/self/clear_refs")
 _ADVICE = "give it a narrower level, a smaller training.batch_size, or more memory"
 
 
@@ -38,7 +32,7 @@ def out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(mark in str(error) for mark in _MARKS)):
+        if not is_out_of_memory(error):
             raise
         # Their frames hold the tensors that there was no room for.
         traceback.clear_frames(error.__traceback__)
@@ -63,8 +57,9 @@ class MemoryLimit:
     """The most memory that the process may have resident while it trains.
 
     Looked at between two steps. Linux remembers the peak, so that what a step frees again counts;
-    elsewhere it is what is held at that moment. Not an rlimit: that would bound addresses instead
-    of memory, and a failed allocation in one of grpc's threads would end the process.
+    elsewhere, and where the peak cannot be reset, it is what is held at that moment. Not an rlimit:
+    that would bound addresses instead of memory, and a failed allocation in one of grpc's threads
+    would end the process.
 
     Args:
         limit_bytes: 0 for none.
@@ -72,6 +67,7 @@ class MemoryLimit:
 
     def __init__(self, limit_bytes: int = 0) -> None:
         self._limit_bytes = limit_bytes
+        self._has_peak = False
 
     def begin(self) -> None:
         """Forget the peak of what was before.
@@ -80,14 +76,16 @@ class MemoryLimit:
             OutOfMemory: there is more already.
         """
         if self._limit_bytes:
-            measured(lambda: Path("/proc/self/clear_refs").write_text("5"))
+            # A peak that never falls would refuse all work after one that was too large.
+            self._has_peak = measured(lambda: CLEAR_REFS.write_text("5")) is not None
             self.check()
 
     def check(self) -> None:
         """Raises OutOfMemory: there was more since ``begin``."""
         if not self._limit_bytes:
             return
-        held_bytes = measured(_peak_bytes) or psutil.Process().memory_info().rss
+        peak_bytes = measured(_peak_bytes) if self._has_peak else None
+        held_bytes = peak_bytes or psutil.Process().memory_info().rss
         if held_bytes > self._limit_bytes:
             raise OutOfMemory(
                 f"training took {held_bytes / _MIB:.0f} MiB of memory, this device allows "

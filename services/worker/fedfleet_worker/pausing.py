@@ -43,6 +43,8 @@ class Pausing:
         self._pause = NO_PAUSE
         # For those who wait on the loop, and for the training thread.
         self._free, self._network_free = asyncio.Event(), asyncio.Event()
+        self._metered = asyncio.Event()
+        self._looking = asyncio.Lock()
         self._go = threading.Event()
         for event in (self._free, self._network_free, self._go):
             event.set()
@@ -61,14 +63,16 @@ class Pausing:
     async def look(self) -> None:
         """Read the sensors once."""
         if self._limits.are_set:
-            condition = await asyncio.to_thread(self._sensors.read)
-            self._set(why_paused(self._limits, condition, self._pause))
+            async with self._looking:  # the newest is what counts
+                condition = await asyncio.to_thread(self._sensors.read)
+                self._set(why_paused(self._limits, condition, self._pause))
 
     def _set(self, pause: Pause) -> None:
         before, self._pause = self._pause, pause
         _tell(self._free, not pause.limits)
         _tell(self._go, not pause.limits)
         _tell(self._network_free, "network" not in pause.limits)
+        _tell(self._metered, "network" in pause.limits)
         if pause.limits != before.limits:
             self._metrics.paused.set(bool(pause.limits))
             logger.info(
@@ -99,6 +103,10 @@ class Pausing:
     async def until_network(self) -> None:
         """Wait while the network is one that the worker must not use for large things."""
         await self._network_free.wait()
+
+    async def until_metered(self) -> None:
+        """Wait until it is such a network."""
+        await self._metered.wait()
 
     def hold(self, is_over: Callable[[], bool]) -> None:
         """Block the calling thread while the worker rests, unless there is nothing to wait for."""

@@ -25,6 +25,7 @@ LOAD_WINDOW_S = 5.0
 LOAD_LEAST_S = 2.0
 
 ROUTES = Path("/proc/net/route")
+ROUTES_6 = Path("/proc/net/ipv6_route")
 INTERFACES = Path("/sys/class/net")
 # Kinds of interface (linux/if_arp.h) that a mobile modem has: PPP, and raw IP.
 _MOBILE_KINDS = ("512", "519")
@@ -91,26 +92,46 @@ def battery() -> tuple[float, bool | None] | None:
     return min(1.0, max(0.0, state.percent / 100)), on_battery
 
 
-def is_metered(routes: Path = ROUTES, interfaces: Path = INTERFACES) -> bool | None:
-    """Whether the default route goes over a mobile modem.
+def is_metered(
+    routes: Path = ROUTES, interfaces: Path = INTERFACES, routes_6: Path = ROUTES_6
+) -> bool | None:
+    """Whether the default route of IPv4 or of IPv6 goes over a mobile modem.
 
     Linux keeps no other mark of a metered network in a file: of cable, Wi-Fi and tunnels it is
     unknown (None), a telephone's hotspot among them.
     """
+    used = (_default_4(routes), _default_6(routes_6))
+    return any(_is_modem(interfaces / name) for name in used if name) or None
+
+
+def _default_4(routes: Path) -> str:
+    """The interface of the default route; empty without one."""
     found = []
     for line in routes.read_text().splitlines()[1:]:
         name, destination, _, _, _, _, metric, mask, *_ = line.split()
         if int(destination, 16) == int(mask, 16) == 0:
             found.append((int(metric), name))
-    if not found:
-        return None
-    folder = interfaces / min(found)[1]
-    is_modem = "DEVTYPE=wwan" in (folder / "uevent").read_text().split()
-    return is_modem or (folder / "type").read_text().strip() in _MOBILE_KINDS or None
+    return min(found, default=(0, ""))[1]
+
+
+def _default_6(routes: Path) -> str:
+    """As of IPv4; a system without IPv6 has no such file."""
+    found = []
+    for line in routes.read_text().splitlines() if routes.exists() else ():
+        destination, length, _, _, _, metric, _, _, _, name = line.split()
+        # The loopback's refuse what has no route.
+        if int(destination, 16) == int(length, 16) == 0 and name != "lo":
+            found.append((int(metric, 16), name))
+    return min(found, default=(0, ""))[1]
+
+
+def _is_modem(interface: Path) -> bool:
+    is_wwan = "DEVTYPE=wwan" in (interface / "uevent").read_text().split()
+    return is_wwan or (interface / "type").read_text().strip() in _MOBILE_KINDS
 
 
 class LoadMeter:
-    """Measures how much of the cores is used by others than this process."""
+    """Measures how much of the cores is used by others than this process and its children."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -130,8 +151,25 @@ class LoadMeter:
 
     def _times_s(self) -> tuple[float, float]:
         """Seconds of all cores since the system began: spent for others, and altogether."""
-        times, own = psutil.cpu_times()._asdict(), self._process.cpu_times()
+        times, own_s = psutil.cpu_times()._asdict(), self._own_s()
         # Guests' time is in user's already; what is stolen went to no process of this system.
         total_s = sum(value for name, value in times.items() if not name.startswith("guest"))
         idle_s = sum(times.get(name, 0.0) for name in ("idle", "iowait", "steal"))
-        return total_s - idle_s - own.user - own.system, total_s
+        return total_s - idle_s - own_s, total_s
+
+    def _own_s(self) -> float:
+        """Of this process and its children, with those that have ended."""
+        while True:
+            before = self._process.cpu_times()
+            alive_s = sum(_spent_s(child) for child in self._process.children())
+            after = self._process.cpu_times()
+            if after[2:4] == before[2:4]:  # else one ended meanwhile, and would count twice or not
+                return alive_s + float(sum(after[:4]))
+
+
+def _spent_s(process: psutil.Process) -> float:
+    """Seconds of a process and of its children that have ended; 0 when it is gone."""
+    try:
+        return float(sum(process.cpu_times()[:4]))
+    except psutil.Error:
+        return 0.0

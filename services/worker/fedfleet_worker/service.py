@@ -40,6 +40,7 @@ async def serve(
     speeds = Speeds(
         config.state_dir / "speeds",
         threads=config.threads,
+        limit_bytes=config.worker_memory_mb << 20,
         changed=lambda: loop.call_soon_threadsafe(agent.tell),
     )
     pausing = Pausing(config.limits, metrics, changed=lambda: agent.tell())

@@ -12,17 +12,27 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedfleet.errors import AssignmentClosed, FedFleetError
+from fedfleet.errors import (
+    AssignmentClosed,
+    FedFleetError,
+    ProcessDied,
+    StoreFull,
+    StoreUnavailable,
+)
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.training.level_probe import PROBE_S, LevelFigures, ProbeTask, measure_levels
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet_worker.device import accelerator, training_memory_bytes
 
 logger = logging.getLogger(__name__)
 
 # Models whose figures are kept.
 MODELS = 16
+# How often a recipe is tried whose probe ended by something that may not come again.
+TRIES = 3
+_TRANSIENT = (ProcessDied, StoreFull, StoreUnavailable)
 Measure = Callable[[ProbeTask, Callable[[], bool]], Sequence[LevelFigures]]
 
 
@@ -33,8 +43,9 @@ class Speeds:
 
     Args:
         folder: where they are kept.
-        threads: that training may use; 0 leaves torch's own choice. Figures with another number
-            are measured anew.
+        threads: that training may use; 0 leaves torch's own choice.
+        limit_bytes: of resident memory, that the device's owner sets; 0 for none. Figures with
+            other threads, another limit, or on another device are measured anew.
         changed: called when there is news.
         measure: takes the task, and whether nobody wants it any more.
     """
@@ -44,16 +55,23 @@ class Speeds:
         folder: Path,
         *,
         threads: int = 0,
+        limit_bytes: int = 0,
         changed: Callable[[], object] = lambda: None,
         measure: Measure | None = None,
     ) -> None:
         self._folder = folder
-        self._device = [platform.machine(), os.cpu_count(), threads]
+        self._accelerator = accelerator()
+        memory_bytes = training_memory_bytes(limit_bytes)
+        self._device = [
+            *(platform.machine(), os.cpu_count(), self._accelerator, memory_bytes),
+            *(threads, limit_bytes),
+        ]
         self._changed = changed
-        self._measure = measure or _measure_with(threads)
-        self._recipe = ""
+        self._measure = measure or _measure_with(threads, limit_bytes)
+        self._recipe, self._tries = "", TRIES
         self._is_news = False
-        self._told = self._newest()
+        with disk_errors():
+            self._told = self._newest()
 
     @property
     def known(self) -> tuple[pb.LevelSpeed, ...]:
@@ -73,7 +91,9 @@ class Speeds:
         Raises:
             AssignmentClosed: it was cancelled meanwhile.
         """
-        if assignment.recipe == self._recipe:
+        if assignment.recipe != self._recipe:
+            self._recipe, self._tries = assignment.recipe, TRIES
+        if self._tries == 0:
             return
         try:
             self._look(assignment.recipe, cancelled)
@@ -83,7 +103,9 @@ class Speeds:
             # What is wrong with the recipe will be told by whoever trains it.
             extra = {"code": error.code, "reason": error.message, "detail": error.detail}
             logger.warning("levels_not_measured", extra=extra)
-        self._recipe = assignment.recipe
+            self._tries = self._tries - 1 if isinstance(error, _TRANSIENT) else 0
+        else:
+            self._tries = 0
 
     def _look(self, text: str, cancelled: Callable[[], bool]) -> None:
         recipe = parse_recipe(text)
@@ -97,15 +119,20 @@ class Speeds:
         )
         path = self._folder / task.digest
         found = self._read(path)
-        if found:
-            with disk_errors():
-                os.utime(path, ns=(time.time_ns(),) * 2)  # this is the newest now
-        else:
+        if not found:
             began_s = time.monotonic()
-            found = _messages(self._measure(task, cancelled), task.digest)
+            with disk_errors():  # the probe needs a little room for its own files
+                figures = self._measure(task, cancelled)
+            # The device tells the memory of its accelerator, with which others' cannot be compared.
+            has_peaks = not self._accelerator or recipe.training.device != "cpu"
+            found = _messages(figures, task.digest, has_peaks=has_peaks)
             took_s = round(time.monotonic() - began_s, 3)
             logger.info("levels_measured", extra={"levels": len(found), "took_s": took_s})
-            self._keep(path, found)
+        try:
+            self._keep(path, found)  # also what was read: it is the newest now
+        except FedFleetError as error:
+            extra = {"code": error.code, "reason": error.message, "detail": error.detail}
+            logger.warning("speeds_not_kept", extra=extra)
         if found != self._told:
             self._told, self._is_news = found, True
             self._changed()
@@ -152,19 +179,23 @@ class Speeds:
         return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
-def _measure_with(threads: int) -> Measure:
+def _measure_with(threads: int, limit_bytes: int) -> Measure:
     def measure(task: ProbeTask, cancelled: Callable[[], bool]) -> Sequence[LevelFigures]:
-        return measure_levels(task, seconds=PROBE_S, threads=threads, cancelled=cancelled)
+        return measure_levels(
+            task, seconds=PROBE_S, threads=threads, limit_bytes=limit_bytes, cancelled=cancelled
+        )
 
     return measure
 
 
-def _messages(figures: Sequence[LevelFigures], digest: str) -> tuple[pb.LevelSpeed, ...]:
+def _messages(
+    figures: Sequence[LevelFigures], digest: str, *, has_peaks: bool
+) -> tuple[pb.LevelSpeed, ...]:
     return tuple(
         pb.LevelSpeed(
             level=one.level,
             samples_per_s=one.samples_per_s,
-            memory_bytes=one.memory_bytes,
+            memory_bytes=one.memory_bytes if has_peaks else 0,
             model_digest=digest,
         )
         for one in figures

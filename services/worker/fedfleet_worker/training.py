@@ -103,9 +103,9 @@ class Bench:
 
     def forget(self) -> None:
         """Let go of the model and the examples; the next assignment sets them up anew."""
-        if self._key:
-            self._key = ""
-            del self._trainer, self._trainers, self._worker
+        self._key = self._level = ""
+        for name in ("_trainer", "_trainers", "_worker"):
+            self.__dict__.pop(name, None)  # not all are there where the set-up ran out of memory
 
     def initial(self, assignment: pb.Assignment) -> bytes:
         """The version that the run began with, as this device computes it from the recipe.
@@ -215,12 +215,16 @@ class Bench:
         if level != FULL and (models is None or level not in models.levels):
             raise InvalidInput(f"level {level[:16]!r}: the recipe has no such level")
         had_none, self._level = not self._level, ""
+        # The model before goes first: a device that is given another level has little memory.
+        self._trainer = None  # type: ignore[assignment]
+        if not had_none:
+            self._worker.rest()
         self._trainer = self._trainers.at(level)
         self._uplink = spare_small(self._uplink_chain, self._trainer.schema)
         self._downlink = spare_small(self._downlink_chain, self._trainer.schema)
         if had_none:
             self._worker = LocalWorker(self._local, self._trainer)
-        self._worker.use(self._trainer)
+        self._worker.use(self._trainer, is_narrow=level != FULL)
         self._level = level
 
     def _local_run(self, recipe: Recipe) -> LocalRun:
@@ -235,6 +239,7 @@ class Bench:
             shard=self._config.shard,
             data_dir=self._config.data_dir,
             rms_loss=recipe.rounds.wants_rms_loss,
+            static_norm=recipe.levels is not None and recipe.levels.static_norm,
         )
 
 

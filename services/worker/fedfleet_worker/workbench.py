@@ -24,6 +24,7 @@ from fedfleet.errors import (
     OutOfMemory,
     TrainingFailed,
     TransferInvalid,
+    Unavailable,
 )
 from fedfleet.obs.logs import log_context
 from fedfleet.rpc.retry import backoff_s
@@ -214,14 +215,23 @@ class Workbench:
                     await self._deliver(job, job.finished)
             except OutOfMemory as error:
                 self._failed(job, error)
-                await self._thread(self._make_room)
+                await self._make_room()
             except FedFleetError as error:
                 self._failed(job, error)
 
-    def _make_room(self) -> None:
-        """Let the next assignment find the device as the first one did."""
-        self._bench.forget()
-        release_memory()
+    async def _make_room(self) -> None:
+        """Let the next assignment find the device as the first one did, as far as it can be."""
+
+        def release() -> None:
+            self._bench.forget()
+            release_memory()
+
+        try:
+            await self._thread(release)
+        except FedFleetError as error:  # CUDA refuses even that after some errors
+            logger.warning(
+                "memory_not_released", extra={"code": error.code, "detail": error.detail}
+            )
 
     def _failed(self, job: Job, error: FedFleetError) -> None:
         unwanted = job.cancelled.is_set() or isinstance(error, AssignmentClosed)
@@ -240,9 +250,8 @@ class Workbench:
             self._send(pb.ConnectRequest(failure=failure))
 
     async def _carry_out(self, job: Job, assignment: pb.Assignment) -> None:
-        speeds = self._speeds
-        if speeds is not None:
-            await self._thread(lambda: speeds.look(assignment, job.cancelled.is_set))
+        if self._speeds is not None:
+            await self._look(job, assignment, self._speeds)
         version, broadcast = await self._inputs(job, assignment)
         _check_wanted(job)
         if assignment.kind in (pb.ASSIGNMENT_KIND_EVALUATE, pb.ASSIGNMENT_KIND_PROBE):
@@ -267,6 +276,20 @@ class Workbench:
             self._metrics.assignments.labels("measured").inc()
             return
         job.finished = await self._train(job, assignment, version, broadcast)
+
+    async def _look(self, job: Job, assignment: pb.Assignment, speeds: Speeds) -> None:
+        """Have the device measured where the run asks for it; a pause ends that, to begin anew."""
+
+        def ended() -> bool:
+            return job.cancelled.is_set() or bool(self._pausing.reason)
+
+        while True:
+            try:
+                return await self._thread(lambda: speeds.look(assignment, ended))
+            except AssignmentClosed:
+                _check_wanted(job)
+            latest_s = self._cut_at_s(job, assignment)
+            await self._interruptible(job, self._pausing.until_free(latest_s))
 
     async def _train(
         self, job: Job, assignment: pb.Assignment, version: bytes, broadcast: list[bytes]
@@ -336,7 +359,9 @@ class Workbench:
             version = await self._thread(assemble)
             broadcast = await self._thread(partial(versions.broadcast, assignment, fetched))
             if version is not None and broadcast is not None:
-                await self._thread(partial(versions.forget_others, assignment))
+                # What a query looks at is nobody's next start.
+                if assignment.kind != pb.ASSIGNMENT_KIND_QUERY:
+                    await self._thread(partial(versions.forget_others, assignment))
                 return version, broadcast
         raise ChecksumMismatch("the disk does not keep what was downloaded; check the device")
 
@@ -350,7 +375,6 @@ class Workbench:
 
     async def _persist(self, job: Job, transfer: Transfer[T]) -> T:
         """Transfer, for as long as the job is wanted."""
-        await self._interruptible(job, self._pausing.until_network())
         return await self._interruptible(job, self._attempts(transfer))
 
     async def _interruptible(self, job: Job, work: Coroutine[None, None, T]) -> T:
@@ -367,8 +391,10 @@ class Workbench:
         """Try until it succeeds, can never succeed, or was refused too often at one place."""
         furthest, stuck, waits = -1, 0, self._backoff()
         while True:
+            await self._pausing.look()  # the network may have changed since the last one
+            await self._pausing.until_network()
             try:
-                return await transfer.run(self._stub)
+                return await self._attempt(transfer)
             except FedFleetError as error:
                 if transfer.offset_bytes > furthest:
                     # It moves: a link that is cut often is no reason to wait long.
@@ -386,6 +412,24 @@ class Workbench:
                     },
                 )
             await asyncio.sleep(next(waits))
+
+    async def _attempt(self, transfer: Transfer[T]) -> T:
+        """One attempt.
+
+        Raises:
+            Unavailable: the network became a metered one meanwhile.
+        """
+        attempt = asyncio.ensure_future(transfer.run(self._stub))
+        metered = asyncio.ensure_future(self._pausing.until_metered())
+        try:
+            await asyncio.wait((attempt, metered), return_when=asyncio.FIRST_COMPLETED)
+            if attempt.done():
+                return attempt.result()
+            raise Unavailable("the network is a metered one now: the transfer goes on later")
+        finally:
+            attempt.cancel()
+            metered.cancel()
+            await asyncio.gather(attempt, metered, return_exceptions=True)
 
     async def _thread(self, work: Callable[[], T]) -> T:
         """Run blocking work; its log lines name the assignment."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfleet.aggregation.accumulator import StatisticsPolicy, UpdateAccumulator
-from fedfleet.aggregation.coverage import Part, merge
+from fedfleet.aggregation.coverage import Part, merge, without_absent_rows
 from fedfleet.aggregation.slices import Slice
 from fedfleet.types import Kind, ModelState, ParamSpec, Schema, Section, Update, UpdateHeader
 
@@ -162,3 +162,16 @@ def test_rows_of_the_output_layer_count_for_those_that_have_the_class() -> None:
     assert output[0].tolist() == [6.0] * 8
     assert output[1].tolist() == [4.0, 4.0] + [6.0] * 6
     assert output[2].tolist() == [0.0] * 8
+
+
+def test_rows_of_classes_that_a_worker_has_not_do_not_move() -> None:
+    # Weight decay moves what no loss asks for, and a worker need not be honest.
+    sent = an_update(2, np.full(10, 2.0), np.ones(4))
+
+    counted = without_absent_rows(sent, rows_of(2), classes=(1,))
+
+    values = counted.section("trainable").values
+    assert values.dtype == np.float32
+    assert values.tolist() == [2.0] * 4 + [0.0] * 2 + [2.0] * 2 + [0.0] * 2
+    assert sent.section("trainable").values.tolist() == [2.0] * 10
+    assert counted.section("statistic") is sent.section("statistic")

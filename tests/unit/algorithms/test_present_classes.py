@@ -23,7 +23,16 @@ def test_a_worker_that_says_nothing_says_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("0", -1.0), ("0", 0.5), ("0", 2.0**48), ("0", float("nan")), ("x", 1.0), ("9999", 1.0)],
+    [
+        ("0", -1.0),
+        ("0", 0.5),
+        ("0", 2.0**48),
+        ("0", float("nan")),
+        ("x", 1.0),
+        ("9999", 1.0),
+        ("00", 1.0),
+        ("\u0661", 1.0),
+    ],
 )
 def test_what_no_worker_writes_is_refused(name: str, value: float) -> None:
     with pytest.raises(UpdateInvalid, match="which classes"):

@@ -21,6 +21,7 @@ by_field = {
     "chain_lengths": st.lists(st.integers(1, 100)).map(tuple),
     "lanes": st.lists(words).map(tuple),
     "updates": st.integers(0, 2**40),
+    "resting": st.integers(0, 2**40),
     "corrections": st.lists(st.floats(1e-3, 1e3)).map(tuple),
     "deadline_s": st.floats(0, 1e6),
     "loss": st.floats(0, 1e6),

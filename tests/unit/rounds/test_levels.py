@@ -112,6 +112,20 @@ def test_recipes_that_levels_do_not_fit_are_refused(
         parse_recipe(RECIPE.format(algorithm=algorithm, more=more))
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "more", "message"),
+    [("fedavg", "", "is missing"), ("fedsgd", "[levels]", "leave one of them out")],
+)
+def test_ordered_dropout_wants_levels_and_an_algorithm_that_trains(
+    algorithm: str, more: str, message: str
+) -> None:
+    text = RECIPE.format(algorithm=algorithm, more=more)
+    text += "[training]\nordered_dropout = true\nbatch_size = 0\n"
+
+    with pytest.raises(RecipeInvalid, match=message):
+        parse_recipe(text)
+
+
 @pytest.mark.parametrize(("algorithm", "options"), [("heterofl", ""), ("fedprox", "mu = 0.1\n")])
 def test_recipe_with_levels_is_read(algorithm: str, options: str) -> None:
     levels = options + "[levels]\nrates = [1.0, 0.5]"

@@ -189,8 +189,7 @@ def test_probes_that_nobody_is_left_to_answer_end_with_the_attempt() -> None:
     finish = run.machine.finish
     assert finish is not None
     assert finish.reason == (
-        "round 1: 0 of 2 updates and 0 workers that carry a tag of jetson ready "
-        "after 1 attempts"
+        "round 1: 0 of 2 updates and 0 workers that carry a tag of jetson ready after 1 attempts"
     )
 
 

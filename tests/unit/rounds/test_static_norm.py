@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedfleet.aggregation.accumulator import StatisticsPolicy
-from fedfleet.errors import UpdateInvalid, UpdateNotFinite
+from fedfleet.errors import UpdateInvalid, UpdateNotFinite, UpdateOutOfRange
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rounds.static_norm import Measured, check_measured, needs_queries, with_measured
 from fedfleet.types import Kind, ModelState, ParamSpec, Schema
@@ -66,16 +66,23 @@ def test_a_version_that_nobody_measured_keeps_the_updates_own() -> None:
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (measured(1, 1, 2, 3), UpdateInvalid),
+        (measured(2, 1, 2, 3), UpdateInvalid),
         (measured(0, 1, 2, 3, 4), UpdateInvalid),
-        (measured(1, 1, 2, 3, np.nan), UpdateNotFinite),
-        (measured(1, 1, 2, 3, 4, counter=-1), UpdateInvalid),
+        (measured(2, 1, 2, 3, np.nan), UpdateNotFinite),
+        (measured(9, 1, 2, 3, 4, counter=-1), UpdateInvalid),
+        (measured(9, 1, 2, 3, 4, counter=10), UpdateInvalid),
+        (measured(101, 1, 2, 3, 4), UpdateInvalid),
+        (measured(9, 1, 2, 3, -1e-9), UpdateOutOfRange),
         (Measured(1, np.ones(4, np.float32), np.ones(2, np.int64)), UpdateInvalid),
     ],
 )
 def test_what_is_no_measurement_is_refused(wrong: Measured, error: type[Exception]) -> None:
     with pytest.raises(error):
-        check_measured(wrong, SCHEMA)
+        check_measured(wrong, SCHEMA, 100)
+
+
+def test_what_a_worker_measures_is_taken() -> None:
+    check_measured(measured(100, -1, 2, 0, 4, counter=100), SCHEMA, 100)
 
 
 def test_only_models_with_statistics_are_queried() -> None:

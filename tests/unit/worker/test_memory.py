@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from fedfleet.errors import OutOfMemory
+from fedfleet_worker import memory
 from fedfleet_worker.memory import MemoryLimit, out_of_memory, release_memory
 
 MIB = 1 << 20
@@ -108,6 +110,17 @@ def test_limit_counts_what_was_freed_before_anybody_looked() -> None:
         limit.check()
 
     limit.begin()  # and forgotten: the next training has a peak of its own
+
+
+def test_limit_is_of_what_is_held_where_the_peak_cannot_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "read-only" / "clear_refs")
+    limit = MemoryLimit(int((resident_mib() + 200) * MIB))
+    assert np.ones(400 * MIB // 8).sum() > 0  # an earlier training, which ended as it had to
+
+    limit.begin()
+    limit.check()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system takes freed memory back")

@@ -25,18 +25,51 @@ ALL = Limits(
 Charge = namedtuple("Charge", "percent secsleft power_plugged")
 
 
-def network(folder: Path, routes: str, kind: int = 1, device: str = "") -> tuple[Path, Path]:
-    """A routing table as the kernel writes it, and one interface."""
+def network(
+    folder: Path, routes: str, kind: int = 1, device: str = "", routes_6: str = ""
+) -> tuple[Path, Path, Path]:
+    """Routing tables as the kernel writes them, and one interface."""
     (folder / "route").write_text(HEAD + routes)
+    (folder / "ipv6_route").write_text(routes_6)
     (folder / "net" / "if0").mkdir(parents=True)
     (folder / "net" / "if0" / "type").write_text(f"{kind}\n")
     (folder / "net" / "if0" / "uevent").write_text(f"{device}INTERFACE=if0\nIFINDEX=2\n")
-    return folder / "route", folder / "net"
+    return folder / "route", folder / "net", folder / "ipv6_route"
 
 
 DEFAULT = "if0\t00000000\t010200C0\t0003\t0\t0\t{metric}\t00000000\t0\t0\t0\n"
 LOCAL = "if0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
 OTHER = "if1\t00000000\t010200C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\n"
+
+
+NONE_6, ANY_6 = "0" * 32, "fe80" + "0" * 27 + "1"
+DEFAULT_6 = f"{NONE_6} 00 {NONE_6} 00 {ANY_6} 00000400 00000001 00000000 00000003     if0\n"
+# What has no route, and the interface's own addresses.
+REFUSED_6 = f"{NONE_6} 00 {NONE_6} 00 {NONE_6} ffffffff 00000001 00000000 00200200       lo\n"
+LOCAL_6 = f"{ANY_6} 40 {NONE_6} 00 {NONE_6} 00000100 00000001 00000000 00000001     if0\n"
+
+
+@pytest.mark.parametrize(
+    ("routes_6", "device", "expected"),
+    [
+        (REFUSED_6 + LOCAL_6 + DEFAULT_6, "DEVTYPE=wwan\n", True),
+        (REFUSED_6 + LOCAL_6 + DEFAULT_6, "", None),
+        (REFUSED_6 + LOCAL_6, "DEVTYPE=wwan\n", None),
+    ],
+)
+def test_network_is_metered_where_only_ipv6_has_a_route_over_a_modem(
+    routes_6: str, device: str, expected: bool | None, tmp_path: Path
+) -> None:
+    files = network(tmp_path, LOCAL, 1, device, routes_6)
+
+    assert is_metered(*files) is expected
+
+
+def test_network_of_a_system_without_ipv6_is_that_of_ipv4(tmp_path: Path) -> None:
+    files = network(tmp_path, DEFAULT.format(metric=0), 1, "DEVTYPE=wwan\n")
+    files[2].unlink()
+
+    assert is_metered(*files) is True
 
 
 @pytest.mark.parametrize(
@@ -131,10 +164,11 @@ def test_load_is_what_others_use_and_not_this_process() -> None:
     burn = "import time\nwhile time.process_time() < 0.6: pass"
     before = psutil.cpu_times()
     began_s = time.process_time()
-    other = subprocess.Popen([sys.executable, "-c", burn])
+    # Its parent ends at once, and it keeps the pipe that is read to its end.
+    start = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {burn!r}])"
+    subprocess.run([sys.executable, "-c", start], check=True, capture_output=True)
     spin(began_s + 0.6)
     own_s = time.process_time() - began_s
-    assert other.wait(30) == 0
     now_s = 3.0
     ratio = meter.read()
     after = psutil.cpu_times()
@@ -147,13 +181,47 @@ def test_load_is_what_others_use_and_not_this_process() -> None:
     assert all_s <= cores * 60
 
 
+BURN = """
+import time
+while time.process_time() < 0.6: pass
+print("burnt", flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["lives", "has ended"])
+def test_load_is_not_what_a_child_of_this_process_uses(ends: bool) -> None:
+    """As the process that measures the levels."""
+    now_s = 0.0
+    meter = LoadMeter(clock=lambda: now_s)
+    assert meter.read() is None
+
+    before = psutil.cpu_times()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", BURN], text=True, **pipes) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "burnt\n"
+        if ends:
+            child.communicate("\n")
+        now_s = 3.0
+        ratio = meter.read()
+        after = psutil.cpu_times()
+        if not ends:
+            child.communicate("\n")
+
+    all_s = sum(after) - sum(before)
+    busy_s = all_s - (after.idle - before.idle)
+    assert ratio is not None
+    assert ratio <= (busy_s - 0.6 + 0.1) / all_s
+
+
 def test_load_is_the_mean_of_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     Times = namedtuple("Times", "user nice system idle iowait steal guest")
     now_s, busy_s = 0.0, 0.0
     monkeypatch.setattr(
         psutil, "cpu_times", lambda: Times(busy_s, 0, 0, 2 * now_s - busy_s - 0.5, 0.25, 0.25, 9)
     )
-    own = namedtuple("Own", "user system")(0.0, 0.0)
+    own = namedtuple("Own", "user system children_user children_system")(0.0, 0.0, 0.0, 0.0)
     monkeypatch.setattr(psutil.Process, "cpu_times", lambda _: own)
     meter = LoadMeter(clock=lambda: now_s)
     ratios = []

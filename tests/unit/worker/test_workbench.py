@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from harness import initial_of, tiny_recipe
-from scripted_coordinator import Scripted, ready, receipt, scripted_coordinator, soon
+from scripted_coordinator import PATIENCE_S, Scripted, ready, receipt, scripted_coordinator, soon
 from worker_updates import keep_update
 
 from fedfleet.errors import (
@@ -27,15 +28,21 @@ from fedfleet.errors import (
 )
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
+from fedfleet.training.level_probe import LevelFigures, ProbeTask
+from fedfleet.training.local import LocalTrainer
 from fedfleet.training.state import initial_state
+from fedfleet.training.submodels import SubModels
+from fedfleet.training.trainers import Trainers
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.limits import CHUNK_BYTES
 from fedfleet.wire.weights import encode_state
+from fedfleet_worker import workbench as workbench_module
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.disk import Disk
 from fedfleet_worker.guest import Condition, Limits
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.pausing import Pausing
+from fedfleet_worker.speeds import Speeds
 from fedfleet_worker.training import Bench
 from fedfleet_worker.workbench import STUCK, Workbench
 
@@ -81,6 +88,7 @@ class Working:
     workbench: Workbench
     disk: Disk
     metrics: WorkerMetrics
+    threads: ThreadPoolExecutor
     sent: asyncio.Queue[pb.ConnectRequest] = field(default_factory=asyncio.Queue)
 
     def count(self, result: str) -> float:
@@ -102,6 +110,7 @@ async def working(
     folder: Path,
     backoff: Callable[[], Iterator[float]] = lambda: itertools.repeat(0.0),
     pausing: Pausing | None = None,
+    speeds: Speeds | None = None,
 ) -> AsyncIterator[Working]:
     disk, metrics = Disk(folder), WorkerMetrics()
     sent: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
@@ -116,10 +125,11 @@ async def working(
             sent.put_nowait,
             backoff,
             pausing=pausing,
+            speeds=speeds,
         )
         task = asyncio.create_task(workbench.work())
         try:
-            yield Working(workbench, disk, metrics, sent)
+            yield Working(workbench, disk, metrics, threads, sent)
             assert not task.done(), task.exception()
         finally:
             task.cancel()
@@ -239,6 +249,102 @@ async def test_workbench_reports_a_device_that_is_too_small_and_sets_up_anew(
         assert await soon(coordinator.uploads) == "r-1/1/2/train/w"
 
 
+LEVELS = """
+name = "levels"
+[model]
+architecture = "mlp"
+hidden = [8]
+[data]
+dataset = "synthetic"
+partition = "iid"
+workers = 1
+[training]
+threads = 1
+[levels]
+rates = [1.0, 0.5]
+{more}
+[rounds]
+rounds = 1
+cohort = 1
+"""
+
+
+def narrow(coordinator: Scripted, assignment_id: str, more: str = "") -> pb.Assignment:
+    """An assignment to train level b, whose version the coordinator has."""
+    recipe = parse_recipe(LEVELS.format(more=more))
+    assert recipe.levels is not None
+    models = SubModels(card_of(recipe), recipe.levels.rates)
+    state = models.slice("b").cut(initial_state(card_of(recipe), seed=1))
+    version = encode_state(state)
+    digest = hashlib.sha256(version).hexdigest()
+    coordinator.blobs[digest] = version
+    return pb.Assignment(
+        assignment_id=assignment_id,
+        run_id="r-1",
+        round=1,
+        kind=pb.ASSIGNMENT_KIND_TRAIN,
+        base_digest=digest,
+        base_bytes=len(version),
+        schema_digest=state.schema.digest,
+        recipe=LEVELS.format(more=more),
+        level="b",
+    )
+
+
+async def take(
+    header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+) -> AsyncIterator[pb.UploadResponse]:
+    yield receipt(header)
+
+
+async def test_workbench_survives_a_level_that_cannot_even_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, refusals = Trainers.at, iter(["first", "second"])
+
+    def at(self: Trainers, level: str = "a") -> LocalTrainer:
+        if next(refusals, None) is not None:
+            raise MemoryError
+        return build(self, level)
+
+    monkeypatch.setattr(Trainers, "at", at)
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path / "state") as work,
+    ):
+        coordinator.upload = take
+        for assignment_id in ("r-1/1/1/train/w", "r-1/1/2/train/w"):
+            work.workbench.offer(narrow(coordinator, assignment_id))
+            failure = await work.sent_soon("failure")
+            assert (failure.assignment_id, failure.code) == (assignment_id, "OUT_OF_MEMORY")
+        work.workbench.offer(narrow(coordinator, "r-1/1/3/train/w"))
+
+        assert await soon(coordinator.uploads) == "r-1/1/3/train/w"
+
+
+async def test_workbench_survives_memory_that_cannot_be_released(
+    plug_in: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(workbench_module, "release_memory", refuse)
+    plug_in("raise MemoryError")
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path / "state") as work,
+    ):
+        for assignment_id in ("r-1/1/1/train/w", "r-1/1/2/train/w"):
+            work.workbench.offer(plugged(coordinator, assignment_id))
+            failure = await work.sent_soon("failure")
+            assert (failure.assignment_id, failure.code) == (assignment_id, "OUT_OF_MEMORY")
+
+    assert "memory_not_released" in caplog.messages
+
+
 class Metered:
     """A device behind a mobile modem, for as long as the test says."""
 
@@ -315,6 +421,115 @@ async def test_workbench_keeps_a_finished_update_until_the_network_is_free(tmp_p
             await device.comes_home()
 
             assert await soon(coordinator.uploads) == assignment_id
+
+
+async def test_workbench_holds_a_transfer_that_was_cut_when_the_network_became_metered(
+    tmp_path: Path,
+) -> None:
+    device = Metered()
+    device.is_metered = None
+    attempts = 0
+
+    async def cut(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
+            yield receipt(header)
+            return
+        device.is_metered = True  # Wi-Fi has gone, and the modem has taken over
+        raise Unavailable("cut")
+
+    def resting() -> None:
+        rests.set()
+
+    rests = asyncio.Event()
+    device.pausing = Pausing(Limits(network="unmetered"), WorkerMetrics(), device, resting)
+    assignment_id = keep_update(tmp_path).assignment_id
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = cut
+        async with working(coordinator, tmp_path, pausing=device.pausing) as work:
+            await asyncio.wait_for(rests.wait(), PATIENCE_S)
+            assert coordinator.uploads.qsize() == 1
+            assert work.workbench.held == (assignment_id,)
+
+            await device.comes_home()
+
+            assert await soon(coordinator.uploads) == assignment_id
+            assert await soon(coordinator.uploads) == assignment_id
+
+
+async def test_workbench_ends_an_attempt_when_the_network_becomes_metered(tmp_path: Path) -> None:
+    device, ended = Metered(), asyncio.Event()
+    device.is_metered = None
+
+    async def hang(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        if ended.is_set():
+            yield receipt(header)
+            return
+        try:
+            yield ready(0)
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    assignment_id = keep_update(tmp_path).assignment_id
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = hang
+        async with working(coordinator, tmp_path, pausing=device.pausing) as work:
+            assert await soon(coordinator.uploads) == assignment_id
+            device.is_metered = True
+            await device.pausing.look()
+
+            await asyncio.wait_for(ended.wait(), PATIENCE_S)
+            assert work.workbench.held == (assignment_id,)
+            assert coordinator.uploads.empty()
+
+            await device.comes_home()
+            assert await soon(coordinator.uploads) == assignment_id
+
+
+async def test_workbench_ends_a_probe_when_the_worker_is_to_rest_and_begins_it_anew(
+    tmp_path: Path,
+) -> None:
+    device, begun = Metered(), threading.Event()
+    device.is_metered = None
+    probes = 0
+
+    def measure(task: ProbeTask, cancelled: Callable[[], bool]) -> list[LevelFigures]:
+        nonlocal probes
+        probes += 1
+        begun.set()
+        while probes == 1 and not cancelled():
+            begun.wait(0.01)
+        if cancelled():
+            raise AssignmentClosed("the probe was cancelled")
+        return [LevelFigures(level="b", rate=0.5, parameters=9, samples_per_s=3.0, memory_bytes=0)]
+
+    speeds = Speeds(tmp_path / "speeds", measure=measure)
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path / "s", pausing=device.pausing, speeds=speeds) as work,
+    ):
+        coordinator.upload = take
+        measured = 'assignment = "measured"\ntarget_s = 5.0'
+        work.workbench.offer(narrow(coordinator, "r-1/1/1/train/w", measured))
+        assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+        device.is_metered = True
+        await device.pausing.look()
+        # The next in the queue of the thread: by then the probe has ended.
+        await asyncio.wait_for(asyncio.wrap_future(work.threads.submit(str)), PATIENCE_S)
+        assert (probes, speeds.known) == (1, ())
+        assert work.sent.empty()
+
+        await device.comes_home()
+
+        assert await soon(coordinator.uploads) == "r-1/1/1/train/w"
+        assert probes == 2
+        assert [one.samples_per_s for one in speeds.known] == [3.0]
 
 
 # Cancelling
