@@ -144,7 +144,8 @@ def _print_classes(out: Console, evaluation: Evaluation, classes: Sequence[str])
 def _print_workers(out: Console, rounds: Sequence[RoundResult]) -> None:
     last = next((item for item in reversed(rounds) if item.worker_evaluations), None)
     if last is None:
-        out.print('No worker evaluated a version (the recipe\'s evaluation.workers is "none").')
+        why = 'the recipe\'s evaluation.workers is "none", or nobody was there to' if rounds else ""
+        out.print(f"No worker evaluated a version ({why or 'no round was committed'}).")
         return
     table = make_table(
         "Accuracy per worker",

@@ -20,6 +20,7 @@ from fedfleet.sim.carried_tags import parse_tags
 from fedfleet.sim.devices import DeviceProfile, parse_devices
 from fedfleet.sim.engines import EngineSettings, opened_engine
 from fedfleet.sim.traces import Trace, parse_traces
+from fedfleet.tables import printable
 from fedfleet.training.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -186,7 +187,12 @@ def read_devices(path: Path | None) -> tuple[DeviceProfile, ...]:
     if path is None:
         return ()
     fleets = shipped("devices")
-    if not path.exists() and str(path) in fleets:
+    if not path.exists():
+        if str(path) not in fleets:
+            raise SettingInvalid(
+                f"devices: {printable(str(path))}: no such file, nor a fleet that ships here: "
+                f"{', '.join(fleets)}"
+            )
         path = fleets[str(path)]
     return parse_devices(_read(path, "devices"))
 

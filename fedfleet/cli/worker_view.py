@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -34,8 +35,9 @@ def seconds(value: float) -> str:
 
 
 def speed(bytes_per_s: float) -> str:
-    """A link's speed as it stands in a table; zero is none."""
-    return f"{size(round(bytes_per_s))}/s" if bytes_per_s else "-"
+    """A link's speed as it stands in a table; zero, and what is no number, is none."""
+    is_known = bytes_per_s and math.isfinite(bytes_per_s)
+    return f"{size(round(bytes_per_s))}/s" if is_known else "-"
 
 
 def _facts(worker: pb.Worker, state: str) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,7 @@ NOTHING = "-"
 _NARROW = (
     *("load", "cores", "tags", "memory", "up", "down", "updates", "temperature", "battery", "why"),
     *("link up", "link down", "device", "accuracy", "examples/s", "round time"),
+    *("share", "last seen", "rounds", "level"),
 )
 # What no worker here has is not shown; the rest is, though it be nothing.
 _OPTIONAL = {"tags", "device", "battery", "temperature", "why", "link up", "link down"}
@@ -71,7 +72,9 @@ def worker_table(out: Console, found: Sequence[pb.Worker]) -> Table:
     columns = [c for c in rows[0] if c not in _OPTIONAL or any(r[c] != NOTHING for r in rows)]
     cells = [[row[column] for column in columns] for row in rows]
     right = [column for column in columns if column not in _TEXTS]
-    return fitting_table(out, "", columns, cells, right=right, leave_out=_NARROW)
+    table = fitting_table(out, "", columns, cells, right=right, leave_out=_NARROW)
+    table.columns[0].no_wrap = True  # a name that is cut may be anybody's
+    return table
 
 
 def named(found: Sequence[pb.Worker], name: str) -> pb.Worker:

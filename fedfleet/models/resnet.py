@@ -106,7 +106,7 @@ class PreactivationBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """A 3x3 stem, four stages of two blocks, the mean over the map, one dense layer."""
+    """A 3x3 stem, four stages of blocks, the mean over the map, one dense layer."""
 
     def __init__(self, inputs: InputSpec, num_classes: int, options: ResNetOptions) -> None:
         super().__init__()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping
 
-from fedfleet.errors import SettingInvalid
+from fedfleet.errors import RecipeInvalid, SettingInvalid
+from fedfleet.rounds.recipe import Recipe
 from fedfleet.tables import printable, shown
 
 if sys.version_info >= (3, 11):
@@ -30,3 +32,31 @@ def parse_tags(text: str) -> dict[str, tuple[str, ...]]:
                 f"tags: {printable(worker_id)} = {shown(tags)}: must be a list of names"
             )
     return {worker_id: tuple(tags) for worker_id, tags in found.items()}
+
+
+def fleet_of(recipe: Recipe, tags: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """Who takes part in a simulation.
+
+    Args:
+        tags: what each worker carries; who is not named carries none.
+
+    Raises:
+        SettingInvalid: tags that no round looks at, or of a worker that there is not.
+        RecipeInvalid: too few workers carry a tag that the recipe names.
+    """
+    rounds = recipe.rounds
+    names = [f"worker-{i}" for i in range(recipe.data.workers or rounds.cohort)]
+    if tags and not rounds.tags:
+        raise SettingInvalid("tags: the recipe has no rounds.tags; set them, or leave tags out")
+    for name in sorted(tags.keys() - set(names)):
+        raise SettingInvalid(
+            f"tags: {printable(name)}: not in the fleet, which is {names[0]} to {names[-1]}"
+        )
+    fleet = tuple(name for name in names if rounds.admits(tags.get(name, ())))
+    if len(fleet) < rounds.needed:
+        raise RecipeInvalid(
+            f"rounds.tags = {', '.join(rounds.tags)}: of the {len(names)} simulated workers "
+            f"{len(fleet)} carry one of them, a round needs {rounds.needed}; leave rounds.tags out "
+            "to simulate the recipe with all of them"
+        )
+    return fleet

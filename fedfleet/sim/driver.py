@@ -20,7 +20,7 @@ from typing import Any, Literal
 from fedfleet.algorithms.catalog import make_algorithm
 from fedfleet.algorithms.plan import PlanRequest
 from fedfleet.data.shard import Shards
-from fedfleet.errors import FedFleetError, OutOfMemory, RecipeInvalid, SettingInvalid
+from fedfleet.errors import FedFleetError, OutOfMemory, SettingInvalid
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.card import card_of
@@ -31,6 +31,7 @@ from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import Ballot, Drawing
 from fedfleet.rounds.static_norm import needs_queries
+from fedfleet.sim.carried_tags import fleet_of
 from fedfleet.sim.checkpoint import Checkpoint, Snapshot
 from fedfleet.sim.coordinator import DIGEST, SimulatedCoordinator, memory_key
 from fedfleet.sim.devices import DeviceProfile, ModelCost, Pace, assign, needs_flops
@@ -88,8 +89,8 @@ def simulate(
 
     Raises:
         RecipeInvalid: too few workers carry a tag that the recipe names.
-        SettingInvalid, DataInvalid: the folder cannot be used, or the recipe's workers cannot be
-            trained as one batch.
+        SettingInvalid, DataInvalid: the folder cannot be used, the recipe's workers cannot be
+            trained as one batch, or the tags or the traces are not of its workers.
         StateInUse: another process keeps a run in the folder.
         FedFleetError: data or model cannot be had; a worker's failure fails its assignment only.
     """
@@ -155,20 +156,6 @@ def _stacked(
     return StackedTrainer(trainer, batch_workers)
 
 
-def _fleet_of(recipe: Recipe, tags: Mapping[str, Collection[str]]) -> tuple[str, ...]:
-    """Who takes part."""
-    rounds = recipe.rounds
-    names = [f"worker-{i}" for i in range(recipe.data.workers or rounds.cohort)]
-    fleet = tuple(name for name in names if rounds.admits(tags.get(name, ())))
-    if len(fleet) < rounds.needed:
-        raise RecipeInvalid(
-            f"rounds.tags = {', '.join(rounds.tags)}: of the {len(names)} simulated workers "
-            f"{len(fleet)} carry one of them, a round needs {rounds.needed}; leave rounds.tags out "
-            "to simulate the recipe with all of them"
-        )
-    return fleet
-
-
 class Driver:
     """One simulated run.
 
@@ -195,7 +182,7 @@ class Driver:
         self._rounds: list[SimulatedRound] = []
         self._todo: deque[act.Action] = deque()
         self._sent: list[act.SendAssignment] = []
-        self._fleet = _fleet_of(recipe, tags)
+        self._fleet = fleet_of(recipe, tags)
         self._now_s = 0.0
         self._alarm_s = 0.0
         self._pace: Pace | None = None

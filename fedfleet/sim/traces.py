@@ -159,8 +159,15 @@ class Times:
                 return
 
     def _edges(self) -> list[tuple[float, bool]]:
-        """Of one period; where its end and the next one's beginning are both on, neither is one."""
-        edges = [edge for on, off in self.online_s for edge in ((on, True), (off, False))]
+        """Of one period; where one part ends as the next begins, that is none of either."""
+        ends = {off for _, off in self.online_s}
+        begins = {on for on, _ in self.online_s}
+        edges = [
+            edge
+            for on, off in self.online_s
+            for edge in ((on, True), (off, False))
+            if edge[0] not in ends & begins
+        ]
         if edges and edges[0][0] == 0 and edges[-1][0] == self.period_s < math.inf:
             return edges[1:-1]
         return edges

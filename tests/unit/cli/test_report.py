@@ -110,7 +110,15 @@ def test_print_result_says_what_was_not_evaluated() -> None:
     print_result(out, [result(1, None, workers=False)], ["cat", "dog"])
 
     assert "No version was evaluated by the coordinator." in text(out)
-    assert "No worker evaluated a version" in text(out)
+    assert 'No worker evaluated a version (the recipe\'s evaluation.workers is "none"' in text(out)
+
+
+def test_print_result_of_no_round_blames_no_setting() -> None:
+    out = console()
+
+    print_result(out, [], ["cat", "dog"])
+
+    assert "No worker evaluated a version (no round was committed)." in text(out)
 
 
 def test_print_result_of_many_classes_shows_the_worst() -> None:

@@ -17,6 +17,24 @@ def test_simulate_takes_a_fleet_that_ships_by_its_name(cli, tiny: Path) -> None:
     assert all(late > early > 0 for late, early in zip(*ends_s, strict=True))
 
 
+def test_simulate_names_the_fleets_that_ship(cli, tiny: Path) -> None:
+    result = cli("simulate", str(tiny), "--devices", "nosuch")
+
+    assert result.status == 1
+    assert "devices: nosuch: no such file, nor a fleet that ships here: jetson-nano," in result.err
+    assert "pis-and-jetsons" in result.err
+
+
+def test_simulate_without_anybody_blames_no_setting(cli, tiny: Path, tmp_path: Path) -> None:
+    traces = tmp_path / "traces.toml"
+    traces.write_text("[[traces]]\nshare = 1.0\nonline_s = []\n")
+
+    result = cli("simulate", str(tiny), "--devices", "pi3", "--availability", str(traces))
+
+    assert "QUORUM_NOT_MET" in result.err
+    assert "no round was committed" in result.out
+
+
 def test_simulate_lets_workers_leave(cli, tiny: Path, tmp_path: Path) -> None:
     traces = tmp_path / "traces.toml"
     traces.write_text(VANISHING)

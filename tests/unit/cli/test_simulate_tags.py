@@ -25,6 +25,25 @@ def test_simulate_asks_only_workers_that_carry_a_tag(cli, tagged: Path, tmp_path
     assert trained == [{"worker-1"}] * 2
 
 
+def test_simulate_refuses_tags_that_would_do_nothing(
+    cli, tiny: Path, tagged: Path, tmp_path: Path
+) -> None:
+    tags = tmp_path / "tags.toml"
+    tags.write_text('worker-1 = ["pi"]\nworker-17 = ["pi"]\n')
+
+    unknown = cli("simulate", str(tagged), "--tags", str(tags))
+    assert (
+        unknown.status,
+        "SETTING_INVALID: tags: worker-17: not in the fleet" in unknown.err,
+    ) == (
+        1,
+        True,
+    )
+    tagged.write_text(tagged.read_text().replace('tags = ["pi"]\n', ""))
+    unasked = cli("simulate", str(tiny), "--tags", str(tags))
+    assert "SETTING_INVALID: tags: the recipe has no rounds.tags" in unasked.err
+
+
 def test_simulate_says_so_where_nobody_carries_a_tag(cli, tagged: Path, tmp_path: Path) -> None:
     assert "RECIPE_INVALID" in cli("simulate", str(tagged)).err
     missing = cli("simulate", str(tagged), "--tags", str(tmp_path / "none.toml"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from io import StringIO
 
 import pytest
@@ -83,6 +84,29 @@ def test_table_of_a_narrow_terminal_keeps_what_matters_most() -> None:
     assert {"worker", "state", "level", "last seen", "rounds", "share"} <= columns(shown)
     assert not {"memory", "tags", "load", "up"} & columns(shown)
     assert max(map(len, shown.splitlines())) <= 72
+
+
+def test_table_of_sixty_columns_shows_whole_names() -> None:
+    worker = pi()
+    worker.worker_id = "raspberry-pi-in-the-attic-of-house-7"
+
+    shown = printed(60, worker)
+
+    assert worker.worker_id in shown
+    assert "paused" in shown
+    assert max(map(len, shown.splitlines())) <= 60
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_speed_that_is_no_number_is_none(value: float) -> None:
+    worker = pi()
+    worker.device.link_up_bytes_per_s = value
+    out = Console(file=StringIO(), width=200)
+
+    show_worker(out, worker, "idle")
+
+    assert "- up" in out.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO
+    assert printed(400, worker)
 
 
 def test_table_leaves_out_what_no_worker_has() -> None:

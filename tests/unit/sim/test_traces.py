@@ -67,9 +67,20 @@ def test_times_of_several_shares_leave_nobody_out() -> None:
     assert ALWAYS not in found.values()
 
 
-edges = st.lists(st.integers(0, 400), unique=True, max_size=8).map(
-    lambda found: sorted(found)[: len(found) // 2 * 2]
+# Parts of a period, which may touch.
+edges = st.lists(st.integers(0, 400), unique=True, max_size=8).flatmap(
+    lambda found: st.lists(st.booleans(), min_size=len(found), max_size=len(found)).map(
+        lambda twice: _paired(sorted(found), twice)
+    )
 )
+
+
+def _paired(found: list[int], twice: list[bool]) -> list[int]:
+    """Edges in order, some of them an end and a beginning."""
+    paired: list[int] = []
+    for edge, is_both in zip(found, twice, strict=True):
+        paired += [edge, edge] if is_both and len(paired) % 2 else [edge]
+    return paired[: len(paired) // 2 * 2]
 
 
 @st.composite
@@ -112,6 +123,15 @@ def test_presence_says_who_has_gone_and_who_is_there() -> None:
     assert presence.workers == ("a", "b", "c")
     assert presence.move_on(30.0) == {"b"}
     assert (presence.workers, presence.next_s) == (("a", "c"), math.inf)
+
+
+def test_workers_stay_where_one_part_ends_as_the_next_begins() -> None:
+    times = Times(((0.0, 100.0), (100.0, 200.0)))
+    presence = Presence({"a": times})
+
+    assert list(times.changes(0.0)) == [(200.0, False)]
+    assert presence.move_on(150.0) == frozenset()
+    assert list(Times(((0.0, 50.0), (50.0, 100.0)), 100.0).changes(0.0)) == []
 
 
 def test_presence_begins_where_it_is_told() -> None:
