@@ -202,9 +202,11 @@ class ScriptedWorker:
         self._stub = running.federation
         self._call: Any = None
 
-    async def connect(self, held: tuple[str, ...] = (), tags: tuple[str, ...] = ()) -> pb.Welcome:
+    async def connect(
+        self, held: tuple[str, ...] = (), tags: tuple[str, ...] = (), **more: Any
+    ) -> pb.Welcome:
         self._call = self._stub.Connect()
-        hello = pb.Hello(worker_id=self.worker_id, held_assignment_ids=held, tags=tags)
+        hello = pb.Hello(worker_id=self.worker_id, held_assignment_ids=held, tags=tags, **more)
         await self._call.write(pb.ConnectRequest(hello=hello))
         response = await self.read()
         assert response is not None

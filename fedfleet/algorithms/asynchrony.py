@@ -15,6 +15,7 @@ from fedfleet.algorithms.base import Algorithm, Asynchrony
 from fedfleet.types import UpdateHeader
 
 _EXPONENT, _HINGE_AFTER, _HINGE_SLOPE = 0.5, 4, 10.0
+_LEAST = 2.0**-20
 _OF = {"staleness_exponent": "polynomial", "hinge_after": "hinge", "hinge_slope": "hinge"}
 
 
@@ -55,7 +56,10 @@ class AsynchronousOptions:
             raise ValueError(f"hinge_after = {self.hinge_after}: must be 0 or more")
 
     def freshness(self, staleness: int) -> float:
-        """s(staleness), in (0, 1]."""
+        """s(staleness), in (0, 1]: at least 2^-20, since a weight of 0 counts for nothing."""
+        return max(_LEAST, self._freshness(staleness))
+
+    def _freshness(self, staleness: int) -> float:
         if self.staleness == "constant":
             return 1.0
         if self.staleness == "polynomial":

@@ -6,7 +6,8 @@ started from, and K is ``rounds.cohort``. Divided by K, not by the sum of s: wit
 staleness 0 and 3 and s the inverse root, (1 d_1 + 0.5 d_2) / 2. Fresh updates of K workers make
 the mean of ``fedavg`` with ``weighting = "uniform"``, bit for bit.
 
-Differs from the paper: running statistics are the mean by s of the buffer's.
+Differs from the paper: running statistics move towards the buffer's mean by s, by the mean of s:
+a buffer of stale updates moves them less, too.
 """
 
 from __future__ import annotations
@@ -46,8 +47,21 @@ class FedBuff(AsynchronousAlgorithm):
     def step(self, result: RoundResult) -> Outcome:
         """Move by the sum of the weighted deltas over their number."""
         aggregate = result.aggregate
-        mean_P = aggregate.means[DELTA] * (aggregate.total_weight / aggregate.updates)
+        share = aggregate.total_weight / aggregate.updates
+        mean_P = aggregate.means[DELTA] * share
         state = moved(result, self._server_lr * mean_P)
         # A stale worker counted fewer batches than the version has.
         counters = np.maximum(result.base.counters, state.counters)
-        return Outcome(replace(state, counters=counters), result.memory)
+        # As far as the buffer is fresh.
+        before = result.base.statistics.astype(np.float64)
+        statistics = before + share * (aggregate.statistics - before)
+        if share == 1.0:  # the mean of fedavg, bit for bit
+            statistics = aggregate.statistics
+        return Outcome(
+            replace(
+                state,
+                counters=counters,
+                statistics=statistics.astype(result.base.statistics.dtype),
+            ),
+            result.memory,
+        )

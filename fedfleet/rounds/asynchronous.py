@@ -11,9 +11,15 @@ filled at once, with the newest version there is; assignments live on from round
 a deadline of its own. While a version is committed updates are accepted for the next one, so there
 is none to be left over: when the last one closes, whoever trains is told to stop.
 
+A place that becomes free during a commit waits for its version, but for no longer than
+``PATIENCE_S``; then it is filled with the version before. Once the buffer holds a whole next
+version there too, updates come faster than versions are made, and places wait for the commit.
+
 Nothing is drawn twice in a row that failed or was late: such a worker is asked again once there is
-a new version, or a deadline passed without an update. The run fails after ``rounds.attempts`` of
-those in a row; one at which nobody was at work or ready, and others rest on their device, is none.
+a new version, or a deadline passed without an update, or, where nobody is left at work, after
+``RETRY_S``, and twice as long each time until there is an update. The run fails after
+``rounds.attempts`` deadlines in a row without an update; none while an assignment is open and in
+time, and none at which nobody was at work or ready, and others rest on their device.
 
 All that decides is in the journal. Since assignments outlive rounds, a replay begins with the
 first event of the run.
@@ -21,7 +27,9 @@ first event of the run.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 
 from fedfleet.algorithms.base import Asynchrony
 from fedfleet.rounds import actions as act
@@ -31,6 +39,12 @@ from fedfleet.rounds.config import RoundsConfig
 from fedfleet.rounds.machine import Phase, Slot, Status
 from fedfleet.rounds.selection import loss_asked
 from fedfleet.training.config import EvaluationConfig
+
+# For how long a place stays free for the sake of a version that is being made.
+PATIENCE_S = 1.0
+# For how long all who failed are let alone, at first.
+RETRY_S = 1.0
+_MOST_DOUBLINGS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,11 @@ class VersionedSlot(Slot):
     def staleness(self) -> int:
         """Versions that were made while its worker trained, of one whose update is there."""
         return self.counts_in - self.round
+
+    @property
+    def lasted_s(self) -> float:
+        """From its beginning to its end, of one that is closed."""
+        return max(0.0, self.closed_s - self.opened_s)
 
 
 class AsynchronousMachine:
@@ -97,20 +116,36 @@ class AsynchronousMachine:
         self._buffer: list[str] = []  # accepted and in no version yet, in order
         self._since_s = 0.0  # the last update, or the last deadline without one
         self._resting: set[str] = set()  # failed or late, and not to be asked again at once
+        self._rest_since_s = 0.0
+        self._retries = 0  # since the last update
         self._last_failure = ""
+        self._committing_since_s = 0.0
+        self._impatient = False  # the version has been in the making for too long
+        self._at_work: dict[str, VersionedSlot] = {}  # open assignments, by worker
+        self._deadlines: list[tuple[float, str]] = []  # a heap, also of those that are closed
+        self._given: Counter[str] = Counter()  # assignments from this round's version, by worker
+        # For the history: since the last version was begun, and of the one that is being made.
+        self._asked: dict[str, None] = {}
+        self._late_s: dict[str, float] = {}
+        self._asked_before: tuple[str, ...] = ()
+        self._late_before_s: dict[str, float] = {}
 
     # What drivers may ask
 
     @property
     def cohort(self) -> tuple[str, ...]:
-        """Workers that were given this round's version, in order of their assignments."""
-        return tuple(s.worker_id for s in self.slots.values() if s.round == self.round)
+        """Workers that were given an assignment since the version before was begun, in order."""
+        return self._asked_before if self.phase is Phase.COMMITTING else tuple(self._asked)
 
     @property
     def durations_s(self) -> dict[str, float]:
-        """How long each worker took from its assignment to its update, of those that count."""
+        """How long each worker took from its assignment to its update, of those that count.
+
+        Of those who were late since the version before was begun, how long they were waited for.
+        """
+        late_s = self._late_before_s if self.phase is Phase.COMMITTING else self._late_s
         counted = [self.slots[key] for key in self._counted]
-        return {s.worker_id: max(0.0, s.closed_s - s.opened_s) for s in counted}
+        return {**late_s, **{s.worker_id: s.lasted_s for s in counted}}
 
     @property
     def counting_round(self) -> int:
@@ -196,9 +231,10 @@ class AsynchronousMachine:
 
     def validate(self) -> None:
         """Assert the invariants; tests call it after every event."""
-        at_work = [slot.worker_id for slot in self._open()]
+        at_work = [s.worker_id for s in self.slots.values() if s.status is Status.OPEN]
         limit = self._asynchrony.concurrency
         assert len(set(at_work)) == len(at_work), "a worker has two assignments"
+        assert set(at_work) == self._at_work.keys(), "lost sight of who is at work"
         assert limit is None or len(at_work) <= limit, "more at work than may be"
         assert 1 <= self.round <= self._rounds.rounds
         assert 1 <= self.attempt <= self._rounds.attempts
@@ -226,42 +262,55 @@ class AsynchronousMachine:
 
     def _fill(self) -> list[Action]:
         """Ask for workers for the places that are free, if there are both."""
-        if self.phase is not Phase.TRAINING or self.awaiting_cohort:
+        if self.awaiting_cohort or not self._fills:
             return []
-        at_work = {slot.worker_id for slot in self._open()}
-        candidates = tuple(sorted(self._available - at_work - self._resting))
         limit = self._asynchrony.concurrency
-        free = len(candidates) if limit is None else limit - len(at_work)
-        size = min(free, len(candidates))
-        if size <= 0:
+        free = len(self._available) if limit is None else limit - len(self._at_work)
+        idle = self._available.difference(self._at_work, self._resting) if free > 0 else ()
+        if not idle:
             return []
         # Whoever has trained this version is asked for it again only when others do not suffice.
-        had = set(self.cohort)
-        fresh = tuple(worker for worker in candidates if worker not in had)
-        if len(fresh) >= size:
-            candidates = fresh
+        candidates = sorted(worker for worker in idle if not self._given[worker]) or sorted(idle)
         self.awaiting_cohort = True
         return [
             act.SelectCohort(
-                round=self.round, candidates=candidates, size=size, draw=self.draws + 1
+                round=self.round,
+                candidates=tuple(candidates),
+                size=min(free, len(candidates)),
+                draw=self.draws + 1,
             )
         ]
 
+    @property
+    def _fills(self) -> bool:
+        """Whether places are filled now."""
+        return self.phase is Phase.TRAINING or (self._impatient and self._has_room)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether, during a commit, an assignment from the version before it is of any use."""
+        counting, bound = self.counting_round, self._asynchrony.max_staleness
+        return (
+            self.phase is Phase.COMMITTING
+            and len(self._buffer) < 2 * self._rounds.cohort
+            and counting <= self._rounds.rounds
+            and (bound is None or counting - self.round <= bound)
+        )
+
     def _cohort_selected(self, event: ev.CohortSelected) -> list[Action]:
         self.awaiting_cohort = False
-        if self.phase is not Phase.TRAINING:
+        if not self._fills:
             return []  # the buffer filled up meanwhile: they are to get the next version
         self.draws += 1
-        at_work = {slot.worker_id for slot in self._open()}
         corrections = dict(zip(event.workers, event.corrections, strict=False))
         lasts_s = event.deadline_s or self._rounds.deadline_s
         sent: list[Action] = []
         for chain in event.chains:
             for worker_id in chain.workers:
-                if worker_id in at_work:
+                if worker_id in self._at_work:
                     continue
                 key = f"{self._run_id}/{self.round}/{self.draws}/{Work.TRAIN.value}/{worker_id}"
-                self.slots[key] = VersionedSlot(
+                slot = VersionedSlot(
                     assignment_id=key,
                     worker_id=worker_id,
                     work=Work.TRAIN,
@@ -270,12 +319,24 @@ class AsynchronousMachine:
                     correction=corrections.get(worker_id, 1.0),
                     opened_s=event.at_s,
                     round=self.round,
-                    again=self.cohort.count(worker_id),
+                    again=self._given[worker_id],
                     lasts_s=lasts_s,
                     deadline_s=event.at_s + lasts_s,
                 )
-                sent.append(self._send(self.slots[key]))
+                self._given[worker_id] += 1
+                self._asked[worker_id] = None
+                self._put(slot)
+                sent.append(self._send(slot))
         return sent
+
+    def _put(self, slot: VersionedSlot) -> None:
+        """Keep a slot as it is now."""
+        self.slots[slot.assignment_id] = slot
+        if slot.status is Status.OPEN:
+            self._at_work[slot.worker_id] = slot
+            heappush(self._deadlines, (slot.deadline_s, slot.assignment_id))
+        else:
+            del self._at_work[slot.worker_id]
 
     def _send(self, slot: VersionedSlot) -> Action:
         return act.SendAssignment(
@@ -294,17 +355,17 @@ class AsynchronousMachine:
         if not self.is_open(event.assignment_id):
             return []
         slot, key = self.slots[event.assignment_id], event.assignment_id
-        self.slots[key] = replace(
-            slot, status=Status.DONE, closed_s=event.at_s, counts_in=self.counting_round
-        )
+        counts_in = self.counting_round
+        self._put(replace(slot, status=Status.DONE, closed_s=event.at_s, counts_in=counts_in))
         self._buffer.append(key)
         self._since_s = event.at_s
         self.attempt = 1
+        self._retries = 0
         actions = self._expire_stale()
         if self.phase is Phase.TRAINING:
             actions.insert(0, act.FoldUpdate(assignment_id=key))
             if len(self._buffer) >= self._rounds.cohort:
-                actions.append(self._aggregate())
+                actions.append(self._aggregate(event.at_s))
         return actions
 
     def _assignment_failed(self, event: ev.AssignmentFailed) -> list[Action]:
@@ -312,10 +373,24 @@ class AsynchronousMachine:
             return []
         slot = self.slots[event.assignment_id]
         self._last_failure = f"{slot.worker_id}: {event.code}: {event.reason}"
-        failed = replace(slot, status=Status.FAILED, closed_s=event.at_s)
-        self.slots[event.assignment_id] = failed
-        self._resting.add(slot.worker_id)
+        self._put(replace(slot, status=Status.FAILED, closed_s=event.at_s))
+        self._rest([slot], event.at_s)
         return []
+
+    def _rest(self, slots: list[VersionedSlot], at_s: float) -> None:
+        """Let those alone whose assignments came to nothing."""
+        self._resting.update(slot.worker_id for slot in slots)
+        self._rest_since_s = at_s
+
+    @property
+    def _retry_s(self) -> float | None:
+        """When those who rest are asked again though nothing came since; None: not before.
+
+        While nobody is at work: what all of them failed at may have been the same, and passed.
+        """
+        if self._at_work or not self._resting:
+            return None
+        return self._rest_since_s + RETRY_S * 2.0 ** min(self._retries, _MOST_DOUBLINGS)
 
     def _deadline_passed(self, event: ev.DeadlinePassed) -> list[Action]:
         at_s = event.at_s
@@ -324,18 +399,26 @@ class AsynchronousMachine:
             return [act.WakeAt(at_s=self.deadline_s)]
         self._available = frozenset(event.workers)
         self.put_off_for = 0
-        at_work = self._open()
-        late = [slot for slot in at_work if slot.deadline_s <= at_s]
-        self._resting.update(slot.worker_id for slot in late)
+        nobody = not self._at_work
+        late = [slot for slot in self._open() if slot.deadline_s <= at_s]
         expired = self._expire(late, "the assignment's deadline passed", at_s)
-        if self.phase is Phase.TRAINING and at_s >= self._since_s + self._rounds.deadline_s:
-            if event.resting and not at_work and not self._available:
-                # Nobody was asked, so nothing was tried; they come when their owners allow it.
-                self.put_off_for = event.resting
-                self._wait_anew(at_s)
-                return expired
-            return [*expired, *self._attempt_over(at_s)]
-        return expired
+        if late:
+            self._late_s |= {s.worker_id: self.slots[s.assignment_id].lasted_s for s in late}
+            self._rest(late, at_s)
+        if self._retry_s is not None and at_s >= self._retry_s:
+            self._retries += 1
+            self._resting.clear()
+        if self.phase is Phase.COMMITTING:
+            self._impatient = at_s >= self._committing_since_s + PATIENCE_S
+            return expired
+        if self._at_work or at_s < self._since_s + self._rounds.deadline_s:
+            return expired
+        if event.resting and nobody and not self._available:
+            # Nobody was asked, so nothing was tried; they come when their owners allow it.
+            self.put_off_for = event.resting
+            self._wait_anew(at_s)
+            return expired
+        return [*expired, *self._attempt_over(at_s)]
 
     def _attempt_over(self, at_s: float) -> list[Action]:
         """A deadline passed and there was no update."""
@@ -368,8 +451,7 @@ class AsynchronousMachine:
 
     def _expire(self, slots: list[VersionedSlot], reason: str, at_s: float = 0.0) -> list[Action]:
         for slot in slots:
-            expired = replace(slot, status=Status.EXPIRED, closed_s=at_s)
-            self.slots[slot.assignment_id] = expired
+            self._put(replace(slot, status=Status.EXPIRED, closed_s=at_s))
         return [
             act.CancelAssignment(
                 assignment_id=slot.assignment_id, worker_id=slot.worker_id, reason=reason
@@ -379,8 +461,13 @@ class AsynchronousMachine:
 
     # Closing
 
-    def _aggregate(self) -> Action:
+    def _aggregate(self, at_s: float) -> Action:
+        if self.phase is not Phase.COMMITTING:  # else it is made again after a restart
+            self._asked_before, self._late_before_s = tuple(self._asked), self._late_s
+            self._asked, self._late_s = {}, {}
         self.phase = Phase.COMMITTING
+        self._committing_since_s = at_s
+        self._impatient = False
         return act.Aggregate(
             round=self.round,
             assignment_ids=self.done(Work.TRAIN),
@@ -405,14 +492,15 @@ class AsynchronousMachine:
         self._since_s = event.at_s
         self._resting.clear()
         self._last_failure = ""
+        self._given.clear()
         self.phase = Phase.TRAINING
-        return [closed, *self._collected()]
+        return [closed, *self._collected(event.at_s)]
 
-    def _collected(self) -> list[Action]:
+    def _collected(self, at_s: float) -> list[Action]:
         """Fold what was accepted for this round before it began, and close it if that is all."""
         actions: list[Action] = [act.FoldUpdate(assignment_id=key) for key in self._counted]
         if len(self._buffer) >= self._rounds.cohort:
-            actions.append(self._aggregate())
+            actions.append(self._aggregate(at_s))
         return actions
 
     def _finish(self, outcome: str, code: str = "", reason: str = "") -> list[Action]:
@@ -435,21 +523,40 @@ class AsynchronousMachine:
         self.deadline_s = 0.0
         self._since_s = at_s
         for slot in self._open():
-            self.slots[slot.assignment_id] = replace(slot, deadline_s=at_s + slot.lasts_s)
-        return self._collected()
+            self._put(replace(slot, deadline_s=at_s + slot.lasts_s))
+        return self._collected(at_s)
 
     # Time
 
     def _set_alarm(self) -> list[Action]:
         """Ask to be woken, if it is another time than was asked for."""
-        times_s = [slot.deadline_s for slot in self._open()]
-        if self.phase is Phase.TRAINING:
-            times_s.append(self._since_s + self._rounds.deadline_s)
-        next_s = min(times_s, default=0.0)
+        next_s = min(self._times_s(), default=0.0)
         if next_s == self.deadline_s:
             return []
         self.deadline_s = next_s
         return [act.WakeAt(at_s=next_s)] if next_s else []
+
+    def _times_s(self) -> list[float]:
+        """When something is to be done if nothing comes before."""
+        times_s = []
+        if self._at_work:
+            times_s.append(self._first_deadline_s())
+        elif self.phase is Phase.TRAINING:
+            times_s.append(self._since_s + self._rounds.deadline_s)
+        if self._retry_s is not None:
+            times_s.append(self._retry_s)
+        if self._has_room and not self._impatient:
+            times_s.append(self._committing_since_s + PATIENCE_S)
+        return times_s
+
+    def _first_deadline_s(self) -> float:
+        """Of all open assignments, of which there is one."""
+        while True:
+            deadline_s, key = self._deadlines[0]
+            slot = self.slots.get(key)
+            if slot is not None and slot.status is Status.OPEN and slot.deadline_s == deadline_s:
+                return deadline_s
+            heappop(self._deadlines)
 
     @property
     def _counted(self) -> list[str]:
@@ -457,7 +564,7 @@ class AsynchronousMachine:
         return self._buffer[: self._rounds.cohort]
 
     def _open(self) -> list[VersionedSlot]:
-        return [slot for slot in self.slots.values() if slot.status is Status.OPEN]
+        return list(self._at_work.values())
 
 
 def check_asynchronous(rounds: RoundsConfig, evaluation: EvaluationConfig) -> None:

@@ -40,7 +40,8 @@ class RoundsConfig:
         deadline_quantile: of the cohort's expected durations, in (0, 1]; absent means 0.9.
         deadline_slack: times that quantile, 1 or more; absent means 1.5.
         min_deadline_s: the least that comes of it, in seconds; absent means 1.
-        attempts: deadlines that one round may pass before the run fails.
+        attempts: deadlines that one round may pass before the run fails; those at which too few
+            workers are ready while others rest on their device do not count.
         selection: how the cohort is drawn from the connected workers; docs/selection.md.
         options: an instance of the selection's options class; absent means its defaults.
         tags: only workers that carry one of these take part in the run; empty means all.

@@ -103,12 +103,10 @@ class History:
         seen = dict(self.seen)
         for worker_id in asked:
             before = self.of(worker_id)
-            seen[worker_id] = replace(
-                before,
-                asked=before.asked + 1,
-                last=float(round),
-                expected_s=max(before.expected_s, durations_s.get(worker_id, 0.0)),
-            )
+            seen[worker_id] = replace(before, asked=before.asked + 1, last=float(round))
+        for worker_id, lasted_s in durations_s.items():
+            before = seen.get(worker_id, _NOBODY)
+            seen[worker_id] = replace(before, expected_s=max(before.expected_s, lasted_s))
         for header in headers:
             before = seen.get(header.worker_id, _NOBODY)
             seen[header.worker_id] = replace(

@@ -88,9 +88,9 @@ def parse_recipe(text: str) -> Recipe:
             raise RecipeInvalid(f"{printable(name)}: unknown field; {suggest(name, allowed)}")
     rounds = _rounds(_table(tables, "rounds"))
     data = _data(_table(tables, "data"))
-    _check_cohort(rounds, data)
     training = parse_table(TrainingConfig, _table(tables, "training", {}), "training")
     algorithm = _algorithm(_table(tables, "algorithm", {"name": "fedavg"}))
+    _check_cohort(rounds, data, algorithm)
     _check_algorithm(algorithm, training, rounds, data)
     _check_weighting(algorithm, rounds)
     evaluation = parse_table(EvaluationConfig, _table(tables, "evaluation", {}), "evaluation")
@@ -363,7 +363,9 @@ def _check_weighting(config: AlgorithmConfig, rounds: RoundsConfig) -> None:
         )
 
 
-def _check_cohort(rounds: RoundsConfig, data: DataConfig) -> None:
+def _check_cohort(rounds: RoundsConfig, data: DataConfig, algorithm: AlgorithmConfig) -> None:
+    if make_algorithm(algorithm).asynchrony is not None:
+        return  # the updates of a version may be of few workers, or of one
     if data.workers is not None and rounds.cohort + rounds.over_select > data.workers:
         raise RecipeInvalid(
             f"rounds.cohort = {rounds.cohort}: with over_select {rounds.over_select} it must not "

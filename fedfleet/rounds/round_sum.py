@@ -92,9 +92,9 @@ class RoundSum:
         self._accumulator(lane if self._widths else MAIN).check(update)
 
     def _accumulator(self, lane: str) -> UpdateAccumulator:
-        if lane not in self._accumulators:
-            self._accumulators[lane] = self._new_accumulator(lane)
-        return self._accumulators[lane]
+        """Of a lane; another thread may ask for the same at the same time."""
+        found = self._accumulators.get(lane)
+        return found or self._accumulators.setdefault(lane, self._new_accumulator(lane))
 
     def weights(self, headers: Sequence[UpdateHeader]) -> list[float]:
         """How much each update of a round that waits counts, scaled to what the sum resolves best.
@@ -140,7 +140,8 @@ class RoundSum:
 
     def _aggregates(self) -> dict[str, Aggregate]:
         """By lane, in order of their names, not of the updates' arrival."""
-        added = [(lane, one) for lane, one in sorted(self._accumulators.items()) if one.updates]
+        there = self._accumulators.copy()  # a check may add one meanwhile
+        added = [(lane, one) for lane, one in sorted(there.items()) if one.updates]
         if not self._widths:
             return {lane: one.result() for lane, one in added}
         parts = []

@@ -267,6 +267,12 @@ class Journal(Protocol):
     def update(self, run_id: str, round: int, assignment_id: str) -> UpdateRecord | None:
         """The accepted update of an assignment, or None."""
 
+    def find_update(self, run_id: str, rounds: range, assignment_id: str) -> UpdateRecord | None:
+        """That of an assignment, where it was accepted in one of these rounds (a range of step 1).
+
+        Takes as long however many rounds there are.
+        """
+
     def memory_digest(self, run_id: str) -> str:
         """Blob of the algorithm's coordinator memory after the last committed round, or empty.
 

@@ -81,6 +81,10 @@ _TABLES = (
         alias TEXT NOT NULL)""",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+# Of version 1 too, but younger than its first stores.
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS updates_of_assignment ON updates (run_id, assignment_id, round)",
+)
 
 
 class Database:
@@ -168,6 +172,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     if found == 0:
         for statement in _TABLES:
             connection.execute(statement)
+    for statement in _INDEXES:
+        connection.execute(statement)
     connection.execute("COMMIT")
 
 

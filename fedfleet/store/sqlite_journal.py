@@ -19,7 +19,7 @@ _RUN = (
 
 _UPDATE = (
     "SELECT run_id, round, assignment_id, worker_id, header, digest, size_bytes, accepted_at_s"
-    " FROM updates WHERE run_id = ? AND round = ?"
+    " FROM updates WHERE run_id = ?"
 )
 
 
@@ -113,11 +113,20 @@ class SqliteJournal:
             return True
 
     def updates(self, run_id: str, round: int) -> list[UpdateRecord]:
-        rows = self._database.rows(f"{_UPDATE} ORDER BY assignment_id", run_id, round)
+        rows = self._database.rows(f"{_UPDATE} AND round = ? ORDER BY assignment_id", run_id, round)
         return [_update(row) for row in rows]
 
     def update(self, run_id: str, round: int, assignment_id: str) -> UpdateRecord | None:
-        rows = self._database.rows(f"{_UPDATE} AND assignment_id = ?", run_id, round, assignment_id)
+        return self.find_update(run_id, range(round, round + 1), assignment_id)
+
+    def find_update(self, run_id: str, rounds: range, assignment_id: str) -> UpdateRecord | None:
+        rows = self._database.rows(
+            f"{_UPDATE} AND assignment_id = ? AND round >= ? AND round < ? ORDER BY round LIMIT 1",
+            run_id,
+            assignment_id,
+            rounds.start,
+            rounds.stop,
+        )
         return _update(rows[0]) if rows else None
 
     def memory_digest(self, run_id: str) -> str:

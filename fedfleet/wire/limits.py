@@ -21,6 +21,7 @@ MAX_TAGS = 32
 MAX_HELD = 64
 MAX_DELTAS = 64
 MAX_CLASSES = 100_000
+MAX_ROUND_DIGITS = 7
 # A transfer fails when bytes stop moving for this long, however long it takes in all.
 STALL_S = 60.0
 

@@ -90,18 +90,19 @@ class Scripted(ScriptedWorker):
 
     levels: Levels
     speeds: Mapping[str, float]
+    samples = SAMPLES
 
     async def measure(self) -> None:
         """Answer the assignment that the level is measured in."""
         assignment = await self.assignment()
         assert assignment.kind == pb.ASSIGNMENT_KIND_PROBE
         await self.send(heartbeat=self.levels.heartbeat(self.speeds))
-        counts = [SAMPLES] + [0] * 9
+        counts = [self.samples] + [0] * 9
         evaluation = types_pb2.Evaluation(
-            samples=SAMPLES,
+            samples=self.samples,
             loss_sum=1.0,
-            correct=SAMPLES,
-            top5=SAMPLES,
+            correct=self.samples,
+            top5=self.samples,
             class_samples=counts,
             class_correct=counts,
             class_predicted=counts,
@@ -125,14 +126,20 @@ class Scripted(ScriptedWorker):
 
 
 async def connect(
-    running: Running, recipe: str, speeds: Mapping[str, Mapping[str, float]]
+    running: Running,
+    recipe: str,
+    speeds: Mapping[str, Mapping[str, float]],
+    *,
+    measured: bool = False,
 ) -> list[Scripted]:
+    """Workers that say in their hello what they measured before, if they did."""
     levels = Levels(parse_recipe(recipe))
     workers = []
     for name, one in speeds.items():
         worker = Scripted(running, name)
         worker.levels, worker.speeds = levels, one
-        await worker.connect()
+        told = levels.heartbeat(one).levels if measured else ()
+        await worker.connect(device=pb.DeviceProfile(levels=told))
         workers.append(worker)
     return workers
 
@@ -218,6 +225,65 @@ async def test_levels_are_the_same_after_a_restart(tmp_path: Path) -> None:
 
     # No round is that fast in truth, and the coordinator remembers.
     assert levels == ["c", "c"]
+
+
+async def test_examples_that_a_probe_counted_are_known_after_a_restart(tmp_path: Path) -> None:
+    """Ten times as many as the other has would be thought too many for the same level."""
+    recipe = quiet(text())
+    speeds = {"quick": QUICK, "slow": QUICK}
+    async with running_coordinator(tmp_path) as running:
+        quick, _ = await connect(running, recipe, speeds)
+        run_id = await running.submit(recipe)
+        await quick.measure()
+        await running.until(run_id, "probe_reported")
+
+    async with running_coordinator(tmp_path) as running:
+        quick, slow = await connect(running, recipe, speeds, measured=True)
+        slow.samples = 100 * SAMPLES
+        await slow.measure()
+        levels = [await worker.train() for worker in (quick, slow)]
+        await running.finished(run_id)
+
+    assert levels == ["a", "c"]
+
+
+async def test_memory_that_ran_out_is_known_after_a_restart(tmp_path: Path) -> None:
+    recipe = quiet(text())
+    speeds = {"quick": QUICK, "tight": QUICK}
+    async with running_coordinator(tmp_path) as running:
+        quick, tight = await connect(running, recipe, speeds)
+        run_id = await running.submit(recipe)
+        await asyncio.gather(quick.measure(), tight.measure())
+        assert await quick.train() == "a"
+        # It rests from now on, so that nothing is drawn before the restart.
+        await tight.send(heartbeat=pb.Heartbeat(pause_reason="on its battery"))
+        assert await tight.fail("OUT_OF_MEMORY") == "a"
+        await running.until(run_id, "assignment_failed")
+
+    async with running_coordinator(tmp_path) as running:
+        _, tight = await connect(running, recipe, speeds, measured=True)
+        level = await tight.train()
+        await running.finished(run_id)
+
+    assert level == "b"
+
+
+async def test_workers_evaluate_the_level_that_they_trained(tmp_path: Path) -> None:
+    """A target that no round meets: the next level is the narrowest, before and after a restart."""
+    recipe = text(target_s=1e-4)
+    speeds = {"one": dict.fromkeys("abc", 1e9), "two": dict.fromkeys("abc", 1e9)}
+    async with running_coordinator(tmp_path) as running:
+        workers = await connect(running, recipe, speeds)
+        await running.submit(recipe)
+        await asyncio.gather(*(worker.measure() for worker in workers))
+        trained = await asyncio.gather(*(worker.train() for worker in workers))
+        evaluated = [(await worker.assignment()).level for worker in workers]
+    async with running_coordinator(tmp_path) as running:
+        workers = await connect(running, recipe, speeds)
+        again = [await worker.assignment() for worker in workers]
+
+    assert trained == evaluated == [one.level for one in again] == ["a", "a"]
+    assert {one.kind for one in again} == {pb.ASSIGNMENT_KIND_EVALUATE}
 
 
 # Real workers

@@ -254,6 +254,7 @@ async def test_worker_is_busy_until_its_update_has_its_receipt(tmp_path: Path) -
         (federation_pb.Hello(worker_id="x" * 65), "INVALID_INPUT"),
         (federation_pb.Hello(worker_id="w", tags=["t"] * 33), "LIMIT_EXCEEDED"),
         (federation_pb.Hello(worker_id="w", tags=["t" * 65]), "LIMIT_EXCEEDED"),
+        (federation_pb.Hello(worker_id="w", software_version="v" * 257), "LIMIT_EXCEEDED"),
     ],
 )
 async def test_hello_that_cannot_be_is_refused(

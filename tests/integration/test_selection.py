@@ -87,7 +87,7 @@ async def test_run_without_a_tagged_worker_fails_by_naming_the_tag(tmp_path: Pat
         run = await running.finished(await running.submit(recipe))
 
         assert run.code == "QUORUM_NOT_MET"
-        assert "0 workers that carry a tag of jetson connected" in run.reason
+        assert "0 workers that carry a tag of jetson ready" in run.reason
 
 
 async def test_cohort_is_of_those_with_the_largest_losses(tmp_path: Path) -> None:

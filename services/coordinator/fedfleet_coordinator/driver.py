@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from fedfleet.algorithms.catalog import make_algorithm
 from fedfleet.algorithms.plan import PlanRequest
 from fedfleet.codecs.chain import Chain
 from fedfleet.errors import (
@@ -43,8 +44,9 @@ from fedfleet.types import Evaluation
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.downlink import Ladder
 from fedfleet.wire.updates import check_header, header_to_json
-from fedfleet_coordinator.event_log import EventLog, round_began_s
+from fedfleet_coordinator.event_log import EventLog, replay
 from fedfleet_coordinator.level_desk import LevelDesk
+from fedfleet_coordinator.making import Making
 from fedfleet_coordinator.starts import Place, Start
 from fedfleet_coordinator.surroundings import Surroundings
 from fedfleet_coordinator.workshop import Workshop
@@ -82,7 +84,13 @@ class RunDriver:
         )
         self._log = EventLog(run.run_id, self._machine, around, self._workers, self._push)
         self._desk = LevelDesk(workshop.levels, self._machine, around.fleet, around.executors)
-        self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed] = asyncio.Queue()
+        self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed | asyncio.Task[None]]
+        self._todo = asyncio.Queue()
+        # Where workers do not wait for a version, nothing that they need does.
+        self._overlaps = make_algorithm(recipe.algorithm).asynchrony is not None
+        executors = around.executors
+        self._compute = executors.compute_aside if self._overlaps else executors.compute
+        self._making = Making(self._todo.put_nowait)
         # Payloads of refused updates. They go when the round closes: until then a journalled
         # update of another worker may have the very same bytes.
         self._refused: set[str] = set()
@@ -101,15 +109,8 @@ class RunDriver:
             )
             return
         entries = await self._around.executors.io(lambda: journal.entries(run.run_id))
-        first_round = self._machine.round
-        self._machine.handle(ev.RunStarted(at_s=round_began_s(entries, first_round)))
-        replayed = []
-        for entry in entries:
-            event = ev.from_fields(entry.kind, entry.at_s, entry.fields)
-            if event is not None and entry.round >= first_round:
-                self._machine.handle(event)
-                replayed.append(event)
-        self._desk.replay(replayed)
+        # Of a long run it takes a while, and nobody else has the machine yet.
+        self._desk.replay(await self._compute(lambda: replay(self._machine, entries)))
         open_rounds = self._machine.open_rounds
         await self._around.executors.io(lambda: self._workshop.load_rounds(open_rounds, entries))
         # The last commit's updates: the process may have ended before they were forgotten.
@@ -143,13 +144,18 @@ class RunDriver:
                 action = await self._todo.get()
                 if isinstance(action, ev.DeadlinePassed):
                     await self._log.ring(action)
-                    continue
-                await self._carry_out(action)
+                elif isinstance(action, asyncio.Task):
+                    action.result()
+                elif self._overlaps and isinstance(action, act.Aggregate):
+                    await self._making.start(self._carry_out(action))
+                else:
+                    await self._carry_out(action)
                 if isinstance(action, act.FinishRun):
                     return
         finally:
             forget()
             self._set_alarm(None)
+            await self._making.end()
 
     async def stop(self) -> None:
         """End the run on an operator's request."""
@@ -169,7 +175,7 @@ class RunDriver:
 
     # What workers send
 
-    def counting_rounds(self, round: int) -> Iterable[int]:
+    def counting_rounds(self, round: int) -> range:
         """Rounds in which an update that started from this one may count, or have counted."""
         return self._machine.counting_rounds(round)
 
@@ -205,7 +211,7 @@ class RunDriver:
         """
         self.check_header(header)
         place = self._machine.place(header.assignment_id)
-        await self._around.executors.compute(lambda: self._workshop.check(header, *place))
+        await self._around.executors.compute_aside(lambda: self._workshop.check(header, *place))
 
         def event() -> ev.UpdateAccepted:
             # The round may have closed while the update was checked.
@@ -391,8 +397,7 @@ class RunDriver:
                 draw_seed=derive(recipe.seed, "cohort", action.round, action.draw),
             ),
         )
-        compute = self._around.executors.compute  # of a large fleet it takes a while
-        probed = await compute(drawing.to_probe)
+        probed = await self._compute(drawing.to_probe)  # of a large fleet it takes a while
         if probed:
             await self._log.append(ev.ProbesSelected(at_s=time.time(), workers=probed))
             return
@@ -404,7 +409,7 @@ class RunDriver:
             workshop.memory,
             lambda worker_id: self._desk.lane(worker_id, action.round),
         )
-        plan = await compute(lambda: workshop.plan(request))
+        plan = await self._compute(lambda: workshop.plan(request))
         unknown = await self._desk.to_probe(action, plan.workers)
         if unknown:
             await self._log.append(ev.ProbesSelected(at_s=time.time(), workers=unknown))
@@ -420,7 +425,7 @@ class RunDriver:
         self, work: act.Work, worker_id: str, round: int, place: Place = ("", ())
     ) -> Ladder | Start:
         """What an assignment starts from, stored if it was not."""
-        workshop, compute = self._workshop, self._around.executors.compute
+        workshop, compute = self._workshop, self._compute
         if work is act.Work.TRAIN:
             return await compute(lambda: workshop.start_of(*place, round))
         if work is act.Work.QUERY:
@@ -545,7 +550,7 @@ class RunDriver:
             extra={
                 "run_id": self.run_id,
                 "round": round,
-                "duration_s": round_s(duration_s),
+                "duration_s": float(f"{duration_s:.4g}"),
                 "accuracy": evaluation.accuracy if evaluation else None,
             },
         )
@@ -562,6 +567,7 @@ class RunDriver:
         await self._around.executors.io(lambda: self._workshop.forget_updates(round, refused))
 
     async def _finish(self, action: act.FinishRun) -> None:
+        await self._making.wait()  # it may be in the middle of its commit
         entry = Entry(
             run_id=self.run_id,
             round=self._machine.round,
@@ -588,8 +594,3 @@ class RunDriver:
         )
         self._around.changed()
         await self.forget()
-
-
-def round_s(seconds: float) -> float:
-    """Seconds as they stand in a log line."""
-    return float(f"{seconds:.4g}")

@@ -22,7 +22,7 @@ from fedfleet.errors import (
 )
 from fedfleet.rpc.patience import within
 from fedfleet.rpc.server import Context
-from fedfleet.store.protocols import BlobWriter, UpdateRecord
+from fedfleet.store.protocols import BlobWriter
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2_grpc as pb_grpc
 from fedfleet.wire import limits
@@ -111,7 +111,9 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             return True
         run_id, _, rest = assignment_id.partition("/")
         round = rest.partition("/")[0]
-        return round.isdecimal() and await self._journalled(run_id, int(round), assignment_id)
+        # int() refuses thousands of digits, and no run has so many rounds.
+        known = round.isdecimal() and len(round) <= limits.MAX_ROUND_DIGITS
+        return known and await self._journalled(run_id, int(round), assignment_id)
 
     async def _read(
         self, session: Session, requests: AsyncIterator[pb.ConnectRequest], patience_s: float
@@ -348,12 +350,11 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         """Whether an update of this assignment (with this payload) has been accepted."""
         journal = self._store.journal
         rounds = self._runs.counting_rounds(run_id, round)
-
-        def find() -> UpdateRecord | None:
-            found = (journal.update(run_id, counted, assignment_id) for counted in rounds)
-            return next((record for record in found if record is not None), None)
-
-        record = await self._executors.io(find)
+        if not rounds:
+            return False  # no round that there has been
+        record = await self._executors.io(
+            lambda: journal.find_update(run_id, rounds, assignment_id)
+        )
         return record is not None and digest in (None, record.digest)
 
     def _driver(self, header: pb.UpdateHeader) -> RunDriver:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from uuid import uuid4
-
-from google.protobuf.message import Message
 
 from fedfleet.rounds.level_facts import Speed, Told
 from fedfleet.rounds.levels import FULL, MAX_LEVELS
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire import limits
+from fedfleet.wire.figures import clean
 from fedfleet_coordinator.metrics import CoordinatorMetrics
 
 logger = logging.getLogger(__name__)
 
 OUTBOX = 64
-# More than any figure of a device is.
-_MOST = 1e12
-# Of other figures than such that are zero or above.
-_BOUNDS = {"temperature_celsius": (-273.15, 1e4), "battery_ratio": (0.0, 1.0)}
 # Training examples per second that a device may claim: beyond, a level's prediction says nothing.
 _SPEEDS = (1e-3, 1e9)
 
@@ -95,20 +89,6 @@ def check_texts(hello: pb.Hello) -> None:
     }
     for name, text in texts.items():
         limits.check_count(f"characters in {name}", len(text), limits.MAX_DEVICE_TEXT)
-
-
-def clean(told: Message) -> None:
-    """Bound the figures that a worker says of itself, in place; what is no number is left out."""
-    for field_, value in told.ListFields():
-        if field_.type == field_.TYPE_DOUBLE:
-            least, most = _BOUNDS.get(field_.name, (0.0, _MOST))
-            if math.isfinite(value):
-                setattr(told, field_.name, min(max(value, least), most))
-            else:
-                told.ClearField(field_.name)
-        elif field_.type == field_.TYPE_MESSAGE:  # the speeds of levels
-            for one in value:
-                clean(one)
 
 
 def check_levels(levels: Collection[pb.LevelSpeed]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -97,10 +96,10 @@ class RunQueue:
         """Whether the active run still wants a result for this assignment."""
         return self.active is not None and self.active.wants(assignment_id)
 
-    def counting_rounds(self, run_id: str, round: int) -> Iterable[int]:
+    def counting_rounds(self, run_id: str, round: int) -> range:
         """Rounds in which an update that started from this one may count, or have counted."""
         if self.active is None or self.active.run_id != run_id:
-            return (round,)
+            return range(round, round + 1)
         return self.active.counting_rounds(round)
 
     async def submit(self, text: str) -> RunRecord:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
+from fedfleet.algorithms.catalog import make_algorithm
 from fedfleet.rounds import events as ev
+from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.store.protocols import Entry, Journal, RunState
 from fedfleet.types import Evaluation
 
@@ -49,16 +51,26 @@ class _Counts:
 
 
 class Standing:
-    """One run's workers, as of the entries that it was given in order."""
+    """One run's workers, as of the entries that it was given in order.
 
-    def __init__(self) -> None:
+    Args:
+        buffer: updates that make a version of an asynchronous run, the first that are there; None
+            where all that came in a round count in it, by their weight.
+        freshness: what an update of an asynchronous run counts for, by its staleness.
+    """
+
+    def __init__(
+        self, buffer: int | None = None, freshness: Callable[[int], float] = lambda _: 1.0
+    ) -> None:
+        self._buffer = buffer
+        self._freshness = freshness
         self._of_rounds = 0
         self._weight = 0.0
         self._workers: defaultdict[str, _Counts] = defaultdict(_Counts)
         # When each worker began; of the round that goes on, who comes after whom, what each gave.
         self._began_s: dict[str, float] = {}
         self._next: dict[str, str] = {}
-        self._given: dict[str, float] = {}
+        self._given: list[tuple[str, float]] = []  # assignments and weights, as they came
         self.last_event_id = 0
 
     def take(self, entries: Iterable[Entry]) -> None:
@@ -69,9 +81,8 @@ class Standing:
             if isinstance(event, ev.CohortSelected):
                 self._cohort(event)
             elif isinstance(event, ev.UpdateAccepted):
-                worker_id = _worker(event.assignment_id)
-                self._given[worker_id] = self._given.get(worker_id, 0.0) + event.weight
-                self._ended(worker_id, event.at_s, counts=True)
+                self._given.append((event.assignment_id, event.weight))
+                self._ended(_worker(event.assignment_id), event.at_s, counts=True)
             elif isinstance(event, ev.AssignmentFailed):
                 self._ended(_worker(event.assignment_id), event.at_s, counts=False)
             elif isinstance(event, ev.EvaluationReported):
@@ -113,12 +124,15 @@ class Standing:
 
     def _committed(self) -> None:
         self._of_rounds += 1
-        for worker_id, weight in self._given.items():
-            counts = self._workers[worker_id]
-            counts.rounds += 1
-            counts.weight += weight
+        counted = self._given[: self._buffer]
+        for key, weight in counted:
+            if self._buffer is not None:
+                weight = self._freshness(self._of_rounds - _round(key))
+            self._workers[_worker(key)].weight += weight
             self._weight += weight
-        self._given.clear()
+        for worker_id in {_worker(key) for key, _ in counted}:
+            self._workers[worker_id].rounds += 1
+        del self._given[: self._buffer]
         self._next.clear()
 
 
@@ -143,11 +157,20 @@ class Standings:
         with self._lock:
             run_id = active or self._last()
             if run_id != self._run_id:
-                self._run_id, self._standing = run_id, Standing()
+                self._run_id, self._standing = run_id, self._new(run_id)
             if run_id:
                 after_id = self._standing.last_event_id
                 self._standing.take(self._journal.entries(run_id, after_id=after_id))
             return {worker_id: self._standing.part(worker_id) for worker_id in workers}
+
+    def _new(self, run_id: str) -> Standing:
+        if not run_id:
+            return Standing()
+        recipe = parse_recipe(self._journal.run(run_id).recipe)
+        algorithm = make_algorithm(recipe.algorithm)
+        if algorithm.asynchrony is None:
+            return Standing()
+        return Standing(recipe.rounds.cohort, algorithm.freshness)
 
     def _last(self) -> str:
         begun = [run for run in self._journal.runs() if run.state is not RunState.QUEUED]
@@ -156,3 +179,8 @@ class Standings:
 
 def _worker(assignment_id: str) -> str:
     return assignment_id.rpartition("/")[2]
+
+
+def _round(assignment_id: str) -> int:
+    """Whose version an assignment started from."""
+    return int(assignment_id.split("/")[1])

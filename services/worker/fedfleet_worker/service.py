@@ -37,11 +37,17 @@ async def serve(
     disk = Disk(config.state_dir)
     links = Links()
     loop = asyncio.get_running_loop()
-    speeds = Speeds(
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(agent.tell)
+
+    # In a thread: an accelerator takes seconds to be asked for the first time.
+    speeds = await asyncio.to_thread(
+        Speeds,
         config.state_dir / "speeds",
         threads=config.threads,
         limit_bytes=config.worker_memory_mb << 20,
-        changed=lambda: loop.call_soon_threadsafe(agent.tell),
+        changed=tell,
     )
     pausing = Pausing(config.limits, metrics, changed=lambda: agent.tell())
     async with AsyncExitStack() as stack:

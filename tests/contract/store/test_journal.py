@@ -7,7 +7,7 @@ from contract.store.builders import a_run, an_entry, an_update
 from contract.store.places import Place
 
 from fedfleet.errors import AlreadyExists, Conflict, NotFound
-from fedfleet.store.protocols import RunState, Store
+from fedfleet.store.protocols import RunState, Store, UpdateRecord
 
 FINAL = [state for state in RunState if state.final]
 
@@ -175,6 +175,21 @@ def test_update_finds_the_one_of_an_assignment(store: Store) -> None:
     assert store.journal.update(update.run_id, update.round, update.assignment_id) == update
     assert store.journal.update(update.run_id, update.round + 1, update.assignment_id) is None
     assert store.journal.update(update.run_id, update.round, "another") is None
+
+
+def test_find_update_finds_an_assignment_in_a_range_of_rounds(store: Store) -> None:
+    store.journal.create_run(a_run(), an_entry())
+    store.blobs.put(b"payload")
+    update = an_update(round=3)
+    store.journal.accept_update(update, an_entry())
+
+    def found(rounds: range, key: str = update.assignment_id) -> UpdateRecord | None:
+        return store.journal.find_update(update.run_id, rounds, key)
+
+    assert [found(one) for one in (range(1, 4), range(3, 4), range(3, 10**6))] == [update] * 3
+    assert [found(one) for one in (range(1, 3), range(4, 9), range(3, 3))] == [None] * 3
+    assert found(range(1, 9), "another") is None
+    assert store.journal.find_update("another", range(1, 9), update.assignment_id) is None
 
 
 def test_updates_are_keyed_by_run_round_and_assignment(store: Store) -> None:

@@ -85,6 +85,62 @@ def test_fleet_bounds_what_a_worker_says() -> None:
     assert len(here.heartbeat.pause_reason) == 1024
 
 
+@pytest.mark.parametrize("name", ["machine", "accelerator", "os", "software_version"])
+def test_fleet_bounds_each_text_of_a_hello(name: str) -> None:
+    def hello(text: str) -> pb.Hello:
+        if name == "software_version":
+            return pb.Hello(worker_id="pi", software_version=text)
+        return pb.Hello(worker_id="pi", device=pb.DeviceProfile(**{name: text}))
+
+    Session(hello=hello("x" * 256), connected_at_s=1.0, last_seen_s=1.0)
+    with pytest.raises(LimitExceeded, match=f"257 characters in {name}"):
+        Session(hello=hello("x" * 257), connected_at_s=1.0, last_seen_s=1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_fleet_takes_only_numbers(value: float) -> None:
+    levels = [speed("a", value)]
+    device = pb.DeviceProfile(
+        samples_per_s=value,
+        link_down_bytes_per_s=value,
+        link_up_bytes_per_s=value,
+        levels=levels,
+    )
+    hello = pb.Hello(worker_id="pi", device=device)
+    here = Session(hello=hello, connected_at_s=1.0, last_seen_s=1.0)
+    here.hear(
+        pb.Heartbeat(
+            temperature_celsius=value,
+            battery_ratio=value,
+            load_average=value,
+            link_down_bytes_per_s=value,
+            link_up_bytes_per_s=value,
+            levels=levels,
+        )
+    )
+
+    assert here.device == pb.DeviceProfile(levels=[speed("a", 0.0)])
+    assert here.heartbeat == pb.Heartbeat(levels=[speed("a", 0.0)])
+
+
+def test_fleet_clips_figures_to_what_can_be() -> None:
+    here = session(speed("a", 1e300), speed("b", -5.0))
+    here.hear(pb.Heartbeat(temperature_celsius=-12.5, battery_ratio=7.0, load_average=1e300))
+
+    assert [one.samples_per_s for one in here.device.levels] == [1e12, 0.0]
+    assert here.heartbeat == pb.Heartbeat(
+        temperature_celsius=-12.5, battery_ratio=1.0, load_average=1e12
+    )
+
+
+def test_fleet_believes_no_speed_that_no_device_has() -> None:
+    made = fleet(session(speed("a", 1e12), speed("b", 1e-9), speed("c", 0.0)))
+
+    speeds = {level: one.samples_per_s for level, one in made.told("pi", DIGEST).speeds.items()}
+
+    assert speeds == {"a": 1e9, "b": 1e-3, "c": 0.0}
+
+
 def test_fleet_remembers_the_level_of_the_last_assignment() -> None:
     made = fleet(session())
     assert made.known["pi"].level == ""
@@ -107,3 +163,14 @@ def test_a_worker_that_rests_is_connected_and_not_ready() -> None:
 
     assert told == [frozenset({"nano"}), frozenset({"pi", "nano"})]
     assert made.connected == {"pi", "nano"}
+
+
+def test_a_worker_rests_from_its_hello_on() -> None:
+    hello = pb.Hello(worker_id="pi", pause_reason="outside its hours")
+    here = Session(hello=hello, connected_at_s=1.0, last_seen_s=1.0)
+    made = fleet(here)
+    assert (made.ready, made.resting) == (frozenset(), {"pi"})
+
+    made.hear(here, pb.Heartbeat())
+
+    assert (made.ready, made.resting) == ({"pi"}, frozenset())

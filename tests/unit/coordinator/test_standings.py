@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness import tiny_recipe
 from records import of_accuracy
 
 from fedfleet.rounds import events as ev
@@ -99,6 +100,45 @@ def test_standing_counts_those_who_wait_in_a_chain_from_their_turn() -> None:
     assert [made.part(name).round_s for name in "abc"] == [2.0, 5.0, 3.0]
 
 
+def test_standing_of_an_asynchronous_run_counts_the_first_of_its_buffer() -> None:
+    made = Diary()
+    made.cohort(1, 0.0, "a", "b", "c")
+    made.update(1, 1.0, "a", 10.0)
+    made.cohort(1, 1.0, "a")
+    made.update(1, 2.0, "b", 1000.0)
+    made.update(1, 3.0, "a", 10.0)  # while the first version is made
+    made.commit(1, 4.0)
+    standing = Standing(2, lambda staleness: 1.0 / (1 + staleness))
+    standing.take(made.entries)
+
+    assert [standing.part(name).rounds for name in "abc"] == [1, 1, 0]
+    assert standing.part("b").weight_ratio == 0.5
+    made.entries.clear()
+    made.update(1, 5.0, "c", 77.0)
+    made.commit(2, 6.0)
+    standing.take(made.entries)
+    # Two fresh ones and two of a staleness of 1.
+    assert [standing.part(name).weight_ratio for name in "abc"] == [0.5, 1 / 3, 1 / 6]
+    assert [standing.part(name).rounds for name in "abc"] == [2, 1, 1]
+
+
+def test_standings_know_an_asynchronous_run_by_its_recipe(journal: Journal) -> None:
+    diary = Diary()
+    diary.cohort(1, 0.0, "a", "b")
+    diary.update(1, 1.0, "a", 10.0)
+    diary.update(1, 2.0, "b", 1000.0)
+    diary.commit(1, 3.0)
+    run(journal, "r-1", 1.0, tiny_recipe(cohort=1, more='[algorithm]\nname = "fedbuff"'))
+    start(journal, "r-1", 2.0)
+    for entry in diary.entries:
+        journal.append(entry)
+
+    parts = Standings(journal).of("r-1", ["a", "b"])
+
+    assert [parts[name].rounds for name in "ab"] == [1, 0]
+    assert parts["a"].weight_ratio == 1.0
+
+
 def test_standing_keeps_the_last_accuracies() -> None:
     made = Diary()
     for number in range(1, 3 * ACCURACIES):
@@ -123,11 +163,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
         yield store.journal
 
 
-def run(journal: Journal, run_id: str, created_at_s: float) -> None:
+def run(journal: Journal, run_id: str, created_at_s: float, recipe: str = tiny_recipe()) -> None:
     record = RunRecord(
         run_id=run_id,
         model="m",
-        recipe="",
+        recipe=recipe,
         state=RunState.QUEUED,
         rounds=9,
         created_at_s=created_at_s,

@@ -11,7 +11,7 @@ from fedfleet.errors import RecipeInvalid
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.actions import Action, Work
-from fedfleet.rounds.asynchronous import AsynchronousMachine
+from fedfleet.rounds.asynchronous import PATIENCE_S, RETRY_S, AsynchronousMachine
 from fedfleet.rounds.config import RoundsConfig
 from fedfleet.rounds.machine import Phase, RoundMachine
 from fedfleet.rounds.machines import make_machine
@@ -74,9 +74,9 @@ class Run:
             ev.RoundCommitted(at_s=self.at_s, version=version, digest="d", workers=self.workers)
         )
 
-    def deadline(self) -> list[Action]:
+    def deadline(self, resting: int = 0) -> list[Action]:
         self.at_s = max(self.at_s, self.machine.deadline_s)
-        return self.tell(ev.DeadlinePassed(at_s=self.at_s, workers=self.workers))
+        return self.tell(ev.DeadlinePassed(at_s=self.at_s, workers=self.workers, resting=resting))
 
     @property
     def at_work(self) -> dict[str, str]:
@@ -120,6 +120,19 @@ def test_no_more_than_the_concurrency_train() -> None:
 
     assert sent(run.start("a", "b", "c")) == [key("a"), key("b")]
     assert sent(run.fleet("a", "b", "c", "d")) == []
+
+
+def test_idle_worker_that_has_not_trained_this_version_goes_first() -> None:
+    run = Run(cohort=5, concurrency=3)
+    run.start("a", "b", "z")
+    run.machine.awaiting_cohort = True  # a draw is out while two become free
+    run.update(key("a"))
+    run.update(key("b"))
+    run.machine.awaiting_cohort = False
+
+    draws = of(run.fleet("a", "b", "c", "z"), act.SelectCohort)
+
+    assert [(draw.candidates, draw.size) for draw in draws] == [(("c",), 1), (("a", "b"), 1)]
 
 
 def test_freed_place_is_filled_by_one_who_has_not_trained_this_version() -> None:
@@ -236,6 +249,77 @@ def test_run_ends_with_its_last_version_and_nothing_is_left_over() -> None:
     assert run.committed() == [act.CloseRound(round=2), act.FinishRun(outcome="completed")]
 
 
+def in_a_commit(run: Run, *workers: str) -> None:
+    """Their updates are there, and their version has been in the making for too long."""
+    for worker in workers:
+        run.update(run.at_work[worker])
+    assert run.machine.phase is Phase.COMMITTING
+    run.at_s += PATIENCE_S
+
+
+def test_place_that_is_free_in_a_commit_is_filled_when_that_takes_too_long() -> None:
+    run = Run(cohort=2, rounds=5)
+    run.start("a", "b", "slow")
+    in_a_commit(run, "a", "b")
+
+    assert run.machine.deadline_s == PATIENCE_S
+    filled = only(run.deadline(), act.SendAssignment)
+
+    # From the version before: there is no other. "a" has it for the second time already.
+    assert (filled.assignment_id, filled.round) == (key("b", draw=3), 1)
+    assert sent(run.update(key("slow"))) == [key("slow", draw=4)]
+    run.committed()
+    assert set(run.at_work) == {"a", "b", "slow"}
+
+
+def test_place_that_is_free_in_a_short_commit_gets_its_version() -> None:
+    run = Run(cohort=1, rounds=5)
+    run.start("a")
+    run.update(key("a"))
+    run.at_s = PATIENCE_S / 2
+
+    assert sent(run.committed()) == [key("a", round=2)]
+
+
+def test_places_wait_for_the_commit_once_the_next_version_is_complete_too() -> None:
+    run = Run(cohort=1, rounds=5)
+    run.start("a", "b")
+    in_a_commit(run, "a")
+    assert sent(run.deadline()) == [key("a", draw=2)]
+
+    assert sent(run.update(key("b"))) == []
+    assert run.machine.deadline_s == run.machine.slots[key("a", draw=2)].deadline_s
+
+
+@pytest.mark.parametrize("more", [{"max_staleness": 0}, {"rounds": 1}])
+def test_place_is_not_filled_in_a_commit_for_an_update_that_could_not_count(
+    more: dict[str, int],
+) -> None:
+    run = Run(cohort=1, **more)
+    run.start("a")
+    in_a_commit(run, "a")
+
+    assert sent(run.deadline()) == []
+
+
+def test_history_is_told_of_all_who_were_asked_or_late_since_the_version_before() -> None:
+    run = Run(cohort=1, rounds=5, attempts=3)
+    run.start("a", "slow")
+    run.at_s = 1.0
+    in_a_commit(run, "a")
+    run.deadline()  # "a" begins anew
+    assert (run.machine.cohort, run.machine.durations_s) == (("a", "slow"), {"a": 1.0})
+    run.committed()
+    assert run.machine.cohort == ("a",)
+    run.deadline()
+    assert run.at_s == D
+    run.update(run.at_work["a"])
+
+    assert run.machine.durations_s == {"slow": D, "a": D - 1.0 - PATIENCE_S}
+    run.committed()
+    assert run.machine.durations_s == {}
+
+
 # Bounded staleness
 
 
@@ -308,12 +392,73 @@ def test_worker_that_failed_rests_until_the_next_version() -> None:
 
 
 def test_worker_that_failed_is_asked_again_after_a_deadline_without_an_update() -> None:
-    run = Run()
+    run = Run(attempts=3)
     run.start("bad")
     run.failure(key("bad"))
 
     assert sent(run.deadline()) == [key("bad", draw=2)]
-    assert run.machine.attempt == 2
+    assert (run.at_s, run.machine.attempt) == (RETRY_S, 1)
+    run.at_s = D - 1  # it is at it for that long, and fails again
+    run.failure(key("bad", draw=2))
+
+    assert sent(run.deadline()) == [key("bad", draw=3)]
+    assert (run.at_s, run.machine.attempt) == (D, 2)
+
+
+def test_all_who_failed_at_the_same_are_asked_again_after_a_while_and_then_a_longer_one() -> None:
+    run = Run()
+    run.start("a", "b")
+    times_s = []
+    while run.at_s < D / 2:
+        for one in list(run.at_work.values()):
+            run.failure(one)
+        assert run.at_work == {}
+        run.deadline()
+        times_s.append(run.at_s)
+        assert set(run.at_work) == {"a", "b"}
+
+    assert times_s == [RETRY_S, 3 * RETRY_S, 7 * RETRY_S]
+    assert run.machine.attempt == 1
+    run.update(run.at_work["a"])
+    run.failure(run.at_work["b"])
+    assert "b" not in run.at_work, "others are at work"
+
+
+def test_no_attempt_is_over_while_somebody_is_at_work_and_in_time() -> None:
+    run = Run(cohort=1, attempts=1)
+    run.start()
+    run.at_s = D - 1
+    run.fleet("a")
+
+    assert run.machine.deadline_s == 2 * D - 1
+    run.at_s = 2 * D - 2
+    assert only(run.update(run.at_work["a"]), act.Aggregate).round == 1
+
+
+def test_attempt_is_over_when_the_last_who_was_at_work_is_late() -> None:
+    run = Run(attempts=1)
+    run.start()
+    run.at_s = D - 1
+    run.fleet("a")
+
+    assert only(run.deadline(), act.FinishRun).code == "QUORUM_NOT_MET"
+
+
+def test_deadlines_while_all_rest_are_no_attempts() -> None:
+    run = Run(attempts=1)
+    run.start("a")
+    run.failure(run.at_work["a"])
+    run.fleet()
+    run.deadline(resting=2)  # that it may be asked again
+
+    for _ in range(3):
+        assert only(run.deadline(resting=2), act.WakeAt).at_s == run.at_s + D
+        assert (run.machine.attempt, run.machine.put_off_for) == (1, 2)
+
+    # It failed as it went to rest, and is asked at once when it comes back.
+    run.fleet("a")
+    assert set(run.at_work) == {"a"}
+    assert only(run.deadline(resting=2), act.FinishRun).code == "QUORUM_NOT_MET"
 
 
 def test_run_fails_after_its_attempts_and_says_the_numbers() -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from fedfleet.algorithms.base import Asynchrony
 from fedfleet.rounds import actions as act
 from fedfleet.rounds import events as ev
-from fedfleet.rounds.asynchronous import AsynchronousMachine
+from fedfleet.rounds.asynchronous import PATIENCE_S, AsynchronousMachine
 from fedfleet.rounds.chance import shuffled
 from fedfleet.rounds.config import RoundsConfig
 from fedfleet.rounds.machine import Phase
@@ -112,6 +112,7 @@ class AnyHistory(RuleBasedStateMachine):
             assert sorted(self.folded) == list(action.assignment_ids), "the sum holds others"
             assert len(action.assignment_ids) == self.rounds.cohort
             self.to_commit = action
+            self.committing_s = self.now_s
         elif isinstance(action, act.CloseRound):
             assert action.round == len(self.versions), "closed uncommitted"
             self.folded.clear()
@@ -137,7 +138,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert asked is not None
         chosen = tuple(sorted(shuffled(asked.candidates, seed)[: asked.size]))
         event = ev.CohortSelected(at_s=self.now_s, workers=chosen, deadline_s=lasts_s)
-        is_late = self.machine.phase is not Phase.TRAINING
+        is_late = not self.machine._fills
         self.feed(event)
         assert is_late or set(chosen) <= self.at_work
 
@@ -180,12 +181,13 @@ class AnyHistory(RuleBasedStateMachine):
         if self.wake_at_s is not None and self.now_s >= self.wake_at_s:
             self.alarm_rings(self.fleet)
 
-    @rule(fleet=fleets)
-    def alarm_rings(self, fleet: frozenset[str]) -> None:
+    @rule(fleet=fleets, resting=st.integers(0, 2))
+    def alarm_rings(self, fleet: frozenset[str], resting: int = 0) -> None:
         """Also at another time than was asked for, and while workers come and go."""
         self.wake_at_s = None
         self.fleet = fleet
-        self.feed(ev.DeadlinePassed(at_s=self.now_s, workers=tuple(sorted(fleet))))
+        workers = tuple(sorted(fleet))
+        self.feed(ev.DeadlinePassed(at_s=self.now_s, workers=workers, resting=resting))
 
     @rule(fleet=fleets)
     def round_is_committed(self, fleet: frozenset[str]) -> None:
@@ -226,9 +228,25 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_another(self) -> None:
-        """Whoever is there and may train has an assignment, or a draw is asked for."""
-        if self.machine.phase is not Phase.TRAINING or self.to_select is not None:
+        """Whoever is there and may train has an assignment, or a draw is asked for.
+
+        During a commit too, but for the short time in which the new version may come, and where
+        the next version has its updates already or an update could not count.
+        """
+        if self.machine.phase not in (Phase.TRAINING, Phase.COMMITTING) or self.to_select:
             return
+        if self.machine.phase is Phase.COMMITTING:
+            bound = self.asynchrony.max_staleness
+            counting = self.machine.counting_round
+            if (
+                len(self.machine._buffer) >= 2 * self.rounds.cohort
+                or counting > self.rounds.rounds
+                or (bound is not None and counting - self.machine.round > bound)
+            ):
+                return
+            if not self.machine._impatient:
+                assert self.wake_at_s is None or self.wake_at_s <= self.committing_s + PATIENCE_S
+                return
         limit = self.asynchrony.concurrency
         idle = self.machine._available - self.at_work - self.machine._resting
         assert not idle or len(self.at_work) == limit
@@ -252,6 +270,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert again.open_rounds == self.machine.open_rounds
         assert again._buffer == self.machine._buffer
         assert again._resting == self.machine._resting
+        assert again.cohort == self.machine.cohort
 
     def teardown(self) -> None:
         """However it stands: when time keeps passing, the run ends, once, for a stated reason."""

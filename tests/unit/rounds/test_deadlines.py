@@ -62,16 +62,25 @@ def test_deadline_of_a_chain_is_for_all_of_it() -> None:
 
 
 def test_deadline_grows_until_a_worker_that_became_slower_is_in_time() -> None:
-    history, needs_s, missed = history_of({"a": 4.0}), 30.0, 0
+    """Rounds close with a quorum of one, since one that misses it is not committed."""
+    history, needs_s, missed = history_of({"a": 4.0, "b": 4.0}), 30.0, 0
     for round in range(2, 20):
-        lasts_s = training_deadline_s(CONFIG, history, cohort("a"))
+        lasts_s = training_deadline_s(CONFIG, history, cohort("a", "b"))
         in_time = needs_s <= lasts_s
         missed += not in_time
-        took_s = {"a": needs_s if in_time else lasts_s}
-        history = history.after(round, ["a"], [header(worker_id="a")] if in_time else [], took_s)
+        took_s = {"a": needs_s if in_time else lasts_s, "b": 4.0}
+        headers = [header(worker_id=name) for name in (["a", "b"] if in_time else ["b"])]
+        history = history.after(round, ["a", "b"], headers, took_s)
 
     assert missed == 4  # 6, 9, 13.5, 20.25
-    assert training_deadline_s(CONFIG, history, cohort("a")) == pytest.approx(45.0, rel=0.01)
+    assert training_deadline_s(CONFIG, history, cohort("a", "b")) == pytest.approx(45.0, rel=0.01)
+
+
+def test_deadline_of_a_later_attempt_is_the_recipes() -> None:
+    history = history_of({"a": 4.0})
+
+    assert training_deadline_s(CONFIG, history, cohort("a"), attempt=1) == 6.0
+    assert training_deadline_s(CONFIG, history, cohort("a"), attempt=2) == 0.0
 
 
 def test_deadline_is_the_recipes_unless_it_asks_for_the_history() -> None:

@@ -75,6 +75,14 @@ def test_cohort_of_a_journal_from_before_chains_is_a_chain_for_each() -> None:
     assert event.chains == (Chain(("a",)), Chain(("b",)))
 
 
+def test_events_of_a_journal_that_says_less_are_read() -> None:
+    passed = ev.from_fields("deadline_passed", 3.0, {"workers": ["a"]})
+    reported = ev.from_fields("probe_reported", 3.0, {"assignment_id": "k", "loss": 1.0})
+
+    assert passed == ev.DeadlinePassed(at_s=3.0, workers=("a",), resting=0)
+    assert reported == ev.ProbeReported(at_s=3.0, assignment_id="k", loss=1.0, samples=0)
+
+
 def test_every_event_is_durable_but_those_that_are_told_anew() -> None:
     assert set(EVENTS) - set(ev.DURABLE) == {ev.FleetChanged, ev.RunBroken}
 

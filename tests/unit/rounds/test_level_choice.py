@@ -56,6 +56,26 @@ def test_choice_is_the_widest_level_that_the_probe_says_meets_the_target(
     assert book(target_s).told("pi", PI).choose("pi") == level
 
 
+def test_rounds_correct_a_speed_that_is_too_high_by_any_factor() -> None:
+    boasted = told(*(speed * 1e9 for speed in (2.0, 6.0, 20.0, 50.0, 100.0)))
+    before = book().told("pi", boasted)
+    assert before.choose("pi") == "a"
+
+    after = before.after([took("a", 50.0)])
+
+    assert after.seconds("pi", "a") == pytest.approx(50.0)
+    assert after.choose("pi") == "c"  # as much faster as the probe says
+
+
+def test_rounds_of_any_length_are_predicted_without_overflow() -> None:
+    found = book().told("pi", told(1e9, 1e9, 1e9, 1e9, 1e9))
+    for level, seconds in (("a", 1e300), ("b", 1e-300), ("c", 1e300), ("a", 1e300)):
+        found = found.after([took(level, seconds)])
+
+    assert all(found.seconds("pi", level) >= 0 for level in NAMES)
+    assert found.choose("pi") in NAMES
+
+
 def test_choice_counts_the_link_in() -> None:
     """100 examples take 5 s at level c; 2 * 2.5 MB take 5 s more over 1 MB/s."""
     slow = replace(PI, down_bytes_per_s=1e6, up_bytes_per_s=1e6)

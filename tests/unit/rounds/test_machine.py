@@ -84,9 +84,9 @@ class Run:
             )
         )
 
-    def deadline(self) -> list[Action]:
+    def deadline(self, resting: int = 0) -> list[Action]:
         self.at_s = self.machine.deadline_s
-        return self.tell(ev.DeadlinePassed(at_s=self.at_s, workers=self.workers))
+        return self.tell(ev.DeadlinePassed(at_s=self.at_s, workers=self.workers, resting=resting))
 
     def committed(self) -> list[Action]:
         return self.tell(
@@ -359,6 +359,33 @@ def test_failure_of_a_closed_assignment_is_not_the_last_failure() -> None:
     run.failure(key("a"), code="LATE")
 
     assert "LATE" not in only(run.deadline(), act.FinishRun).reason
+
+
+def test_deadlines_while_others_rest_are_no_attempts() -> None:
+    run = Run(cohort=2, attempts=1)
+    run.start("a")
+
+    for resting in (1, 3):
+        actions = run.deadline(resting=resting)
+        assert only(actions, act.WakeAt).at_s == run.at_s + D
+        assert (run.machine.attempt, run.machine.put_off_for) == (1, resting)
+
+    assert only(run.fleet("a", "b"), act.SelectCohort).candidates == ("a", "b")
+
+
+def test_deadlines_are_attempts_again_once_nobody_rests() -> None:
+    run = Run(cohort=2, attempts=1)
+    run.start("a")
+    run.deadline(resting=1)
+
+    assert only(run.deadline(), act.FinishRun).code == "QUORUM_NOT_MET"
+    assert run.machine.put_off_for == 0
+
+
+def test_deadline_of_workers_that_were_asked_is_an_attempt_though_others_rest() -> None:
+    run = training(cohort=2, attempts=1)
+
+    assert only(run.deadline(resting=5), act.FinishRun).code == "QUORUM_NOT_MET"
 
 
 def test_workers_that_come_during_the_last_attempt_save_the_run() -> None:

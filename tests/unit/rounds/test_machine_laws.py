@@ -260,15 +260,18 @@ class AnyHistory(RuleBasedStateMachine):
         if self.wake_at_s is not None and self.now_s >= self.wake_at_s:
             self.deadline_passes()
 
-    @rule(fleet=fleets)
-    def deadline_passes_while_workers_come_and_go(self, fleet: frozenset[str]) -> None:
+    @rule(fleet=fleets, resting=st.integers(0, 2))
+    def deadline_passes_while_workers_come_and_go(
+        self, fleet: frozenset[str], resting: int
+    ) -> None:
         self.now_s = max(self.now_s, self.machine.deadline_s)
-        self.alarm_of_another_time_rings(fleet)
+        self.alarm_of_another_time_rings(fleet, resting)
 
-    @rule(fleet=fleets)
-    def alarm_of_another_time_rings(self, fleet: frozenset[str]) -> None:
+    @rule(fleet=fleets, resting=st.integers(0, 2))
+    def alarm_of_another_time_rings(self, fleet: frozenset[str], resting: int) -> None:
         self.wake_at_s = None
-        self.feed(ev.DeadlinePassed(at_s=self.now_s, workers=tuple(sorted(fleet))))
+        workers = tuple(sorted(fleet))
+        self.feed(ev.DeadlinePassed(at_s=self.now_s, workers=workers, resting=resting))
 
     @rule(fleet=fleets)
     def round_is_committed(self, fleet: frozenset[str]) -> None:

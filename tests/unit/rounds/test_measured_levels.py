@@ -5,9 +5,11 @@ import math
 import pytest
 from samples import header
 
+from fedfleet.rounds.actions import Work
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.level_facts import Speed, Told, without_levels
-from fedfleet.rounds.measured_levels import PARTIAL, MeasuredLevels
+from fedfleet.rounds.machine import Slot, Status
+from fedfleet.rounds.measured_levels import PARTIAL, MeasuredLevels, waited_in_vain
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.training import local
 from fedfleet.training.submodels import SubModels
@@ -104,9 +106,58 @@ def test_rounds_change_the_level_once_they_are_committed(levels: MeasuredLevels)
     levels.look({"pi": PI})
     assert levels.level("pi") == "b"
     levels.advance()
+    levels.enter(2)
 
     # 9 s for half of the steps.
     assert levels.level("pi") == "c"
+
+
+def test_workers_evaluate_at_the_level_that_they_trained(levels: MeasuredLevels) -> None:
+    levels.enter(1)
+    told(levels, "pi")
+    took = header(worker_id="pi", level="b", weight=1000.0, metrics={PARTIAL: 0.5})
+
+    levels.after([took], {"pi": 9.0})
+    levels.advance()
+    levels.enter(1)
+
+    assert levels.book.choose("pi") == "c"
+    assert levels.level("pi") == "b"
+    levels.enter(2)
+    assert levels.level("pi") == "c"
+
+
+@pytest.mark.parametrize(("loss", "is_counted"), [("sample", False), ("full", True)])
+def test_loss_on_a_batch_says_nothing_of_how_many_examples_there_are(
+    loss: str, is_counted: bool
+) -> None:
+    options = f'selection = "power-of-choice"\nloss = "{loss}"\ncandidates = 3\n'
+    recipe = parse_recipe(RECIPE.replace("rounds = 3\n", "rounds = 3\n" + options))
+    levels = MeasuredLevels(recipe, SubModels(card_of(recipe), (1.0, 0.5, 0.25)))
+
+    levels.counted("pi", 32)
+
+    assert ("pi" in levels.book.known) == is_counted
+
+
+def slot(worker: str, draw: int, status: Status, *, lane: str = "", **times_s: float) -> Slot:
+    key = f"r/1/{draw}/train/{worker}"
+    return Slot(key, worker, Work.TRAIN, status, (key,), lane, **times_s)
+
+
+def test_lateness_counts_in_every_attempt_of_a_round() -> None:
+    probe = Slot("r/1/1/probe/q", "q", Work.PROBE, Status.EXPIRED, opened_s=1.0, closed_s=9.0)
+    slots = [
+        probe,
+        slot("early", 1, Status.EXPIRED, lane="b", opened_s=10.0, closed_s=17.0),
+        slot("never", 1, Status.EXPIRED),  # its turn never came
+        slot("again", 1, Status.EXPIRED, opened_s=10.0, closed_s=17.0),
+        slot("again", 2, Status.DONE, opened_s=17.0, closed_s=20.0),
+        slot("twice", 1, Status.EXPIRED, lane="b", opened_s=10.0, closed_s=17.0),
+        slot("twice", 2, Status.EXPIRED, lane="c", opened_s=17.0, closed_s=30.0),
+    ]
+
+    assert waited_in_vain(slots) == {"early": ("b", 7.0), "twice": ("c", 13.0)}
 
 
 def test_worker_that_was_waited_for_in_vain_gets_a_narrower_level(levels: MeasuredLevels) -> None:

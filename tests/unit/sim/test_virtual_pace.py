@@ -151,6 +151,28 @@ def test_deadline_from_history_shortens_rounds_of_the_fast() -> None:
     assert [len(one.workers) for one in found.rounds] == [10, 6, 6, 6]
 
 
+def test_deadline_from_history_does_not_end_a_run_whose_fleet_became_slower() -> None:
+    """The fast leave and the slow come: the history moves with commits, and there is none."""
+    more = 'deadline = "history"\ndeadline_s = 300.0\nattempts = 3'
+    text = recipe_of(more, cohort=4).source.replace(
+        "epochs = 2", "epochs = 2\npartial_work = false"
+    )
+    recipe, devices = parse_recipe(text), parse_devices(UNEQUAL)
+    fleet = [f"worker-{i}" for i in range(WORKERS)]
+    kinds = assign(devices, fleet, derive(recipe.seed, "devices"))
+    slow = [name for name in fleet if kinds[name].name == "slow"]
+    fast = [name for name in fleet if name not in slow]
+    traces = parse_traces(
+        f"[[traces]]\nworkers = {fast}\nonline_s = [[0.0, 5.0]]\n"
+        f"[[traces]]\nworkers = {slow}\nonline_s = [[4.0, inf]]\n"
+    )
+
+    found = simulate(recipe, devices=devices, availability=traces)
+
+    assert found.reason == ""
+    assert set(found.rounds[-1].workers) == set(slow)
+
+
 VANISHING = "[[traces]]\nshare = 0.3\nonline_s = [[0.0, 70.0]]\n"
 
 

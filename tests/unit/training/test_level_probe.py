@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfleet.errors import AssignmentClosed, OutOfMemory, ProcessDied, RecipeInvalid
+from fedfleet.errors import AssignmentClosed, OutOfMemory, ProcessDied, RecipeInvalid, TimedOut
 from fedfleet.models.card import ModelCard
 from fedfleet.models.config import CharLstmOptions, CnnOptions, MlpOptions, ModelConfig
 from fedfleet.training import level_probe
@@ -80,6 +80,23 @@ def test_probe_says_what_is_wrong_with_a_model() -> None:
         measure_levels(task(flat), threads=1)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux remembers a process's peak")
+def test_probe_does_not_widen_beyond_the_memory_that_the_owner_allows() -> None:
+    free = measure_levels(task(BIG), threads=1, seconds=60.0)
+    limit_bytes = (free[1].memory_bytes + free[0].memory_bytes) // 2
+
+    widest, second, third = measure_levels(
+        task(BIG), threads=1, seconds=60.0, limit_bytes=limit_bytes
+    )
+
+    assert (widest.level, widest.samples_per_s) == ("a", 0.0)
+    assert 0 < third.memory_bytes < second.memory_bytes < limit_bytes
+
+    with pytest.raises(OutOfMemory):
+        measure_levels(task(CNN), threads=1, limit_bytes=1 << 20)
+
+
 def test_probe_is_given_up_when_nobody_wants_it() -> None:
     with pytest.raises(AssignmentClosed):
         measure_levels(task(CNN), threads=1, cancelled=lambda: True)
@@ -91,6 +108,7 @@ CHILDREN = {
     "killed at once": "import os; os.kill(os.getpid(), 9)",
     "out of memory": "print(LINE); print(LINE.replace('120.0', '0.0').replace('\"c\"', '\"b\"'))",
     "broken": "raise SystemExit('no torch here')",
+    "slow": "while True: pass",
     "endless": "print(LINE, flush=True)\nwhile True: pass",
 }
 LINE = json.dumps(
@@ -105,7 +123,9 @@ def child(
     (tmp_path / "child_of_test.py").write_text(f"LINE = {LINE!r}\n{CHILDREN[request.param]}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(level_probe, "_CHILD", "child_of_test")
-    monkeypatch.setattr(level_probe, "_START_S", 2.0 if request.param == "endless" else 60.0)
+    monkeypatch.setattr(
+        level_probe, "_START_S", 2.0 if request.param in ("endless", "slow") else 60.0
+    )
     return task(CNN)
 
 
@@ -121,6 +141,14 @@ def test_probe_knows_the_level_that_ran_out_of_memory(child: ProbeTask) -> None:
 def test_probe_says_so_where_no_level_fits(child: ProbeTask) -> None:
     with pytest.raises(OutOfMemory):
         measure_levels(child)
+
+
+@pytest.mark.parametrize("child", ["slow"], indirect=True)
+def test_probe_says_so_where_not_even_the_narrowest_level_was_done_in_time(
+    child: ProbeTask,
+) -> None:
+    with pytest.raises(TimedOut, match=r"not measured in 2\.1 s: this device is too slow"):
+        measure_levels(child, seconds=0.1)
 
 
 @pytest.mark.parametrize("child", ["broken"], indirect=True)

@@ -1,10 +1,11 @@
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedfleet.data.shard import Examples
 from fedfleet.errors import DataEmpty, TrainingFailed
@@ -12,6 +13,7 @@ from fedfleet.training.config import TrainingConfig
 from fedfleet.training.device import prepare
 from fedfleet.training.loop import LoopResult, LoopTask, train_epochs
 from fedfleet.training.optim import Plateau, cosine_lr
+from fedfleet.training.stepper import Stepper
 from fedfleet.training.watch import Watch
 from fedfleet.types import InputSpec
 
@@ -292,6 +294,31 @@ def test_loop_that_is_cut_did_the_first_steps_of_the_whole(
     assert cut.epoch_losses[0] == whole.epoch_losses[0]
     assert cut.validation is None
     assert cut.train_loss == pytest.approx((2 * cut.epoch_losses[0] + cut.epoch_losses[1]) / 3, 0.2)
+
+
+def test_loop_that_is_cut_takes_a_step_where_float16_overflowed_at_first(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch's scaler does on CUDA: it skips the optimizer's step, and scales by less."""
+    step, asked = Stepper.step, itertools.count(1)
+
+    def overflow(self: Stepper, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        loss, logits = step(self, images, labels, lr)
+        if next(asked) in overflowing:
+            self.lrs.pop()
+        return loss, logits
+
+    monkeypatch.setattr(Stepper, "step", overflow)
+    overflowing = {1, 2}
+    cut = run(task(examples), epochs=3, watch=Watch(until=lambda: True))
+
+    assert (len(cut.lrs), cut.share) == (1, 3 / 12)
+
+    asked, overflowing = itertools.count(1), set(range(1, 12))
+    whole = run(task(examples), epochs=3, watch=Watch(until=lambda: True))
+
+    assert (len(whole.lrs), whole.share) == (1, 1.0)
+    assert whole.validation is not None
 
 
 def test_loop_that_is_cut_leaves_the_module_as_after_these_steps(examples: Examples) -> None:

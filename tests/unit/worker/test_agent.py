@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -240,6 +241,52 @@ async def test_agent_tells_at_once_why_the_worker_rests_and_how_fast_its_link_is
     assert second.link_up_bytes_per_s == 1 << 19
     assert second.link_down_bytes_per_s == 1 << 20
     assert beats.empty()
+
+
+async def test_agent_says_in_its_hello_why_the_worker_rests(tmp_path: Path) -> None:
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each()
+        async with running(coordinator, tmp_path, why_paused=lambda: "on its battery"):
+            hello = await soon(coordinator.hellos)
+
+    assert hello.pause_reason == "on its battery"
+
+
+async def test_agent_reads_its_device_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sensors may block, and an accelerator takes seconds to be asked for the first time."""
+    readers: dict[str, threading.Thread] = {}
+
+    def read_profile(*_: object) -> pb.DeviceProfile:
+        readers["hello"] = threading.current_thread()
+        return pb.DeviceProfile()
+
+    def read_heartbeat() -> pb.Heartbeat:
+        readers["heartbeat"] = threading.current_thread()
+        return pb.Heartbeat()
+
+    monkeypatch.setattr(agent_module, "profile", read_profile)
+    monkeypatch.setattr(agent_module, "heartbeat", read_heartbeat)
+    beats: asyncio.Queue[pb.Heartbeat] = asyncio.Queue()
+
+    async def listen(
+        hello: pb.Hello, requests: AsyncIterator[pb.ConnectRequest]
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        yield welcome()
+        async for request in requests:
+            beats.put_nowait(request.heartbeat)
+
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = listen
+        async with running(coordinator, tmp_path) as (agent, _, _):
+            await soon(beats)
+            regular = readers.pop("heartbeat")
+            agent.tell()
+            await soon(beats)
+
+    loops = threading.current_thread()
+    assert loops not in (regular, readers["hello"], readers["heartbeat"])
 
 
 async def test_agent_tells_what_was_measured_in_its_hello_and_news_at_once(tmp_path: Path) -> None:

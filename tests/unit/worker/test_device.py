@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from pathlib import Path
 
 import psutil
@@ -56,11 +57,18 @@ def test_sensors_that_the_system_does_not_have_are_not_measured(
     assert not beat.HasField("temperature_celsius")
 
 
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_accelerator")
 def test_profile_has_no_more_memory_than_the_owner_allows() -> None:
     assert profile(1 << 20).memory_bytes == 1 << 20
     assert profile(1 << 62).memory_bytes == profile().memory_bytes
 
 
+@pytest.mark.usefixtures("no_accelerator")
 def test_profile_has_no_more_memory_than_its_container(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -73,6 +81,29 @@ def test_profile_has_no_more_memory_than_its_container(
     assert profile().memory_bytes == psutil.virtual_memory().total
     monkeypatch.setattr(device, "_GROUP_LIMITS", [tmp_path / name for name in (*names, "v2")])
     assert profile().memory_bytes == 1 << 20
+
+
+def test_profile_has_the_memory_of_the_accelerator_that_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A probe's peaks are of that memory, and the coordinator compares the two."""
+    card = namedtuple("Card", "total_memory")(24 << 30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card 24")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {1: card}.__getitem__)
+
+    made = profile(1 << 20)
+
+    assert (made.accelerator, made.memory_bytes) == ("Card 24", 24 << 30)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_profile_of_a_machine_with_an_accelerator_has_its_memory() -> None:
+    free, total = torch.cuda.mem_get_info()
+
+    assert free < profile().memory_bytes <= 1.05 * total
+    assert profile().accelerator == torch.cuda.get_device_name()
 
 
 def test_profile_tells_what_a_probe_measured() -> None:

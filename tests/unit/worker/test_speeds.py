@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from fedfleet.errors import AssignmentClosed, OutOfMemory
+from fedfleet.errors import AssignmentClosed, OutOfMemory, ProcessDied, StoreUnavailable
 from fedfleet.training.level_probe import LevelFigures, ProbeTask
 from fedfleet.v1 import federation_service_pb2 as pb
-from fedfleet_worker.speeds import MODELS, Speeds
+from fedfleet_worker import speeds as speeds_module
+from fedfleet_worker.speeds import MODELS, TRIES, Speeds
 
 RECIPE = """
 name = "speeds"
@@ -59,10 +62,10 @@ class Probe:
 class Kept:
     """A worker's figures, with what they were measured by and how often there was news."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
+    def __init__(self, folder: Path, **settings: int) -> None:
         self.probe = Probe()
         self.news = 0
-        self.speeds = Speeds(folder, threads=threads, changed=self._count, measure=self.probe)
+        self.speeds = Speeds(folder, changed=self._count, measure=self.probe, **settings)
 
     def _count(self) -> None:
         self.news += 1
@@ -133,10 +136,13 @@ def test_speeds_of_old_models_are_forgotten(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == MODELS
 
 
-def test_speeds_with_other_threads_are_measured_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [{"threads": 3}, {"limit_bytes": 1 << 30}], ids=str)
+def test_speeds_with_other_settings_are_measured_anew(
+    changed: dict[str, int], tmp_path: Path
+) -> None:
     Kept(tmp_path).look(assignment())
 
-    more = Kept(tmp_path, threads=3)
+    more = Kept(tmp_path, **changed)
     assert more.speeds.known == ()
     more.look(assignment())
 
@@ -175,6 +181,114 @@ def test_speeds_that_cannot_be_measured_do_not_keep_the_worker_from_its_work(
         "RECIPE_INVALID",
     ]
     assert speeds.known == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("accelerator", "another card"), ("training_memory_bytes", 7)]
+)
+def test_speeds_of_another_device_are_measured_anew(
+    name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Kept(tmp_path).look(assignment())
+    monkeypatch.setattr(speeds_module, name, lambda *_: value)
+
+    swapped = Kept(tmp_path)
+
+    assert swapped.speeds.known == ()
+    swapped.look(assignment())
+    assert len(swapped.probe.tasks) == 1
+
+
+def test_peaks_on_the_processor_are_not_told_beside_an_accelerators_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_processor = pb.Assignment(
+        recipe=assignment().recipe.replace("threads = 1", 'threads = 1\ndevice = "cpu"')
+    )
+    told = []
+    for card in ("", "a card"):
+        monkeypatch.setattr(speeds_module, "accelerator", lambda card=card: card)
+        for one in (on_processor, assignment()):
+            kept = Kept(tmp_path / card / str(len(one.recipe)))
+            kept.look(one)
+            told.append({speed.memory_bytes for speed in kept.speeds.known})
+
+    assert told == [{1000}, {1000}, {0}, {1000}]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [ProcessDied("killed by a signal"), OSError(errno.ENOSPC, "No space left on device")],
+    ids=["died", "disk full"],
+)
+def test_probe_that_may_go_better_is_tried_again_but_not_for_ever(
+    fault: Exception, tmp_path: Path
+) -> None:
+    probe, faults = Probe(), [fault]
+
+    def measure(task: ProbeTask, cancelled: Callable[[], bool]) -> Sequence[LevelFigures]:
+        figures = probe(task, cancelled)
+        if faults:
+            raise faults[-1]
+        return figures
+
+    hopeless = Speeds(tmp_path / "hopeless", measure=measure)
+    for _ in range(TRIES + 2):
+        hopeless.look(assignment(), lambda: False)
+    assert len(probe.tasks) == TRIES
+
+    speeds = Speeds(tmp_path / "mended", measure=measure)
+    speeds.look(assignment(), lambda: False)
+    faults.clear()
+    for _ in range(2):
+        speeds.look(assignment(), lambda: False)
+
+    assert len(probe.tasks) == TRIES + 2
+    assert speeds.known
+
+
+def test_speeds_that_the_disk_does_not_take_are_told_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a file").touch()
+    kept = Kept(tmp_path / "a file" / "speeds")
+
+    kept.look(assignment())
+    kept.look(assignment())
+
+    assert kept.rates == {"a": 100.0, "b": 200.0}
+    assert (len(kept.probe.tasks), kept.news) == (1, 1)
+    assert caplog.messages == ["speeds_not_kept"]
+
+
+def test_speeds_that_were_read_are_told_where_the_disk_has_become_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Kept(tmp_path).look(assignment(hidden=8))
+    Kept(tmp_path).look(assignment(hidden=16))
+    again = Kept(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    again.look(assignment(hidden=8))
+
+    assert again.probe.tasks == []
+    assert again.news == 1
+
+
+def test_folder_of_speeds_that_cannot_be_read_is_one_line_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+
+    with pytest.raises(StoreUnavailable, match="Permission denied"):
+        Speeds(tmp_path)
 
 
 def test_probe_of_a_cancelled_assignment_is_given_up(tmp_path: Path) -> None:
