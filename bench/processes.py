@@ -42,14 +42,16 @@ def await_port(port: int, patience_s: float) -> None:
 
 
 @contextmanager
-def process(arguments: Sequence[str], log: Path, **environ: str) -> Iterator[None]:
+def process(
+    arguments: Sequence[str], log: Path, **environ: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process while the body runs; what it prints goes to the log, whose end is shown when
     the body fails.
     """
     with log.open("wb") as out:
         child = subprocess.Popen(arguments, env={**os.environ, **environ}, stdout=out, stderr=out)
         try:
-            yield
+            yield child
         except BaseException:
             sys.stderr.write(f"{log.name} ends with:\n{log.read_text()[-LOG_TAIL:]}\n")
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 
+from fedfleet.algorithms.catalog import make_algorithm
 from fedfleet.errors import RecipeInvalid, SettingInvalid
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.tables import printable, shown
@@ -53,10 +54,12 @@ def fleet_of(recipe: Recipe, tags: Mapping[str, Collection[str]]) -> tuple[str, 
             f"tags: {printable(name)}: not in the fleet, which is {names[0]} to {names[-1]}"
         )
     fleet = tuple(name for name in names if rounds.admits(tags.get(name, ())))
-    if len(fleet) < rounds.needed:
+    waits = make_algorithm(recipe.algorithm).asynchrony is None
+    needed = rounds.needed if waits else 1  # all updates of a version may be of one
+    if len(fleet) < needed:
         raise RecipeInvalid(
             f"rounds.tags = {', '.join(rounds.tags)}: of the {len(names)} simulated workers "
-            f"{len(fleet)} carry one of them, a round needs {rounds.needed}; leave rounds.tags out "
+            f"{len(fleet)} carry one of them, a round needs {needed}; leave rounds.tags out "
             "to simulate the recipe with all of them"
         )
     return fleet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from harness import (
+    PATIENCE_S,
     Running,
     ScriptedWorker,
     digits_recipe,
@@ -27,6 +29,7 @@ from harness import (
     watch_until,
 )
 
+from fedfleet.errors import StoreFull, UpdateNotFinite
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.channel import open_channel
 from fedfleet.sim.driver import simulate
@@ -35,6 +38,7 @@ from fedfleet.types import Array, ModelState
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2 as federation_pb
 from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
+from fedfleet_coordinator.workshop import Made, Workshop
 
 
 def recipe(algorithm: str, *, workers: int = 3, rounds: int = 3, cohort: int = 1) -> str:
@@ -96,6 +100,81 @@ async def test_slow_worker_delays_no_version_and_its_stale_update_counts_less(
     np.testing.assert_allclose(steps, [1.0, 2.0, 3.0, 3.0 + 8.0 / 2], rtol=1e-5)
     assert [version.metrics["workers"] for version in versions] == [["slow"], *[["quick"]] * 3]
     assert versions[0].metrics["staleness"] == [3]
+
+
+async def test_updates_are_taken_and_places_filled_while_a_version_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    make_next = Workshop.make_next
+
+    def held(*args: Any, **kwargs: Any) -> Made:
+        made = make_next(*args, **kwargs)
+        assert goes_on.wait(PATIENCE_S)
+        return made
+
+    monkeypatch.setattr(Workshop, "make_next", held)
+    text = recipe('name = "fedbuff"', cohort=2, rounds=2)
+    initial = initial_of(text)
+    async with running_coordinator(tmp_path) as running:
+        run_id = await running.submit(text)
+        try:
+            workers = await there(running, "one", "two", "three")
+            begun = [await worker.assignment() for worker in workers]
+            for worker, assignment in zip(workers, begun, strict=True):
+                receipt = await deliver(worker, assignment, initial, 1.0)
+                assert not receipt.duplicate
+            again = [await worker.assignment() for worker in workers[:2]]
+            committed = (await running.show(run_id)).run.round
+        finally:
+            goes_on.set()
+        await running.until(run_id, "round_committed", 1)
+        await deliver(workers[0], again[0], initial, 3.0)
+        await running.finished(run_id)
+        steps = [moved(running, initial, number).max() for number in (1, 2)]
+
+    assert committed == 0
+    assert [one.round for one in again] == [1, 1]
+    assert again[0].assignment_id != begun[0].assignment_id
+    np.testing.assert_allclose(steps, [1.0, 1.0 + (1 + 3) / 2 * 2**-0.5], rtol=1e-5)
+
+
+async def test_version_that_cannot_be_made_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Made:
+        raise UpdateNotFinite("the aggregate left the finite numbers")
+
+    monkeypatch.setattr(Workshop, "make_next", fails)
+    text = recipe('name = "fedbuff"')
+    async with running_coordinator(tmp_path) as running:
+        run_id = await running.submit(text)
+        (worker,) = await there(running, "one")
+        await deliver(worker, await worker.assignment(), initial_of(text), 1.0)
+        run = await running.finished(run_id)
+
+    assert (run.state, run.code) == (pb.RUN_STATE_FAILED, UpdateNotFinite.code)
+
+
+async def test_version_is_made_once_the_store_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_next, faults = Workshop.make_next, [StoreFull("no room"), StoreFull("no room")]
+
+    def fails_twice(*args: Any, **kwargs: Any) -> Made:
+        if faults:
+            raise faults.pop()
+        return make_next(*args, **kwargs)
+
+    monkeypatch.setattr(Workshop, "make_next", fails_twice)
+    text = recipe('name = "fedbuff"', rounds=1)
+    async with running_coordinator(tmp_path) as running:
+        run_id = await running.submit(text)
+        (worker,) = await there(running, "one")
+        await deliver(worker, await worker.assignment(), initial_of(text), 1.0)
+        run = await running.finished(run_id)
+
+    assert (run.state, faults) == (pb.RUN_STATE_COMPLETED, [])
 
 
 async def test_buffer_is_divided_by_its_size_whoever_filled_it(tmp_path: Path) -> None:
@@ -320,13 +399,14 @@ async def test_fedasync_finds_the_versions_of_stale_updates_after_a_restart(tmp_
     async with running_coordinator(tmp_path) as running:
         first, second = await there(running, "first", "second")
         await deliver(first, await first.assignment(), initial, 8.0)
-        await deliver(second, await second.assignment(), initial, 8.0)
+        # Other bytes than those that the commit of the first forgets.
+        await deliver(second, await second.assignment(), initial, 9.0)
         await running.finished(run_id)
         steps = [moved(running, initial, number).max() for number in (1, 2, 3, 4)]
 
     assert (of_first.round, of_second.round) == (1, 2)
-    # x_1 = 1, x_2 = 2; (2 + 8) / 2 = 5; (5 + (1 + 8)) / 2 = 7.
-    np.testing.assert_allclose(steps, [1.0, 2.0, 5.0, 7.0], rtol=1e-5)
+    # x_1 = 1, x_2 = 2; (2 + 8) / 2 = 5; (5 + (1 + 9)) / 2 = 7.5.
+    np.testing.assert_allclose(steps, [1.0, 2.0, 5.0, 7.5], rtol=1e-5)
 
 
 # Real workers

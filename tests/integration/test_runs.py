@@ -195,7 +195,9 @@ async def test_silent_worker_loses_its_session_and_gets_its_assignment_again(
         assignment = await worker.assignment()
         error = await raises_code("TIMED_OUT", worker.read())
         assert "nothing came for 0.3 s" in error.message
-        welcome = await worker.connect(held=(assignment.assignment_id, "r-0/1/1/train/worker-0"))
+        endless = f"r-0/{'9' * 5000}/1/train/worker-0"
+        held = (assignment.assignment_id, "r-0/1/1/train/worker-0", endless)
+        welcome = await worker.connect(held=held)
         assert list(welcome.wanted_assignment_ids) == [assignment.assignment_id]
         assert (await worker.assignment()).assignment_id == assignment.assignment_id
 

@@ -32,6 +32,16 @@ def test_freshness_has_the_values_of_the_papers(
     assert found == pytest.approx(expected, rel=1e-15)
 
 
+@pytest.mark.parametrize(
+    "options", [{"staleness_exponent": 1000.0}, {"staleness": "hinge", "hinge_slope": 1000.0}]
+)
+def test_freshness_is_never_too_small_to_count(options: dict[str, Any]) -> None:
+    chosen = AsynchronousOptions(**options)
+
+    assert [chosen.freshness(staleness) for staleness in (2, 10**6)][1] == 2.0**-20
+    assert chosen.freshness(2) >= 2.0**-20
+
+
 @given(
     st.integers(0, 10**6),
     st.floats(1e-3, 1000),

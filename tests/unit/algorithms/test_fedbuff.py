@@ -56,6 +56,15 @@ def test_buffer_of_stale_updates_is_a_smaller_step() -> None:
     np.testing.assert_array_equal(moved.trainable, base.trainable + ONES / 2)
 
 
+def test_statistics_move_as_far_as_the_buffer_is_fresh() -> None:
+    base = replace(state(seed=1), statistics=np.zeros(6, np.float32))
+    stale = [update(statistics=np.full(6, 2.0), worker_id=n, round=1) for n in "ab"]
+
+    moved = after(FedBuff(FedBuffOptions()), base, stale, 4)
+
+    np.testing.assert_array_equal(moved.statistics, np.ones(6, np.float32))
+
+
 @given(st.integers(1, 6), st.integers(0, 1000))
 def test_fresh_updates_make_fedavgs_uniform_mean_bit_for_bit(count: int, seed: int) -> None:
     base = state(seed=seed)

@@ -548,7 +548,7 @@ partition = "iid"
 workers = 4
 [rounds]
 rounds = 2
-cohort = 2
+cohort = {cohort}
 {rounds}
 [algorithm]
 name = "{algorithm}"
@@ -557,8 +557,12 @@ workers = "{workers}"
 """
 
 
-def recipe(rounds: str = "", algorithm: str = "fedbuff", workers: str = "none") -> Any:
-    return parse_recipe(RECIPE.format(rounds=rounds, algorithm=algorithm, workers=workers))
+def recipe(
+    rounds: str = "", algorithm: str = "fedbuff", workers: str = "none", cohort: int = 2
+) -> Any:
+    return parse_recipe(
+        RECIPE.format(rounds=rounds, algorithm=algorithm, workers=workers, cohort=cohort)
+    )
 
 
 @pytest.mark.parametrize(
@@ -567,6 +571,12 @@ def recipe(rounds: str = "", algorithm: str = "fedbuff", workers: str = "none") 
 )
 def test_algorithm_says_which_machine_drives_its_run(algorithm: str, machine: type) -> None:
     assert type(make_machine("r-1", recipe(algorithm=algorithm))) is machine
+
+
+def test_version_may_be_made_of_more_updates_than_there_are_workers() -> None:
+    assert recipe(cohort=5).rounds.cohort == 5
+    with pytest.raises(RecipeInvalid, match=r"data\.workers = 4"):
+        recipe(algorithm="fedavg", cohort=5)
 
 
 @pytest.mark.parametrize(

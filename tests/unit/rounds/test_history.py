@@ -61,6 +61,10 @@ def test_history_expects_no_less_than_a_worker_was_waited_for_in_vain() -> None:
     assert (history.of("a").expected_s, history.of("b").expected_s) == (9.0, 9.0)
     assert history.of("a").duration_s == 4.0  # of its last update
 
+    # Asked in an earlier round of an asynchronous run, and late only now.
+    history = history.after(3, [], [], {"a": 20.0})
+    assert (history.of("a").expected_s, history.of("a").asked) == (20.0, 2)
+
 
 def test_history_of_an_older_release_has_no_expected_durations() -> None:
     memory = History().after(1, ["a"], [report("a")], {"a": 4.0}).to_memory()

@@ -101,6 +101,25 @@ def test_fedbuff_of_whole_fresh_buffers_is_uniform_fedavg_bit_for_bit(wire: str)
     assert staleness_of(runs[1]) == [0] * 40
 
 
+def test_version_is_made_of_more_updates_than_there_are_workers() -> None:
+    found = simulate(recipe('"fedbuff"', cohort=5, workers=2, rounds=3))
+
+    assert (found.outcome, [len(done.workers) for done in found.rounds]) == ("completed", [5] * 3)
+
+
+def test_deadline_of_the_history_grows_until_a_slow_worker_is_in_time() -> None:
+    """Who was late is expected to take longer, so that it is not cut off for ever."""
+    more = 'deadline = "history"\ndeadline_s = 100000'
+    algorithm = '"fedbuff"\nconcurrency = 2'
+    found = simulate(
+        recipe(algorithm, cohort=2, rounds=100, more=more, partial=False),
+        devices=parse_devices(UNEQUAL),
+    )
+
+    counted = {name for done in found.rounds for name in done.workers}
+    assert counted == {f"worker-{i}" for i in range(10)}
+
+
 @pytest.mark.parametrize("algorithm", ['"fedbuff"', '"fedasync"\nmu = 0.1\nstaleness = "hinge"'])
 @pytest.mark.parametrize("wire", ["", '[wire]\nuplink = "int8"\ndownlink = "topk:0.3|int8"'])
 def test_simulation_is_the_same_each_time_and_learns(algorithm: str, wire: str) -> None:
