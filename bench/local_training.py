@@ -4,8 +4,9 @@ memory format: CIFAR-10, `cnn`.
 500 images, batch 32, one thread, epochs of both in turns; compared is processor time. Targets: 1.6
 times faster, and an accuracy at most 0.5 point lower after 25 rounds with 100 workers, 10 per round
 (mean of the last five evaluations). Beside them float32 in channels_last, our default; and the
-epoch as a bare PyTorch loop in float32, which says what our loop costs beyond the arithmetic. About three minutes on two cores. Needs the
-data set (FEDFLEET_DATA_DIR, default ../shared/data beside the checkout).
+epoch as a bare PyTorch loop in float32, which says what our loop costs beyond the arithmetic. About
+three minutes on two cores. Needs the data set (FEDFLEET_DATA_DIR, default ../shared/data beside the
+checkout).
 """
 
 from __future__ import annotations

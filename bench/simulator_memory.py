@@ -1,8 +1,8 @@
 """Peak memory of `fedfleet simulate` with 10,000 workers against 100, with 100 per round.
 
-Target: at most 1.3 times as much, plus the partition index. In 60 rounds nearly half of the 10,000 take
-part, and each that did keeps a
-vector as large as the model (SCAFFOLD's control variate, the codec's residual).
+Target: at most 1.3 times as much, plus the partition index. In 60 rounds nearly half of the 10,000
+take part, and each that did keeps a vector as large as the model (SCAFFOLD's control variate, the
+codec's residual).
 """
 
 from __future__ import annotations

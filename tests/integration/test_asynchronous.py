@@ -471,7 +471,7 @@ async def test_run_outlives_kills_of_the_coordinator_and_of_a_worker(tmp_path: P
         "FEDFLEET_STORE": f"sqlite:{tmp_path / 'state'}",
     }
     log = tmp_path / "coordinator.log"
-    text = DIGITS.format(workers=3, epochs=6, rounds=8, cohort=3, algorithm='name = "fedbuff"')
+    text = DIGITS.format(workers=3, epochs=20, rounds=8, cohort=3, algorithm='name = "fedbuff"')
     with fleet(address, 2, tmp_path), ExitStack() as last:
         with process(log, "-m", "fedfleet_coordinator", **settings):
             run_id = await submitted(address, text)

@@ -12,8 +12,8 @@ from fedfleet.sim.jobs import Failed, Trained, TrainJob
 from fedfleet.sim.outcome import Simulation
 from fedfleet.sim.workplace import Workplace
 from fedfleet.training.stacked import StackedTrainer
-from fedfleet.training.trainers import Trainers
 from fedfleet.training.state import initial_state
+from fedfleet.training.trainers import Trainers
 
 RECIPE = """
 name = "batch"
