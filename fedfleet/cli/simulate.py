@@ -190,7 +190,7 @@ def read_devices(path: Path | None) -> tuple[DeviceProfile, ...]:
     if not path.exists():
         if str(path) not in fleets:
             raise SettingInvalid(
-                f"devices: {printable(str(path))}: no such file, nor a fleet that ships here: "
+                f"devices: {printable(path.name)}: no such file, nor a fleet that ships here: "
                 f"{', '.join(fleets)}"
             )
         path = fleets[str(path)]

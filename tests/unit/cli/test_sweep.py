@@ -86,7 +86,7 @@ def test_sweep_with_no_file_of_devices_starts_nothing(cli, tiny: Path, tmp_path:
 
     result = cli("sweep", str(tiny), *argv)
 
-    assert result.err.startswith("fedfleet: SETTING_INVALID: devices: none: No such file")
+    assert result.err.startswith("fedfleet: SETTING_INVALID: devices: none: no such file")
     assert not (tmp_path / "s").exists()
 
 
