@@ -49,6 +49,7 @@ class RoundSum:
         self._cohort = recipe.rounds.cohort
         self._lanes: dict[str, str] = {}
         self._accumulators = {MAIN: self._new_accumulator(MAIN)}
+        self._outcome: Outcome | None = None
 
     def _new_accumulator(self, lane: str) -> UpdateAccumulator:
         return UpdateAccumulator(
@@ -137,6 +138,7 @@ class RoundSum:
         if rows is not None and classes is not None:
             update = without_absent_rows(update, rows, classes)
         self._accumulator(lane).add(update, weight, classes)
+        self._outcome = None
 
     def _aggregates(self) -> dict[str, Aggregate]:
         """By lane, in order of their names, not of the updates' arrival."""
@@ -156,7 +158,7 @@ class RoundSum:
         round: int,
         start_of: Callable[[int], ModelState] = no_start,
     ) -> Outcome:
-        """Return what the round leads to.
+        """Return what the round leads to; computed once, for a version that is measured first.
 
         Args:
             round: counted from 1.
@@ -166,6 +168,8 @@ class RoundSum:
         Raises:
             UpdateNotFinite: the step left the finite numbers; there is no such version.
         """
+        if self._outcome is not None:
+            return self._outcome
         result = RoundResult(
             self._base,
             self._aggregates(),
@@ -184,4 +188,5 @@ class RoundSum:
                     "the aggregate leads to a version with NaN or infinity; lower the algorithm's "
                     "learning rate"
                 )
+        self._outcome = outcome
         return outcome

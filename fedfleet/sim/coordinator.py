@@ -104,7 +104,6 @@ class SimulatedCoordinator:
         if self.levels:
             self._widths = self.levels.widths(round)
         self._lanes: dict[str, ModelState] = {}
-        self._outcome: ModelState | None = None
         self._measured: dict[str, Measured] = {}
         self._digests: dict[str, str] = {}  # by lane; of the run's own, what is published
         self._sum = RoundSum(self._recipe, self._algorithm, self._state, self._memory, self._widths)
@@ -275,10 +274,8 @@ class SimulatedCoordinator:
 
     def outcome_of(self, assignment_ids: Collection[str], round: int) -> ModelState:
         """What the round's updates lead to, before it is published."""
-        if self._outcome is None:
-            done = sorted((self._updates[key] for key in assignment_ids), key=_by_worker)
-            self._outcome = self._sum.outcome([one.update.header for one in done], round).state
-        return self._outcome
+        done = sorted((self._updates[key] for key in assignment_ids), key=_by_worker)
+        return self._sum.outcome([one.update.header for one in done], round).state
 
     def take_measured(self, result: Queried) -> None:
         """Take what a worker measured of it; raises what ``check_measured`` raises."""

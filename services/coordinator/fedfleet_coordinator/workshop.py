@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from fedfleet.rounds.card import card_of
 from fedfleet.rounds.history import History, split_history
 from fedfleet.rounds.level_facts import without_levels
 from fedfleet.rounds.levels import Width, lane_of_level
-from fedfleet.rounds.metrics import mean_metrics
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
 from fedfleet.rounds.run_levels import RunLevels
@@ -46,6 +45,7 @@ from fedfleet.wire.updates import (
     section_info,
 )
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
+from fedfleet_coordinator.reports import read_measured, round_metrics
 from fedfleet_coordinator.starts import Place, Start, Starts
 from fedfleet_coordinator.traffic import Moved
 from fedfleet_coordinator.ways import Way, Ways, read_way
@@ -244,6 +244,10 @@ class Workshop:
     def take_measured(self, assignment_id: str, measured: Measured) -> None:
         """Have what a worker measured count."""
         self._measured[assignment_id] = measured
+
+    def read_measured(self, report: pb.StatisticsReport) -> Measured:
+        """What a worker measured, checked; raises what ``check_measured`` raises."""
+        return read_measured(report, self.schema, self._recipe.rounds.max_weight)
 
     def store_measured(self, assignment_id: str, measured: Measured) -> str:
         """Store what a worker measured of it; returns the digest."""
@@ -571,23 +575,3 @@ def _needed(
     sent = (one.digest for one in broadcast)
     ways = (digest for ladder in ladders for digest in ladder.blobs)
     return {*ways, base.state_digest, memory_digest, *sent} - {""}
-
-
-def round_metrics(
-    records: list[UpdateRecord],
-    evaluation: Evaluation | None,
-    duration_s: float,
-    moved: Mapping[str, Moved],
-) -> dict[str, Any]:
-    """What a version's record says of its round: weighted means of the workers' metrics."""
-    headers = [header_of(header_from_json(record.header)) for record in records]
-    return {
-        "updates": len(records),
-        "workers": [record.worker_id for record in records],
-        "weight": sum(header.weight for header in headers),
-        "bytes_up": sum(record.size_bytes for record in records),
-        "traffic": {worker_id: asdict(one) for worker_id, one in moved.items()},
-        "duration_s": duration_s,
-        "train": mean_metrics(headers),
-        "evaluation": evaluation.to_json() if evaluation else None,
-    }
