@@ -22,16 +22,22 @@
     |- NotFound                      NOT_FOUND
     |- AlreadyExists                 ALREADY_EXISTS
     |- Conflict                      CONFLICT
+    |- Unauthenticated               UNAUTHENTICATED
+    |  `- TokenInvalid               TOKEN_INVALID
     |- NotAllowed                    NOT_ALLOWED
+    |- CertificateInvalid            CERTIFICATE_INVALID
     |- InsecureAddress               INSECURE_ADDRESS
     |- AddressInUse                  ADDRESS_IN_USE
     |- StateInUse                    STATE_IN_USE
+    |- LeaseLost                     LEASE_LOST
     |- AssignmentClosed              ASSIGNMENT_CLOSED
     |- QuorumNotMet                  QUORUM_NOT_MET
     |- TrainingFailed                TRAINING_FAILED
     |- OutOfMemory                   OUT_OF_MEMORY
     |- NoModel                       NO_MODEL
     |- VersionInvalid                VERSION_INVALID
+    |  `- SignatureInvalid           SIGNATURE_INVALID
+    |- AuditBroken                   AUDIT_BROKEN
     |- StoreFull                     STORE_FULL
     |- StoreUnavailable              STORE_UNAVAILABLE
     |- LimitExceeded                 LIMIT_EXCEEDED
@@ -206,12 +212,34 @@ class Conflict(FedFleetError):
     http = 409
 
 
+class Unauthenticated(FedFleetError):
+    """The caller did not say who it is, or what it said proves nothing (any more)."""
+
+    code = "UNAUTHENTICATED"
+    status = "UNAUTHENTICATED"
+    http = 401
+
+
+class TokenInvalid(Unauthenticated):
+    """A token that is unknown, used, over, or made for somebody else; which one is not told."""
+
+    code = "TOKEN_INVALID"
+
+
 class NotAllowed(FedFleetError):
     """The caller is known and may not do this."""
 
     code = "NOT_ALLOWED"
     status = "PERMISSION_DENIED"
     http = 403
+
+
+class CertificateInvalid(FedFleetError):
+    """A certificate, its key or the request for one cannot be used."""
+
+    code = "CERTIFICATE_INVALID"
+    status = "FAILED_PRECONDITION"
+    http = 409
 
 
 class InsecureAddress(FedFleetError):
@@ -236,6 +264,15 @@ class StateInUse(FedFleetError):
     code = "STATE_IN_USE"
     status = "FAILED_PRECONDITION"
     http = 409
+
+
+class LeaseLost(FedFleetError):
+    """Another coordinator owns the store now; this one may not write to it any more."""
+
+    code = "LEASE_LOST"
+    status = "UNAVAILABLE"
+    http = 503
+    retryable = True
 
 
 class AssignmentClosed(FedFleetError):
@@ -282,6 +319,19 @@ class VersionInvalid(FedFleetError):
     """A version's file, card or answers are not fit to be served."""
 
     code = "VERSION_INVALID"
+    status = "FAILED_PRECONDITION"
+
+
+class SignatureInvalid(VersionInvalid):
+    """A version is unsigned, or is not what the coordinator has signed."""
+
+    code = "SIGNATURE_INVALID"
+
+
+class AuditBroken(FedFleetError):
+    """A record of the audit log was removed or altered."""
+
+    code = "AUDIT_BROKEN"
     status = "FAILED_PRECONDITION"
 
 

@@ -1,15 +1,20 @@
 """What every store keeps and promises; ``sqlite.py`` is the embedded implementation.
 
-A store has three faces. The journal knows what happened in runs, the registry which versions exist
-and what their aliases are, the blobs hold bytes by their SHA-256. All calls block (files, sockets):
-call them outside the event loop. All calls are safe from several threads. Whatever returns has
-been made durable first, but for ``BlobWriter.write``. Any call may raise StoreFull (no room) or
-StoreUnavailable (locked, damaged, away, closed); then it has changed nothing.
+A store has five faces. The journal knows what happened in runs, the registry which versions exist
+and what their aliases are, the blobs hold bytes by their SHA-256; who may come in is in
+``access.py``, who did what in ``audit.py``. All calls block (files, sockets): call them outside the
+event loop. All calls are safe from several threads. Whatever returns has been made durable first,
+but for ``BlobWriter.write``. Any call may raise StoreFull (no room) or StoreUnavailable (locked,
+damaged, away, closed); then it has changed nothing, unless the store lies behind a network that
+broke after the request was sent: read again what there is. A store that owned (``Store.own``) and
+does not any more raises LeaseLost at every write.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,6 +23,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from fedfleet.errors import InvalidInput, NotFound
+from fedfleet.store.access import Access
+from fedfleet.store.audit import Audit
+from fedfleet.store.lease import LASTS_S, Lease
 from fedfleet.types import Schema
 
 
@@ -97,6 +105,7 @@ class VersionRecord:
         parent: number of the version it was made from, None for an initial one.
         card: what serving needs: architecture, options, input, classes. JSON object.
         metrics: metrics of its round. JSON object.
+        signature: Ed25519 in hex over ``manifest_of``; empty where it is unsigned.
     """
 
     model: str
@@ -110,6 +119,25 @@ class VersionRecord:
     created_at_s: float
     card: Mapping[str, Any]
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    signature: str = ""
+
+
+def manifest_of(version: VersionRecord) -> bytes:
+    """What a version's signature is over: all that its record says, as canonical JSON."""
+    fields = {
+        "model": version.model,
+        "number": version.number,
+        "digest": version.digest,
+        "size_bytes": version.size_bytes,
+        "schema_digest": version.schema.digest,
+        "run_id": version.run_id,
+        "round": version.round,
+        "parent": version.parent,
+        "created_at_s": float(version.created_at_s),
+        "card": version.card,
+        "metrics": version.metrics,
+    }
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +343,7 @@ class Registry(Protocol):
 
 
 class Store(Protocol):
-    """The three faces, and the one step that touches two of them."""
+    """The faces, and the one step that touches two of them."""
 
     @property
     def journal(self) -> Journal: ...
@@ -323,6 +351,10 @@ class Store(Protocol):
     def registry(self) -> Registry: ...
     @property
     def blobs(self) -> Blobs: ...
+    @property
+    def access(self) -> Access: ...
+    @property
+    def audit(self) -> Audit: ...
 
     def commit_round(self, commit: RoundCommit) -> VersionRecord:
         """Write version, aliases, the run's round, the memory's digest and the entry, or nothing.
@@ -337,11 +369,25 @@ class Store(Protocol):
             NotFound: a blob or the run is not there.
         """
 
-    def own(self) -> AbstractContextManager[None]:
-        """Be the one writer while the body runs; readers are not kept out.
+    def own(
+        self,
+        holder: str = "",
+        *,
+        lasts_s: float = LASTS_S,
+        wait_s: float | None = 0.0,
+        given_up: threading.Event | None = None,
+    ) -> AbstractContextManager[Lease]:
+        """Be the one writer while the body runs (``lease.py``); readers are not kept out.
+
+        Args:
+            holder: names this owner to people; empty is the process and its machine.
+            lasts_s: how long the store waits for a sign of life before another may take over.
+            wait_s: how long to wait for an owner that gives a sign of life; None is for ever. One
+                that gives none is waited for until its lease is over.
+            given_up: set by whoever does not want to wait any more.
 
         Raises:
-            StateInUse: another process is.
+            StateInUse: another process owns the store.
         """
 
     def close(self) -> None: ...

@@ -44,6 +44,27 @@ RUN_STATE_FAILED: RunState.ValueType  # 4
 RUN_STATE_STOPPED: RunState.ValueType  # 5
 Global___RunState: typing_extensions.TypeAlias = RunState
 
+class _Role:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _RoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """a worker"""
+    ROLE_WORKER: _Role.ValueType  # 1
+    ROLE_OPERATOR: _Role.ValueType  # 2
+    ROLE_OBSERVER: _Role.ValueType  # 3
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""a worker"""
+ROLE_WORKER: Role.ValueType  # 1
+ROLE_OPERATOR: Role.ValueType  # 2
+ROLE_OBSERVER: Role.ValueType  # 3
+Global___Role: typing_extensions.TypeAlias = Role
+
 @typing.final
 class Run(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -568,15 +589,20 @@ class CreateTokenRequest(google.protobuf.message.Message):
 
     WORKER_ID_FIELD_NUMBER: builtins.int
     VALID_S_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
+    """Name of the worker, operator or observer that may use it."""
     valid_s: builtins.float
+    """0 is an hour."""
+    role: Global___Role.ValueType
     def __init__(
         self,
         *,
         worker_id: builtins.str = ...,
         valid_s: builtins.float = ...,
+        role: Global___Role.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["valid_s", b"valid_s", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["role", b"role", "valid_s", b"valid_s", "worker_id", b"worker_id"]) -> None: ...
 
 Global___CreateTokenRequest: typing_extensions.TypeAlias = CreateTokenRequest
 
@@ -585,15 +611,100 @@ class CreateTokenResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: builtins.int
+    TOKEN_ID_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_S_FIELD_NUMBER: builtins.int
     token: builtins.str
+    """Shown once: only its hash is kept."""
+    token_id: builtins.str
+    expires_at_s: builtins.float
     def __init__(
         self,
         *,
         token: builtins.str = ...,
+        token_id: builtins.str = ...,
+        expires_at_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["token", b"token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["expires_at_s", b"expires_at_s", "token", b"token", "token_id", b"token_id"]) -> None: ...
 
 Global___CreateTokenResponse: typing_extensions.TypeAlias = CreateTokenResponse
+
+@typing.final
+class Token(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    CREATED_AT_S_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_S_FIELD_NUMBER: builtins.int
+    token_id: builtins.str
+    name: builtins.str
+    role: Global___Role.ValueType
+    created_at_s: builtins.float
+    expires_at_s: builtins.float
+    def __init__(
+        self,
+        *,
+        token_id: builtins.str = ...,
+        name: builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        created_at_s: builtins.float = ...,
+        expires_at_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["created_at_s", b"created_at_s", "expires_at_s", b"expires_at_s", "name", b"name", "role", b"role", "token_id", b"token_id"]) -> None: ...
+
+Global___Token: typing_extensions.TypeAlias = Token
+
+@typing.final
+class ListTokensRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListTokensRequest: typing_extensions.TypeAlias = ListTokensRequest
+
+@typing.final
+class ListTokensResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: builtins.int
+    @property
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Token]: ...
+    def __init__(
+        self,
+        *,
+        tokens: collections.abc.Iterable[Global___Token] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tokens", b"tokens"]) -> None: ...
+
+Global___ListTokensResponse: typing_extensions.TypeAlias = ListTokensResponse
+
+@typing.final
+class DeleteTokenRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: builtins.int
+    token_id: builtins.str
+    def __init__(
+        self,
+        *,
+        token_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["token_id", b"token_id"]) -> None: ...
+
+Global___DeleteTokenRequest: typing_extensions.TypeAlias = DeleteTokenRequest
+
+@typing.final
+class DeleteTokenResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___DeleteTokenResponse: typing_extensions.TypeAlias = DeleteTokenResponse
 
 @typing.final
 class RevokeWorkerRequest(google.protobuf.message.Message):
@@ -614,11 +725,247 @@ Global___RevokeWorkerRequest: typing_extensions.TypeAlias = RevokeWorkerRequest
 class RevokeWorkerResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    CERTIFICATES_FIELD_NUMBER: builtins.int
+    certificates: builtins.int
+    """How many certificates were made worthless."""
+    def __init__(
+        self,
+        *,
+        certificates: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificates", b"certificates"]) -> None: ...
+
+Global___RevokeWorkerResponse: typing_extensions.TypeAlias = RevokeWorkerResponse
+
+@typing.final
+class RevokeOperatorRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    role: Global___Role.ValueType
+    """Operator or observer."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "role", b"role"]) -> None: ...
+
+Global___RevokeOperatorRequest: typing_extensions.TypeAlias = RevokeOperatorRequest
+
+@typing.final
+class RevokeOperatorResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: builtins.int
+    certificates: builtins.int
+    def __init__(
+        self,
+        *,
+        certificates: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificates", b"certificates"]) -> None: ...
+
+Global___RevokeOperatorResponse: typing_extensions.TypeAlias = RevokeOperatorResponse
+
+@typing.final
+class CreateKeyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
+    VALID_S_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    valid_s: builtins.float
+    """0 is no end."""
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        valid_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "scopes", b"scopes", "valid_s", b"valid_s"]) -> None: ...
+
+Global___CreateKeyRequest: typing_extensions.TypeAlias = CreateKeyRequest
+
+@typing.final
+class CreateKeyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    KEY_ID_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """Shown once: only its hash is kept."""
+    key_id: builtins.str
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        key_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "key_id", b"key_id"]) -> None: ...
+
+Global___CreateKeyResponse: typing_extensions.TypeAlias = CreateKeyResponse
+
+@typing.final
+class Key(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
+    CREATED_AT_S_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_S_FIELD_NUMBER: builtins.int
+    key_id: builtins.str
+    name: builtins.str
+    created_at_s: builtins.float
+    expires_at_s: builtins.float
+    """0 is no end."""
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        key_id: builtins.str = ...,
+        name: builtins.str = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        created_at_s: builtins.float = ...,
+        expires_at_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["created_at_s", b"created_at_s", "expires_at_s", b"expires_at_s", "key_id", b"key_id", "name", b"name", "scopes", b"scopes"]) -> None: ...
+
+Global___Key: typing_extensions.TypeAlias = Key
+
+@typing.final
+class ListKeysRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
     def __init__(
         self,
     ) -> None: ...
 
-Global___RevokeWorkerResponse: typing_extensions.TypeAlias = RevokeWorkerResponse
+Global___ListKeysRequest: typing_extensions.TypeAlias = ListKeysRequest
+
+@typing.final
+class ListKeysResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: builtins.int
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Key]: ...
+    def __init__(
+        self,
+        *,
+        keys: collections.abc.Iterable[Global___Key] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["keys", b"keys"]) -> None: ...
+
+Global___ListKeysResponse: typing_extensions.TypeAlias = ListKeysResponse
+
+@typing.final
+class RevokeKeyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: builtins.int
+    key_id: builtins.str
+    def __init__(
+        self,
+        *,
+        key_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key_id", b"key_id"]) -> None: ...
+
+Global___RevokeKeyRequest: typing_extensions.TypeAlias = RevokeKeyRequest
+
+@typing.final
+class RevokeKeyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___RevokeKeyResponse: typing_extensions.TypeAlias = RevokeKeyResponse
+
+@typing.final
+class ListAuditRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_NUMBER_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    after_number: builtins.int
+    limit: builtins.int
+    """At most 1000, which 0 asks for."""
+    def __init__(
+        self,
+        *,
+        after_number: builtins.int = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_number", b"after_number", "limit", b"limit"]) -> None: ...
+
+Global___ListAuditRequest: typing_extensions.TypeAlias = ListAuditRequest
+
+@typing.final
+class ListAuditResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: builtins.int
+    @property
+    def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AuditRecord]: ...
+    def __init__(
+        self,
+        *,
+        records: collections.abc.Iterable[Global___AuditRecord] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["records", b"records"]) -> None: ...
+
+Global___ListAuditResponse: typing_extensions.TypeAlias = ListAuditResponse
+
+@typing.final
+class AuditRecord(google.protobuf.message.Message):
+    """One line of the audit log."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    AT_S_FIELD_NUMBER: builtins.int
+    ACTOR_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    OBJECT_FIELD_NUMBER: builtins.int
+    FIELDS_JSON_FIELD_NUMBER: builtins.int
+    HASH_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """Counted from 1 without a gap."""
+    at_s: builtins.float
+    actor: builtins.str
+    """Role and name, as in operator/anna; or local, for a caller on a loopback without TLS."""
+    action: builtins.str
+    object: builtins.str
+    fields_json: builtins.str
+    """One JSON object."""
+    hash: builtins.str
+    """SHA-256 in hex over this record and the hash before it."""
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        at_s: builtins.float = ...,
+        actor: builtins.str = ...,
+        action: builtins.str = ...,
+        object: builtins.str = ...,
+        fields_json: builtins.str = ...,
+        hash: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "actor", b"actor", "at_s", b"at_s", "fields_json", b"fields_json", "hash", b"hash", "number", b"number", "object", b"object"]) -> None: ...
+
+Global___AuditRecord: typing_extensions.TypeAlias = AuditRecord
 
 @typing.final
 class Version(google.protobuf.message.Message):
@@ -635,6 +982,7 @@ class Version(google.protobuf.message.Message):
     CREATED_AT_S_FIELD_NUMBER: builtins.int
     CARD_JSON_FIELD_NUMBER: builtins.int
     METRICS_JSON_FIELD_NUMBER: builtins.int
+    SIGNATURE_FIELD_NUMBER: builtins.int
     model: builtins.str
     number: builtins.int
     """Counted from 1 for each model."""
@@ -652,6 +1000,8 @@ class Version(google.protobuf.message.Message):
     """Architecture, input and labels: all that is needed to serve it. One JSON object."""
     metrics_json: builtins.str
     """Metrics of the round. One JSON object."""
+    signature: builtins.str
+    """Ed25519 in hex over the version's manifest; empty where it is unsigned."""
     def __init__(
         self,
         *,
@@ -666,8 +1016,9 @@ class Version(google.protobuf.message.Message):
         created_at_s: builtins.float = ...,
         card_json: builtins.str = ...,
         metrics_json: builtins.str = ...,
+        signature: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["card_json", b"card_json", "created_at_s", b"created_at_s", "digest", b"digest", "metrics_json", b"metrics_json", "model", b"model", "number", b"number", "parent", b"parent", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["card_json", b"card_json", "created_at_s", b"created_at_s", "digest", b"digest", "metrics_json", b"metrics_json", "model", b"model", "number", b"number", "parent", b"parent", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "signature", b"signature", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___Version: typing_extensions.TypeAlias = Version
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ControlServiceStub(object):
-    """For operators: runs, workers, tokens, versions. All that the command line shows comes from here.
+    """For operators: runs, workers, tokens, keys, versions, the audit log. All that the command line
+    shows comes from here. Observers may call what only reads.
     """
 
     def __init__(self, channel):
@@ -70,10 +71,45 @@ class ControlServiceStub(object):
                 request_serializer=fedfleet_dot_v1_dot_control__service__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.CreateTokenResponse.FromString,
                 _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/fedfleet.v1.ControlService/ListTokens',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
+        self.DeleteToken = channel.unary_unary(
+                '/fedfleet.v1.ControlService/DeleteToken',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.DeleteTokenRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.DeleteTokenResponse.FromString,
+                _registered_method=True)
         self.RevokeWorker = channel.unary_unary(
                 '/fedfleet.v1.ControlService/RevokeWorker',
                 request_serializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeWorkerRequest.SerializeToString,
                 response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeWorkerResponse.FromString,
+                _registered_method=True)
+        self.RevokeOperator = channel.unary_unary(
+                '/fedfleet.v1.ControlService/RevokeOperator',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeOperatorRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeOperatorResponse.FromString,
+                _registered_method=True)
+        self.CreateKey = channel.unary_unary(
+                '/fedfleet.v1.ControlService/CreateKey',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.CreateKeyRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.CreateKeyResponse.FromString,
+                _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/fedfleet.v1.ControlService/ListKeys',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.RevokeKey = channel.unary_unary(
+                '/fedfleet.v1.ControlService/RevokeKey',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeKeyRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeKeyResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/fedfleet.v1.ControlService/ListAudit',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
         self.ListVersions = channel.unary_unary(
                 '/fedfleet.v1.ControlService/ListVersions',
@@ -93,7 +129,8 @@ class ControlServiceStub(object):
 
 
 class ControlServiceServicer(object):
-    """For operators: runs, workers, tokens, versions. All that the command line shows comes from here.
+    """For operators: runs, workers, tokens, keys, versions, the audit log. All that the command line
+    shows comes from here. Observers may call what only reads.
     """
 
     def SubmitRun(self, request, context):
@@ -134,14 +171,62 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """Answer UNIMPLEMENTED until mutual TLS is served.
+        """Make a single-use token, by which one named worker (or operator, or observer) enrols.
+        UNIMPLEMENTED where certificates are not issued here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def RevokeWorker(self, request, context):
+    def ListTokens(self, request, context):
+        """Those that were not used yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteToken(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeWorker(self, request, context):
+        """Make a worker's certificates and unused tokens worthless, and end its open streams.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeOperator(self, request, context):
+        """The same for an operator or an observer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateKey(self, request, context):
+        """Keys for the REST interface of the inference service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeys(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """The audit log from a record's number on.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -203,10 +288,45 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.CreateTokenRequest.FromString,
                     response_serializer=fedfleet_dot_v1_dot_control__service__pb2.CreateTokenResponse.SerializeToString,
             ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListTokensRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'DeleteToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteToken,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.DeleteTokenRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.DeleteTokenResponse.SerializeToString,
+            ),
             'RevokeWorker': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeWorker,
                     request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeWorkerRequest.FromString,
                     response_serializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeWorkerResponse.SerializeToString,
+            ),
+            'RevokeOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeOperator,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeOperatorRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeOperatorResponse.SerializeToString,
+            ),
+            'CreateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKey,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.CreateKeyRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.CreateKeyResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListKeysRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RevokeKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeKey,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeKeyRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListAuditRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListAuditResponse.SerializeToString,
             ),
             'ListVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVersions,
@@ -232,7 +352,8 @@ def add_ControlServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControlService(object):
-    """For operators: runs, workers, tokens, versions. All that the command line shows comes from here.
+    """For operators: runs, workers, tokens, keys, versions, the audit log. All that the command line
+    shows comes from here. Observers may call what only reads.
     """
 
     @staticmethod
@@ -425,6 +546,60 @@ class ControlService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/ListTokens',
+            fedfleet_dot_v1_dot_control__service__pb2.ListTokensRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/DeleteToken',
+            fedfleet_dot_v1_dot_control__service__pb2.DeleteTokenRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.DeleteTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RevokeWorker(request,
             target,
             options=(),
@@ -441,6 +616,141 @@ class ControlService(object):
             '/fedfleet.v1.ControlService/RevokeWorker',
             fedfleet_dot_v1_dot_control__service__pb2.RevokeWorkerRequest.SerializeToString,
             fedfleet_dot_v1_dot_control__service__pb2.RevokeWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/RevokeOperator',
+            fedfleet_dot_v1_dot_control__service__pb2.RevokeOperatorRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.RevokeOperatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/CreateKey',
+            fedfleet_dot_v1_dot_control__service__pb2.CreateKeyRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.CreateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/ListKeys',
+            fedfleet_dot_v1_dot_control__service__pb2.ListKeysRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/RevokeKey',
+            fedfleet_dot_v1_dot_control__service__pb2.RevokeKeyRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/ListAudit',
+            fedfleet_dot_v1_dot_control__service__pb2.ListAuditRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

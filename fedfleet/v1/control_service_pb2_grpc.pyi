@@ -137,6 +137,38 @@ _ControlServiceCreateTokenType = typing_extensions.TypeVar(
     ],
 )
 
+_ControlServiceListTokensType = typing_extensions.TypeVar(
+    '_ControlServiceListTokensType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListTokensRequest,
+        fedfleet.v1.control_service_pb2.ListTokensResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListTokensRequest,
+        fedfleet.v1.control_service_pb2.ListTokensResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListTokensRequest,
+        fedfleet.v1.control_service_pb2.ListTokensResponse,
+    ],
+)
+
+_ControlServiceDeleteTokenType = typing_extensions.TypeVar(
+    '_ControlServiceDeleteTokenType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.DeleteTokenRequest,
+        fedfleet.v1.control_service_pb2.DeleteTokenResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.DeleteTokenRequest,
+        fedfleet.v1.control_service_pb2.DeleteTokenResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.DeleteTokenRequest,
+        fedfleet.v1.control_service_pb2.DeleteTokenResponse,
+    ],
+)
+
 _ControlServiceRevokeWorkerType = typing_extensions.TypeVar(
     '_ControlServiceRevokeWorkerType',
     grpc.UnaryUnaryMultiCallable[
@@ -150,6 +182,86 @@ _ControlServiceRevokeWorkerType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         fedfleet.v1.control_service_pb2.RevokeWorkerRequest,
         fedfleet.v1.control_service_pb2.RevokeWorkerResponse,
+    ],
+)
+
+_ControlServiceRevokeOperatorType = typing_extensions.TypeVar(
+    '_ControlServiceRevokeOperatorType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeOperatorRequest,
+        fedfleet.v1.control_service_pb2.RevokeOperatorResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeOperatorRequest,
+        fedfleet.v1.control_service_pb2.RevokeOperatorResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeOperatorRequest,
+        fedfleet.v1.control_service_pb2.RevokeOperatorResponse,
+    ],
+)
+
+_ControlServiceCreateKeyType = typing_extensions.TypeVar(
+    '_ControlServiceCreateKeyType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.CreateKeyRequest,
+        fedfleet.v1.control_service_pb2.CreateKeyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.CreateKeyRequest,
+        fedfleet.v1.control_service_pb2.CreateKeyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.CreateKeyRequest,
+        fedfleet.v1.control_service_pb2.CreateKeyResponse,
+    ],
+)
+
+_ControlServiceListKeysType = typing_extensions.TypeVar(
+    '_ControlServiceListKeysType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListKeysRequest,
+        fedfleet.v1.control_service_pb2.ListKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListKeysRequest,
+        fedfleet.v1.control_service_pb2.ListKeysResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListKeysRequest,
+        fedfleet.v1.control_service_pb2.ListKeysResponse,
+    ],
+)
+
+_ControlServiceRevokeKeyType = typing_extensions.TypeVar(
+    '_ControlServiceRevokeKeyType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeKeyRequest,
+        fedfleet.v1.control_service_pb2.RevokeKeyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeKeyRequest,
+        fedfleet.v1.control_service_pb2.RevokeKeyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeKeyRequest,
+        fedfleet.v1.control_service_pb2.RevokeKeyResponse,
+    ],
+)
+
+_ControlServiceListAuditType = typing_extensions.TypeVar(
+    '_ControlServiceListAuditType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListAuditRequest,
+        fedfleet.v1.control_service_pb2.ListAuditResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListAuditRequest,
+        fedfleet.v1.control_service_pb2.ListAuditResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListAuditRequest,
+        fedfleet.v1.control_service_pb2.ListAuditResponse,
     ],
 )
 
@@ -201,8 +313,10 @@ _ControlServiceSetAliasType = typing_extensions.TypeVar(
     ],
 )
 
-class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlServiceGetRunType, _ControlServiceListRunsType, _ControlServiceStopRunType, _ControlServiceWatchRunType, _ControlServiceListWorkersType, _ControlServiceCreateTokenType, _ControlServiceRevokeWorkerType, _ControlServiceListVersionsType, _ControlServiceGetVersionType, _ControlServiceSetAliasType]):
-    """For operators: runs, workers, tokens, versions. All that the command line shows comes from here."""
+class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlServiceGetRunType, _ControlServiceListRunsType, _ControlServiceStopRunType, _ControlServiceWatchRunType, _ControlServiceListWorkersType, _ControlServiceCreateTokenType, _ControlServiceListTokensType, _ControlServiceDeleteTokenType, _ControlServiceRevokeWorkerType, _ControlServiceRevokeOperatorType, _ControlServiceCreateKeyType, _ControlServiceListKeysType, _ControlServiceRevokeKeyType, _ControlServiceListAuditType, _ControlServiceListVersionsType, _ControlServiceGetVersionType, _ControlServiceSetAliasType]):
+    """For operators: runs, workers, tokens, keys, versions, the audit log. All that the command line
+    shows comes from here. Observers may call what only reads.
+    """
 
     @typing.overload
     def __init__(self: ControlServiceStub[
@@ -235,8 +349,36 @@ class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlSe
             fedfleet.v1.control_service_pb2.CreateTokenResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListTokensRequest,
+            fedfleet.v1.control_service_pb2.ListTokensResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.DeleteTokenRequest,
+            fedfleet.v1.control_service_pb2.DeleteTokenResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             fedfleet.v1.control_service_pb2.RevokeWorkerRequest,
             fedfleet.v1.control_service_pb2.RevokeWorkerResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RevokeOperatorRequest,
+            fedfleet.v1.control_service_pb2.RevokeOperatorResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.CreateKeyRequest,
+            fedfleet.v1.control_service_pb2.CreateKeyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListKeysRequest,
+            fedfleet.v1.control_service_pb2.ListKeysResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RevokeKeyRequest,
+            fedfleet.v1.control_service_pb2.RevokeKeyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListAuditRequest,
+            fedfleet.v1.control_service_pb2.ListAuditResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             fedfleet.v1.control_service_pb2.ListVersionsRequest,
@@ -283,8 +425,36 @@ class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlSe
             fedfleet.v1.control_service_pb2.CreateTokenResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListTokensRequest,
+            fedfleet.v1.control_service_pb2.ListTokensResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.DeleteTokenRequest,
+            fedfleet.v1.control_service_pb2.DeleteTokenResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             fedfleet.v1.control_service_pb2.RevokeWorkerRequest,
             fedfleet.v1.control_service_pb2.RevokeWorkerResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RevokeOperatorRequest,
+            fedfleet.v1.control_service_pb2.RevokeOperatorResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.CreateKeyRequest,
+            fedfleet.v1.control_service_pb2.CreateKeyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListKeysRequest,
+            fedfleet.v1.control_service_pb2.ListKeysResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RevokeKeyRequest,
+            fedfleet.v1.control_service_pb2.RevokeKeyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListAuditRequest,
+            fedfleet.v1.control_service_pb2.ListAuditResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             fedfleet.v1.control_service_pb2.ListVersionsRequest,
@@ -314,9 +484,30 @@ class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlSe
     ListWorkers: _ControlServiceListWorkersType
 
     CreateToken: _ControlServiceCreateTokenType
-    """Answer UNIMPLEMENTED until mutual TLS is served."""
+    """Make a single-use token, by which one named worker (or operator, or observer) enrols.
+    UNIMPLEMENTED where certificates are not issued here.
+    """
+
+    ListTokens: _ControlServiceListTokensType
+    """Those that were not used yet."""
+
+    DeleteToken: _ControlServiceDeleteTokenType
 
     RevokeWorker: _ControlServiceRevokeWorkerType
+    """Make a worker's certificates and unused tokens worthless, and end its open streams."""
+
+    RevokeOperator: _ControlServiceRevokeOperatorType
+    """The same for an operator or an observer."""
+
+    CreateKey: _ControlServiceCreateKeyType
+    """Keys for the REST interface of the inference service."""
+
+    ListKeys: _ControlServiceListKeysType
+
+    RevokeKey: _ControlServiceRevokeKeyType
+
+    ListAudit: _ControlServiceListAuditType
+    """The audit log from a record's number on."""
 
     ListVersions: _ControlServiceListVersionsType
 
@@ -355,8 +546,36 @@ ControlServiceAsyncStub: typing_extensions.TypeAlias = ControlServiceStub[
         fedfleet.v1.control_service_pb2.CreateTokenResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListTokensRequest,
+        fedfleet.v1.control_service_pb2.ListTokensResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.DeleteTokenRequest,
+        fedfleet.v1.control_service_pb2.DeleteTokenResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         fedfleet.v1.control_service_pb2.RevokeWorkerRequest,
         fedfleet.v1.control_service_pb2.RevokeWorkerResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeOperatorRequest,
+        fedfleet.v1.control_service_pb2.RevokeOperatorResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.CreateKeyRequest,
+        fedfleet.v1.control_service_pb2.CreateKeyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListKeysRequest,
+        fedfleet.v1.control_service_pb2.ListKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RevokeKeyRequest,
+        fedfleet.v1.control_service_pb2.RevokeKeyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListAuditRequest,
+        fedfleet.v1.control_service_pb2.ListAuditResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         fedfleet.v1.control_service_pb2.ListVersionsRequest,
@@ -373,7 +592,9 @@ ControlServiceAsyncStub: typing_extensions.TypeAlias = ControlServiceStub[
 ]
 
 class ControlServiceServicer(metaclass=abc.ABCMeta):
-    """For operators: runs, workers, tokens, versions. All that the command line shows comes from here."""
+    """For operators: runs, workers, tokens, keys, versions, the audit log. All that the command line
+    shows comes from here. Observers may call what only reads.
+    """
 
     @abc.abstractmethod
     def SubmitRun(
@@ -424,14 +645,70 @@ class ControlServiceServicer(metaclass=abc.ABCMeta):
         request: fedfleet.v1.control_service_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> typing.Union[fedfleet.v1.control_service_pb2.CreateTokenResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.CreateTokenResponse]]:
-        """Answer UNIMPLEMENTED until mutual TLS is served."""
+        """Make a single-use token, by which one named worker (or operator, or observer) enrols.
+        UNIMPLEMENTED where certificates are not issued here.
+        """
+
+    @abc.abstractmethod
+    def ListTokens(
+        self,
+        request: fedfleet.v1.control_service_pb2.ListTokensRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.ListTokensResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.ListTokensResponse]]:
+        """Those that were not used yet."""
+
+    @abc.abstractmethod
+    def DeleteToken(
+        self,
+        request: fedfleet.v1.control_service_pb2.DeleteTokenRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.DeleteTokenResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.DeleteTokenResponse]]: ...
 
     @abc.abstractmethod
     def RevokeWorker(
         self,
         request: fedfleet.v1.control_service_pb2.RevokeWorkerRequest,
         context: _ServicerContext,
-    ) -> typing.Union[fedfleet.v1.control_service_pb2.RevokeWorkerResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.RevokeWorkerResponse]]: ...
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.RevokeWorkerResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.RevokeWorkerResponse]]:
+        """Make a worker's certificates and unused tokens worthless, and end its open streams."""
+
+    @abc.abstractmethod
+    def RevokeOperator(
+        self,
+        request: fedfleet.v1.control_service_pb2.RevokeOperatorRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.RevokeOperatorResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.RevokeOperatorResponse]]:
+        """The same for an operator or an observer."""
+
+    @abc.abstractmethod
+    def CreateKey(
+        self,
+        request: fedfleet.v1.control_service_pb2.CreateKeyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.CreateKeyResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.CreateKeyResponse]]:
+        """Keys for the REST interface of the inference service."""
+
+    @abc.abstractmethod
+    def ListKeys(
+        self,
+        request: fedfleet.v1.control_service_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.ListKeysResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.ListKeysResponse]]: ...
+
+    @abc.abstractmethod
+    def RevokeKey(
+        self,
+        request: fedfleet.v1.control_service_pb2.RevokeKeyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.RevokeKeyResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.RevokeKeyResponse]]: ...
+
+    @abc.abstractmethod
+    def ListAudit(
+        self,
+        request: fedfleet.v1.control_service_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.ListAuditResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.ListAuditResponse]]:
+        """The audit log from a record's number on."""
 
     @abc.abstractmethod
     def ListVersions(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$fedfleet/v1/enrollment_service.proto\x12\x0b\x66\x65\x64\x66leet.v1\"N\n\rEnrollRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x03 \x01(\x0c\"E\n\x0e\x45nrollResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\x18\n\x10root_certificate\x18\x02 \x01(\x0c\"+\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"*\n\rRenewResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x32\x96\x01\n\x11\x45nrollmentService\x12\x41\n\x06\x45nroll\x12\x1a.fedfleet.v1.EnrollRequest\x1a\x1b.fedfleet.v1.EnrollResponse\x12>\n\x05Renew\x12\x19.fedfleet.v1.RenewRequest\x1a\x1a.fedfleet.v1.RenewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$fedfleet/v1/enrollment_service.proto\x12\x0b\x66\x65\x64\x66leet.v1\"N\n\rEnrollRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x03 \x01(\x0c\"E\n\x0e\x45nrollResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\x18\n\x10root_certificate\x18\x02 \x01(\x0c\"F\n\x0cRenewRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\x12\x19\n\x11\x65nded_certificate\x18\x02 \x01(\x0c\"*\n\rRenewResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x32\x96\x01\n\x11\x45nrollmentService\x12\x41\n\x06\x45nroll\x12\x1a.fedfleet.v1.EnrollRequest\x1a\x1b.fedfleet.v1.EnrollResponse\x12>\n\x05Renew\x12\x19.fedfleet.v1.RenewRequest\x1a\x1a.fedfleet.v1.RenewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLRESPONSE']._serialized_start=133
   _globals['_ENROLLRESPONSE']._serialized_end=202
   _globals['_RENEWREQUEST']._serialized_start=204
-  _globals['_RENEWREQUEST']._serialized_end=247
-  _globals['_RENEWRESPONSE']._serialized_start=249
-  _globals['_RENEWRESPONSE']._serialized_end=291
-  _globals['_ENROLLMENTSERVICE']._serialized_start=294
-  _globals['_ENROLLMENTSERVICE']._serialized_end=444
+  _globals['_RENEWREQUEST']._serialized_end=274
+  _globals['_RENEWRESPONSE']._serialized_start=276
+  _globals['_RENEWRESPONSE']._serialized_end=318
+  _globals['_ENROLLMENTSERVICE']._serialized_start=321
+  _globals['_ENROLLMENTSERVICE']._serialized_end=471
 # @@protoc_insertion_point(module_scope)

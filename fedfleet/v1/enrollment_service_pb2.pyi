@@ -62,13 +62,17 @@ class RenewRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CERTIFICATE_REQUEST_FIELD_NUMBER: builtins.int
+    ENDED_CERTIFICATE_FIELD_NUMBER: builtins.int
     certificate_request: builtins.bytes
+    ended_certificate: builtins.bytes
+    """PEM of the certificate that ended. The request must be signed by that certificate's key."""
     def __init__(
         self,
         *,
         certificate_request: builtins.bytes = ...,
+        ended_certificate: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["certificate_request", b"certificate_request"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["certificate_request", b"certificate_request", "ended_certificate", b"ended_certificate"]) -> None: ...
 
 Global___RenewRequest: typing_extensions.TypeAlias = RenewRequest
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class EnrollmentServiceStub(object):
-    """How a device comes by its certificate. Answers UNIMPLEMENTED until mutual TLS is served.
+    """How a device comes by its certificate. Served on a port of its own too, which asks callers for no
+    certificate. UNIMPLEMENTED where certificates are not issued here.
     """
 
     def __init__(self, channel):
@@ -48,7 +49,8 @@ class EnrollmentServiceStub(object):
 
 
 class EnrollmentServiceServicer(object):
-    """How a device comes by its certificate. Answers UNIMPLEMENTED until mutual TLS is served.
+    """How a device comes by its certificate. Served on a port of its own too, which asks callers for no
+    certificate. UNIMPLEMENTED where certificates are not issued here.
     """
 
     def Enroll(self, request, context):
@@ -59,7 +61,8 @@ class EnrollmentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """Replace a certificate before it ends; the call is authenticated by the old one.
+        """Replace a certificate before it ends; the call is authenticated by the old one. One that ended
+        not long ago is sent along, on the port that asks for none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +90,8 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnrollmentService(object):
-    """How a device comes by its certificate. Answers UNIMPLEMENTED until mutual TLS is served.
+    """How a device comes by its certificate. Served on a port of its own too, which asks callers for no
+    certificate. UNIMPLEMENTED where certificates are not issued here.
     """
 
     @staticmethod

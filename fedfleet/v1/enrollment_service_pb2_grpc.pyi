@@ -58,7 +58,9 @@ _EnrollmentServiceRenewType = typing_extensions.TypeVar(
 )
 
 class EnrollmentServiceStub(typing.Generic[_EnrollmentServiceEnrollType, _EnrollmentServiceRenewType]):
-    """How a device comes by its certificate. Answers UNIMPLEMENTED until mutual TLS is served."""
+    """How a device comes by its certificate. Served on a port of its own too, which asks callers for no
+    certificate. UNIMPLEMENTED where certificates are not issued here.
+    """
 
     @typing.overload
     def __init__(self: EnrollmentServiceStub[
@@ -88,7 +90,9 @@ class EnrollmentServiceStub(typing.Generic[_EnrollmentServiceEnrollType, _Enroll
     """Trade a single-use token and a certificate request for a certificate."""
 
     Renew: _EnrollmentServiceRenewType
-    """Replace a certificate before it ends; the call is authenticated by the old one."""
+    """Replace a certificate before it ends; the call is authenticated by the old one. One that ended
+    not long ago is sent along, on the port that asks for none.
+    """
 
 EnrollmentServiceAsyncStub: typing_extensions.TypeAlias = EnrollmentServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -102,7 +106,9 @@ EnrollmentServiceAsyncStub: typing_extensions.TypeAlias = EnrollmentServiceStub[
 ]
 
 class EnrollmentServiceServicer(metaclass=abc.ABCMeta):
-    """How a device comes by its certificate. Answers UNIMPLEMENTED until mutual TLS is served."""
+    """How a device comes by its certificate. Served on a port of its own too, which asks callers for no
+    certificate. UNIMPLEMENTED where certificates are not issued here.
+    """
 
     @abc.abstractmethod
     def Enroll(
@@ -118,6 +124,8 @@ class EnrollmentServiceServicer(metaclass=abc.ABCMeta):
         request: fedfleet.v1.enrollment_service_pb2.RenewRequest,
         context: _ServicerContext,
     ) -> typing.Union[fedfleet.v1.enrollment_service_pb2.RenewResponse, collections.abc.Awaitable[fedfleet.v1.enrollment_service_pb2.RenewResponse]]:
-        """Replace a certificate before it ends; the call is authenticated by the old one."""
+        """Replace a certificate before it ends; the call is authenticated by the old one. One that ended
+        not long ago is sent along, on the port that asks for none.
+        """
 
 def add_EnrollmentServiceServicer_to_server(servicer: EnrollmentServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

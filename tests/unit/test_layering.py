@@ -20,7 +20,7 @@ LEVELS = (
     {"rpc", "rounds", "store"},
     {"training", "wire"},
     {"algorithms", "aggregation", "privacy"},
-    {"codecs", "models", "data", "obs"},
+    {"codecs", "models", "data", "obs", "identity"},
     {"v1", "env", "plugins", "tables"},
     {"types"},
     {"errors"},
@@ -47,6 +47,8 @@ LAZY = {
     # torch, which --help and a wrong recipe need not wait for.
     ("fedfleet.cli.simulate", "fedfleet.sim.driver"),
     ("fedfleet.sim.array_files", "torch"),
+    # redis, which only the services have installed.
+    ("fedfleet.store.open", "fedfleet.store.redis"),
 }
 
 # Who alone may import a library.
@@ -54,7 +56,8 @@ ONLY_IN = {
     "grpc": {"rpc", *SERVICES},
     "grpc_health": {"rpc"},
     "grpc_reflection": {"rpc"},
-    "redis": {"fedfleet.store.redis"},
+    "redis": {"store"},
+    "cryptography": {"identity"},
     "ray": {"fedfleet.sim.ray"},
     "matplotlib": {"reports"},
     "prometheus_client": {"obs", *(f"{service}.metrics" for service in SERVICES)},
@@ -70,7 +73,7 @@ ONLY_IN = {
 TORCH = {"torch", "torchvision"}
 TORCH_FREE = {
     *("rounds", "wire", "store", "rpc", "obs", "codecs", "aggregation", "data"),
-    *("types", "errors", "env", "plugins", "tables", "reports", "cli"),
+    *("types", "errors", "env", "plugins", "tables", "reports", "cli", "identity"),
 }
 # Named by hand: they import torch, and are imported by nobody who did not ask for it.
 WITH_TORCH = {"fedfleet.data.cifar_download"}
