@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -26,6 +27,16 @@ CounterVector = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 # What a JSON document can hold; the leaves of records that the store keeps as text.
 Json = Mapping[str, Any]
+
+# Names of workers and of people; what a name may be is said in these words.
+NAME_RULE = "1 to 64 characters of A-Z a-z 0-9 . _ -, and not . or .. alone"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may name a worker or a person."""
+    # Those two mean something else in a path, and SPIFFE forbids them.
+    return _NAME.fullmatch(text) is not None and text not in (".", "..")
 
 
 class Kind(str, Enum):

@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 
 from fedfleet.errors import InvalidInput, LimitExceeded
+from fedfleet.types import NAME_RULE, is_name
 
 CHUNK_BYTES = 1 << 20
 # A chunk and its envelope, or a recipe, or a run with all its rounds' metrics.
 MAX_MESSAGE_BYTES = 16 << 20
+# Of what a server is sent: a chunk and its envelope (1.1 MiB); an evaluation of MAX_CLASSES
+# (0.9 MiB for up to two million examples); the statistics of a model, 400 KB for the largest that
+# is built in (mobilenet_v3_small, eight times as wide). In memory it may take 35 times as much.
+MAX_REQUEST_BYTES = 2 << 20
+# Of what somebody without a certificate sends: a token and two PEM texts.
+MAX_STRANGER_BYTES = 64 << 10
 MAX_PAYLOAD_BYTES = 16 << 30
 MAX_ELEMENTS = 1 << 31
 MAX_SECTIONS = 64
@@ -25,16 +32,13 @@ MAX_ROUND_DIGITS = 7
 # A transfer fails when bytes stop moving for this long, however long it takes in all.
 STALL_S = 60.0
 
-_WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_worker_id(worker_id: str) -> str:
     """Raises InvalidInput: not 1 to 64 characters of A-Z a-z 0-9 . _ -."""
-    if not _WORKER_ID.fullmatch(worker_id):
-        raise InvalidInput(
-            f"worker id {worker_id[:80]!r}: must be 1 to 64 characters of A-Z a-z 0-9 . _ -"
-        )
+    if not is_name(worker_id):
+        raise InvalidInput(f"worker id {worker_id[:80]!r}: must be {NAME_RULE}")
     return worker_id
 
 

@@ -1,0 +1,1 @@
+"""Who is who: certificates and their authority, tokens, keys and signatures."""
