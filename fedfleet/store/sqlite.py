@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,10 +14,13 @@ from fedfleet.errors import Conflict, NotFound
 from fedfleet.store.blob_files import BlobFiles
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.store.durable import sync_folder
-from fedfleet.store.owner import hold_folder
+from fedfleet.store.lease import LASTS_S, Lease, owned
 from fedfleet.store.protocols import RoundCommit, RunRecord, VersionRecord, check_alias
+from fedfleet.store.sqlite_access import SqliteAccess
+from fedfleet.store.sqlite_audit import SqliteAudit
 from fedfleet.store.sqlite_database import Database
 from fedfleet.store.sqlite_journal import SqliteJournal, insert_entry, open_run
+from fedfleet.store.sqlite_lease import SqliteLeases
 from fedfleet.store.sqlite_registry import (
     SqliteRegistry,
     insert_version,
@@ -50,6 +54,7 @@ class SqliteStore:
     Raises:
         StoreUnavailable: the folder or the database in it cannot be used.
         StoreFull: no room.
+        StateInUse: an older release works in the folder; see ``Database``.
     """
 
     def __init__(self, folder: Path, *, busy_timeout_s: float = 5.0) -> None:
@@ -67,6 +72,8 @@ class SqliteStore:
             raise
         self.journal = SqliteJournal(self.database, self._holds)
         self.registry = SqliteRegistry(self.database)
+        self.access = SqliteAccess(self.database)
+        self.audit = SqliteAudit(self.database)
 
     def commit_round(self, commit: RoundCommit) -> VersionRecord:
         for alias in commit.aliases:
@@ -86,8 +93,16 @@ class SqliteStore:
             insert_entry(connection, commit.entry)
         return commit.version
 
-    def own(self) -> AbstractContextManager[None]:
-        return hold_folder(self._folder, "the store's folder")
+    def own(
+        self,
+        holder: str = "",
+        *,
+        lasts_s: float = LASTS_S,
+        wait_s: float | None = 0.0,
+        given_up: threading.Event | None = None,
+    ) -> AbstractContextManager[Lease]:
+        leases = SqliteLeases(self.database, self._folder)
+        return owned(leases, "the store's folder", holder, lasts_s, wait_s, given_up)
 
     def close(self) -> None:
         self.database.close()

@@ -1,4 +1,4 @@
-"""One SQLite database file: its connection, its tables, its transactions, its errors."""
+"""One SQLite database file: its connection, its transactions and their fence, its errors."""
 
 from __future__ import annotations
 
@@ -6,85 +6,15 @@ import fcntl
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from fedfleet.errors import FedFleetError, InvalidInput, StoreFull, StoreUnavailable
+from fedfleet.errors import FedFleetError, InvalidInput, LeaseLost, StoreFull, StoreUnavailable
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.store.durable import sync_folder
-
-SCHEMA_VERSION = 1
-
-# The tables of version 1. AUTOINCREMENT: an id that was handed out is never reused.
-_TABLES = (
-    """CREATE TABLE runs (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        run_id TEXT NOT NULL UNIQUE,
-        model TEXT NOT NULL,
-        recipe TEXT NOT NULL,
-        state TEXT NOT NULL,
-        rounds INTEGER NOT NULL,
-        created_at_s REAL NOT NULL,
-        updated_at_s REAL NOT NULL,
-        round INTEGER NOT NULL,
-        code TEXT NOT NULL,
-        reason TEXT NOT NULL,
-        memory_digest TEXT NOT NULL DEFAULT '')""",
-    """CREATE TABLE events (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        run_id TEXT NOT NULL REFERENCES runs (run_id),
-        round INTEGER NOT NULL,
-        at_s REAL NOT NULL,
-        kind TEXT NOT NULL,
-        fields TEXT NOT NULL)""",
-    "CREATE INDEX events_of_run ON events (run_id, id)",
-    """CREATE TABLE updates (
-        run_id TEXT NOT NULL REFERENCES runs (run_id),
-        round INTEGER NOT NULL,
-        assignment_id TEXT NOT NULL,
-        worker_id TEXT NOT NULL,
-        header TEXT NOT NULL,
-        digest TEXT NOT NULL,
-        size_bytes INTEGER NOT NULL,
-        accepted_at_s REAL NOT NULL,
-        PRIMARY KEY (run_id, round, assignment_id))""",
-    "CREATE INDEX updates_of_blob ON updates (digest)",
-    # Versions of a model nearly always share one schema: it is kept once.
-    "CREATE TABLE schemas (digest TEXT PRIMARY KEY, params TEXT NOT NULL)",
-    """CREATE TABLE versions (
-        model TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        digest TEXT NOT NULL,
-        size_bytes INTEGER NOT NULL,
-        schema_digest TEXT NOT NULL REFERENCES schemas (digest),
-        run_id TEXT NOT NULL,
-        round INTEGER NOT NULL,
-        parent INTEGER,
-        created_at_s REAL NOT NULL,
-        card TEXT NOT NULL,
-        metrics TEXT NOT NULL,
-        PRIMARY KEY (model, number))""",
-    "CREATE INDEX versions_of_blob ON versions (digest)",
-    """CREATE TABLE aliases (
-        model TEXT NOT NULL,
-        alias TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        revision INTEGER NOT NULL,
-        PRIMARY KEY (model, alias),
-        FOREIGN KEY (model, number) REFERENCES versions (model, number))""",
-    """CREATE TABLE registry_events (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        kind TEXT NOT NULL,
-        model TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        alias TEXT NOT NULL)""",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
-# Of version 1 too, but younger than its first stores.
-_INDEXES = (
-    "CREATE INDEX IF NOT EXISTS updates_of_assignment ON updates (run_id, assignment_id, round)",
-)
+from fedfleet.store.owner import hold_folder
+from fedfleet.store.sqlite_tables import SCHEMA_VERSION, STEPS
 
 
 class Database:
@@ -101,9 +31,14 @@ class Database:
     Raises:
         StoreUnavailable: locked, damaged, or written by a newer release.
         StoreFull: no room for the tables.
+        StateInUse: an older release's coordinator works on tables that would be changed.
+
+    Attributes:
+        fence: the lease's token that every write needs; None where the store was not claimed.
     """
 
     def __init__(self, path: Path, *, busy_timeout_s: float = 5.0) -> None:
+        self.fence: int | None = None
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         # Two processes that turn WAL on at once can fail with "locked" whatever the busy timeout.
@@ -113,7 +48,7 @@ class Database:
                 path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
             )
             try:
-                _prepare(connection)
+                _prepare(connection, path.parent)
                 sync_folder(path.parent)
             except BaseException:
                 connection.close()
@@ -121,12 +56,21 @@ class Database:
         self._connection = connection
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the one write transaction: durable when the body returns, undone when it raises."""
+    def transaction(self, *, fenced: bool = True) -> Iterator[sqlite3.Connection]:
+        """Hold the one write transaction: durable when the body returns, undone when it raises.
+
+        Args:
+            fenced: whether it needs the lease where this store has claimed it.
+
+        Raises:
+            LeaseLost: another store has claimed it meanwhile; the body did not run.
+        """
         with self._lock, _sqlite_errors():
             connection = self._held()
             connection.execute("BEGIN IMMEDIATE")
             try:
+                if fenced and self.fence is not None:
+                    beat(connection, self.fence)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -152,7 +96,22 @@ class Database:
         return self._connection
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def beat(connection: sqlite3.Connection, token: int) -> None:
+    """Check in this transaction that the lease is a token's, and say that its owner lives.
+
+    One statement does both, so that an owner that writes a lot cannot fail to renew its lease.
+
+    Raises:
+        LeaseLost: it is not.
+    """
+    cursor = connection.execute("UPDATE lease SET beat = beat + 1 WHERE token = ?", (token,))
+    if cursor.rowcount != 1:
+        raise LeaseLost(
+            "another coordinator owns the store now, nothing was written: this one must stop"
+        )
+
+
+def _prepare(connection: sqlite3.Connection, folder: Path) -> None:
     connection.row_factory = sqlite3.Row
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
@@ -169,12 +128,14 @@ def _prepare(connection: sqlite3.Connection) -> None:
             f"the store was written by a newer release (its schema is {found}, this release knows "
             f"{SCHEMA_VERSION}): upgrade fedfleet or use another state folder"
         )
-    if found == 0:
-        for statement in _TABLES:
-            connection.execute(statement)
-    for statement in _INDEXES:
-        connection.execute(statement)
-    connection.execute("COMMIT")
+    # A coordinator of version 1 owns by this lock and would see no lease.
+    what = "the store, which an older release has written,"
+    with hold_folder(folder, what) if found == 1 else nullcontext():
+        for step in STEPS[found:]:
+            for statement in step:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def insert_version(connection: sqlite3.Connection, version: VersionRecord) -> No
     )
     connection.execute(
         "INSERT INTO versions (model, number, digest, size_bytes, schema_digest, run_id, round,"
-        " parent, created_at_s, card, metrics) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " parent, created_at_s, card, metrics, signature)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             version.model,
             version.number,
@@ -94,6 +95,7 @@ def insert_version(connection: sqlite3.Connection, version: VersionRecord) -> No
             version.created_at_s,
             to_text(version.card),
             to_text(version.metrics),
+            version.signature,
         ),
     )
     _announce(connection, "version", version.model, version.number)
@@ -145,4 +147,5 @@ def _version(row: sqlite3.Row) -> VersionRecord:
         created_at_s=row["created_at_s"],
         card=from_text(row["card"]),
         metrics=from_text(row["metrics"]),
+        signature=row["signature"],
     )

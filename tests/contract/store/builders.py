@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from fedfleet.store.access import CertificateRecord, KeyRecord, TokenRecord
+from fedfleet.store.audit import Deed
 from fedfleet.store.protocols import (
     Entry,
     RoundCommit,
@@ -93,3 +95,48 @@ def a_commit(version: VersionRecord, **changes: Any) -> RoundCommit:
         "entry": an_entry(version.run_id, "round_committed", round=version.round, at_s=104.0),
     }
     return RoundCommit(**{**values, **changes})
+
+
+def a_token(token_id: str = "t1", **changes: Any) -> TokenRecord:
+    values: dict[str, Any] = {
+        "token_id": token_id,
+        "secret_hash": digest_of(token_id.encode()),
+        "role": "worker",
+        "name": "pi-8",
+        "created_at_s": 10.5,
+        "expires_at_s": 3610.5,
+    }
+    return TokenRecord(**{**values, **changes})
+
+
+def a_certificate(serial: str = "5f", **changes: Any) -> CertificateRecord:
+    values: dict[str, Any] = {
+        "serial": serial,
+        "role": "worker",
+        "name": "pi-7",
+        "issued_at_s": 20.25,
+        "expires_at_s": 1000.25,
+    }
+    return CertificateRecord(**{**values, **changes})
+
+
+def a_key(key_id: str = "k1", **changes: Any) -> KeyRecord:
+    values: dict[str, Any] = {
+        "key_id": key_id,
+        "secret_hash": digest_of(key_id.encode()),
+        "name": "dashboard",
+        "scopes": ("predict", "models:read"),
+        "created_at_s": 30.125,
+    }
+    return KeyRecord(**{**values, **changes})
+
+
+def a_deed(action: str = "token_create", **changes: Any) -> Deed:
+    values: dict[str, Any] = {
+        "at_s": 40.75,
+        "actor": "operator/ada",
+        "action": action,
+        "object": "worker/pi-7",
+        "fields": {"token": "t1", "life_s": 3600.0, "roles": ["worker"], "note": None},
+    }
+    return Deed(**{**values, **changes})

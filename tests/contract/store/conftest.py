@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from contract.store.places import PLACES, Place
+from contract.store.places import PLACES, REDIS, Place
 
 from fedfleet.store.protocols import Store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_servers() -> Iterator[None]:
+    """Ends what the first test that needed it has started."""
+    yield
+    REDIS.end()
 
 
 @pytest.fixture(params=sorted(PLACES))

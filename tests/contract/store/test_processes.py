@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 from contract.store import crash_child, race_child
 from contract.store.builders import a_commit, a_run, a_version, an_entry, an_update, digest_of
+from contract.store.children import ask, child, next_line
 from contract.store.crash_child import payload
 from contract.store.places import Place
 
 from fedfleet.errors import Conflict
 from fedfleet.store.protocols import Store
-
-
-@contextmanager
-def child(script: str | None, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process that has opened the store; killed at the end."""
-    assert script is not None
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(Path(script)), *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
-    ) as process:
-        try:
-            assert next_line(process) == "ready"
-            yield process
-        finally:
-            process.kill()
-
-
-def next_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def ask(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
 
 
 def commit_versions(store: Store, count: int) -> None:

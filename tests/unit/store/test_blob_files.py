@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from contract.store.builders import digest_of
 
-from fedfleet.errors import StoreUnavailable
+from fedfleet.errors import StoreUnavailable, TransferInvalid
 from fedfleet.store.blob_files import STALE_S
 from fedfleet.store.sqlite import SqliteStore
 
@@ -120,6 +120,21 @@ def test_commit_of_a_stored_blob_that_was_deleted_meanwhile_says_so(store: Sqlit
 
     with pytest.raises(StoreUnavailable, match="send it again"):
         writer.commit()
+
+
+def test_uploads_begun_under_ever_new_digests_keep_one_partial(tmp_path: Path) -> None:
+    with SqliteStore(tmp_path) as store:
+        other = store.blobs.writer(DIGEST, len(DATA), "another key")
+        other.write(DATA[:4])
+        writers = [store.blobs.writer(f"{n:064x}", len(DATA), "key") for n in range(10)]
+        writers[-1].write(DATA[:4])
+
+        assert len(partials(tmp_path)) == 2
+        with pytest.raises(TransferInvalid, match="closed"):
+            writers[0].write(DATA[:4])
+        writers[-1].close()
+        other.write(DATA[4:])
+        other.commit()
 
 
 def test_opening_drops_partials_of_uploads_that_were_given_up(tmp_path: Path) -> None:

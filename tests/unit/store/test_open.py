@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,10 @@ def test_open_store_takes_a_relative_path(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "url",
-    ["", "sqlite", "sqlite:", "sqlite: ", "/var/state", "redis://host", "SQLITE:x", "sqlite:~no/x"],
+    [
+        *("", "sqlite", "sqlite:", "sqlite: ", "/var/state", "SQLITE:x", "sqlite:~no/x"),
+        *("redis", "redis:", "redis://", "redis:///0", "unix:", "REDIS://host", "https://host"),
+    ],
 )
 def test_open_store_refuses_other_urls(url: str) -> None:
     with pytest.raises(SettingInvalid) as caught:
@@ -45,6 +50,23 @@ def test_open_store_refuses_other_urls(url: str) -> None:
 
     assert caught.value.code == "SETTING_INVALID"
     assert repr(url) in caught.value.message
+
+
+def test_open_store_shows_no_password_of_a_url_that_it_does_not_know() -> None:
+    with pytest.raises(SettingInvalid, match=r"'rediz://\*\*\*@host/0'") as caught:
+        open_store("rediz://ada:s3cret@host/0?password=s3cret")
+
+    assert "s3cret" not in caught.value.message
+
+
+def test_open_store_needs_no_redis_library_for_a_folder(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from fedfleet.store.open import open_store
+open_store("sqlite:{tmp_path}").close()
+assert "redis" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_open_store_refuses_a_file(tmp_path: Path) -> None:

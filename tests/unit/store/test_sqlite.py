@@ -67,7 +67,10 @@ def test_a_damaged_database_is_unavailable(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
 
-    with SqliteStore(tmp_path) as store, pytest.raises(StoreUnavailable, match="malformed"):
+    with (
+        pytest.raises(StoreUnavailable, match="malformed"),
+        SqliteStore(tmp_path) as store,
+    ):
         store.journal.runs()
 
 
