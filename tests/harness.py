@@ -19,8 +19,12 @@ import grpc
 import numpy as np
 
 from fedfleet.errors import FedFleetError
+from fedfleet.identity.authority import OPERATOR_FOLDER
+from fedfleet.identity.credentials import Credentials, load_credentials
+from fedfleet.identity.names import Role
 from fedfleet.models.card import ModelCard
 from fedfleet.rpc.channel import open_channel
+from fedfleet.rpc.enrolment import enrol
 from fedfleet.rpc.status import error_of
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
@@ -29,6 +33,7 @@ from fedfleet.types import Array, Kind, ModelState, Section, Update, UpdateHeade
 from fedfleet.v1 import control_service_pb2 as control_pb
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
+from fedfleet.v1.enrollment_service_pb2_grpc import EnrollmentServiceStub
 from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
 from fedfleet.wire.chunks import chunks
 from fedfleet.wire.updates import EncodedUpdate, encode_update
@@ -110,14 +115,46 @@ def free_port() -> int:
 
 
 class Running:
-    """A coordinator in this process and a channel to it."""
+    """A coordinator in this process and a channel to it.
 
-    def __init__(self, coordinator: Coordinator, store: Store, channel: grpc.aio.Channel) -> None:
+    Args:
+        credentials: by which the channel was opened; None without TLS.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        store: Store,
+        channel: grpc.aio.Channel,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.coordinator = coordinator
         self.store = store
+        self.credentials = credentials
         self.address = f"127.0.0.1:{coordinator.port}"
+        self.enrol_address = f"127.0.0.1:{coordinator.enroll_port}"
         self.control: Any = ControlServiceStub(channel)
         self.federation: Any = FederationServiceStub(channel)
+        self.enrolment: Any = EnrollmentServiceStub(channel)
+
+    @asynccontextmanager
+    async def seen_by(self, credentials: Credentials | None) -> AsyncIterator[Running]:
+        """The same coordinator through somebody else's connection."""
+        async with open_channel(
+            self.address, own_connection=True, credentials=credentials
+        ) as channel:
+            yield Running(self.coordinator, self.store, channel, credentials)
+
+    async def token(self, name: str, role: Role = Role.WORKER, valid_s: float = 0.0) -> str:
+        """A token to enrol with."""
+        request = control_pb.CreateTokenRequest(
+            worker_id=name, role=f"ROLE_{role.name}", valid_s=valid_s
+        )
+        return str((await self.control.CreateToken(request, timeout=PATIENCE_S)).token)
+
+    async def enrolled(self, name: str, role: Role = Role.WORKER) -> Credentials:
+        """Credentials as a device comes by them."""
+        return await enrol(self.enrol_address, await self.token(name, role), name)
 
     async def submit(self, recipe: str) -> str:
         request = control_pb.SubmitRunRequest(recipe=recipe)
@@ -159,18 +196,38 @@ class Running:
 
 
 @asynccontextmanager
-async def running_coordinator(folder: Path, **settings: Any) -> AsyncIterator[Running]:
-    """A coordinator on a free loopback port, its store in ``folder``."""
-    settings = {"port": 0, "ops_port": 0, "grace_s": 1.0, **settings}
-    config = CoordinatorConfig(store=f"sqlite:{folder}", **settings)
+async def running_coordinator(
+    folder: Path, store_url: str | None = None, **settings: Any
+) -> AsyncIterator[Running]:
+    """A coordinator on free loopback ports, seen by its local operator where it has TLS.
+
+    Args:
+        folder: of its store, unless another one is named, and of its certificate authority.
+        settings: of ``CoordinatorConfig``; ``tls="on"`` for certificates.
+    """
+    settings = {"port": 0, "ops_port": 0, "enroll_port": 0, "grace_s": 1.0, **settings}
+    config = CoordinatorConfig(
+        store=store_url or f"sqlite:{folder}",
+        ca_dir=settings.pop("ca_dir", folder / "ca"),
+        **settings,
+    )
     with open_store(config.store) as store:
         coordinator = Coordinator(config, store)
         try:
             await coordinator.start()
-            async with open_channel(f"127.0.0.1:{coordinator.port}") as channel:
-                yield Running(coordinator, store, channel)
+            operator = local_operator(config) if config.uses_tls else None
+            async with open_channel(
+                f"127.0.0.1:{coordinator.port}", own_connection=True, credentials=operator
+            ) as channel:
+                yield Running(coordinator, store, channel, operator)
         finally:
             await coordinator.close()
+
+
+def local_operator(config: CoordinatorConfig) -> Credentials | None:
+    """What a coordinator with an authority of its own leaves for its own account."""
+    assert config.ca_dir is not None
+    return None if config.server_key else load_credentials(config.ca_dir / OPERATOR_FOLDER)
 
 
 async def watch_until(address: str, run_id: str, kind: str, round: int) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import grpc
 
+from fedfleet.identity.credentials import Credentials
+from fedfleet.rpc.tls import Options, channel_credentials, name_options
 from fedfleet.wire.limits import MAX_MESSAGE_BYTES
 
-OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+# Of both sides. Of two equal options grpc takes the first: what a side adds must not be here.
+SHARED: Options = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # A peer that went away without a word is noticed within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
@@ -18,14 +20,19 @@ OPTIONS = (
     # in which heartbeats come too late.
     ("grpc.http2.bdp_probe", 0),
 )
+OPTIONS: Options = (*SHARED, ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
 
 
-def open_channel(address: str, *, own_connection: bool = False) -> grpc.aio.Channel:
-    """Open a channel to ``host:port``, without TLS until certificates are served.
+def open_channel(
+    address: str, *, own_connection: bool = False, credentials: Credentials | None = None
+) -> grpc.aio.Channel:
+    """Open a channel to ``host:port``.
 
     Args:
         own_connection: share no connection with the other channels of this process. Messages wait
             behind the bytes that a connection has taken before them, on a slow link for minutes.
+        credentials: who this side is and whom it trusts; without them there is no TLS. They hold
+            as long as the channel does: open another one with renewed ones.
     """
     # A worker waits its own jittered backoff; grpc's own may not add minutes to it.
     reconnect = (
@@ -33,4 +40,8 @@ def open_channel(address: str, *, own_connection: bool = False) -> grpc.aio.Chan
         ("grpc.max_reconnect_backoff_ms", 2000),
     )
     apart = (("grpc.use_local_subchannel_pool", int(own_connection)),)
-    return grpc.aio.insecure_channel(address, options=(*OPTIONS, *reconnect, *apart))
+    options: Options = (*OPTIONS, *reconnect, *apart)
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    options = (*options, *name_options(credentials.target_name))
+    return grpc.aio.secure_channel(address, channel_credentials(credentials), options=options)

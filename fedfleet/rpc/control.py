@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
-import grpc
-
-from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut, Unavailable
-from fedfleet.rpc.channel import OPTIONS
-from fedfleet.rpc.exposure import check_exposure
+from fedfleet.errors import TimedOut, Unavailable
+from fedfleet.identity.credentials import Credentials
+from fedfleet.rpc.access_calls import AccessCalls
+from fedfleet.rpc.connection import Connection
 from fedfleet.rpc.retry import backoff_s
-from fedfleet.rpc.status import error_of
 from fedfleet.v1 import control_service_pb2 as pb
-from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
 
 CALL_S = 20.0
 # A watch is many calls of this length, each from where the last one ended, so that a coordinator
@@ -25,22 +21,7 @@ WATCH_CALL_S = 60.0
 AWAY_S = 30.0
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
-
-    Raises:
-        SettingInvalid: it is neither.
-    """
-    host, colon, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_bare = bare == host and ":" in bare  # an IPv6 address without brackets
-    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
-    if not colon or not bare or is_bare or not 1 <= number <= 65535:
-        raise SettingInvalid(f"coordinator {address!r}: must be HOST:PORT")
-    return bare, number
-
-
-class ControlClient:
+class ControlClient(AccessCalls):
     """The coordinator's ControlService; answers are its messages. Safe from several threads.
 
     Every call raises what the coordinator raised, Unavailable where it cannot be reached, and
@@ -49,43 +30,44 @@ class ControlClient:
     Args:
         address: ``HOST:PORT``; nothing is dialled before the first call.
         insecure: FEDFLEET_INSECURE was set.
+        credentials: who calls, and which coordinator is trusted; without them there is no TLS.
 
     Raises:
         SettingInvalid: not an address.
-        InsecureAddress: beyond loopback, where there is no TLS yet.
+        InsecureAddress: beyond loopback without credentials, and not allowed by name.
     """
 
-    def __init__(self, address: str, *, insecure: bool = False, timeout_s: float = CALL_S) -> None:
-        host, _ = split_address(address)
-        check_exposure(host, insecure, "the call to the coordinator")
-        self._address = address
+    def __init__(
+        self,
+        address: str,
+        *,
+        insecure: bool = False,
+        credentials: Credentials | None = None,
+        timeout_s: float = CALL_S,
+    ) -> None:
+        self._connection = Connection(address, insecure, credentials, timeout_s)
+        self._stub = self._connection.control
         self._timeout_s = timeout_s
-        self._is_closed = False
-        # No proxy of the environment: the address that was checked is the one that is dialled.
-        self._channel = grpc.insecure_channel(
-            address, options=(*OPTIONS, ("grpc.enable_http_proxy", 0))
-        )
-        self._stub = ControlServiceStub(self._channel)
 
     def submit_run(self, recipe: str) -> pb.Run:
         """Queue a run of a recipe, a TOML text."""
-        with self._errors():
+        with self._connection.errors():
             request = pb.SubmitRunRequest(recipe=recipe)
             return self._stub.SubmitRun(request, timeout=self._timeout_s).run
 
     def get_run(self, run_id: str) -> pb.GetRunResponse:
         """Ask for a run, its committed rounds and its classes."""
-        with self._errors():
+        with self._connection.errors():
             return self._stub.GetRun(pb.GetRunRequest(run_id=run_id), timeout=self._timeout_s)
 
     def list_runs(self) -> list[pb.Run]:
         """Ask for all runs, newest first."""
-        with self._errors():
+        with self._connection.errors():
             return list(self._stub.ListRuns(pb.ListRunsRequest(), timeout=self._timeout_s).runs)
 
     def stop_run(self, run_id: str) -> pb.Run:
         """Ask that a run ends."""
-        with self._errors():
+        with self._connection.errors():
             return self._stub.StopRun(pb.StopRunRequest(run_id=run_id), timeout=self._timeout_s).run
 
     def watch_run(self, run_id: str, after_event_id: int = 0) -> Iterator[pb.RunEvent]:
@@ -106,7 +88,7 @@ class ControlClient:
                 away_since_s = None
             except Unavailable:
                 now_s = time.monotonic()
-                if self._is_closed:
+                if self._connection.is_closed:
                     raise
                 away_since_s = now_s if away_since_s is None else away_since_s
                 if now_s - away_since_s > AWAY_S:
@@ -117,7 +99,7 @@ class ControlClient:
         request = pb.WatchRunRequest(run_id=run_id, after_event_id=after_event_id)
         call = self._stub.WatchRun(request, timeout=WATCH_CALL_S)
         try:
-            with self._errors():
+            with self._connection.errors():
                 for response in call:
                     yield response.event
         finally:
@@ -125,19 +107,19 @@ class ControlClient:
 
     def list_workers(self) -> list[pb.Worker]:
         """Ask for the workers that are or were connected, by id."""
-        with self._errors():
+        with self._connection.errors():
             request = pb.ListWorkersRequest()
             return list(self._stub.ListWorkers(request, timeout=self._timeout_s).workers)
 
     def list_versions(self, model: str = "") -> pb.ListVersionsResponse:
         """Ask for the versions, newest first, and aliases of a model (empty: of all)."""
-        with self._errors():
+        with self._connection.errors():
             request = pb.ListVersionsRequest(model=model)
             return self._stub.ListVersions(request, timeout=self._timeout_s)
 
     def get_version(self, model: str, version: str) -> pb.GetVersionResponse:
         """Ask for one version by its number or an alias."""
-        with self._errors():
+        with self._connection.errors():
             request = pb.GetVersionRequest(model=model, version=version)
             return self._stub.GetVersion(request, timeout=self._timeout_s)
 
@@ -145,7 +127,7 @@ class ControlClient:
         self, model: str, alias: str, version: int, expected_revision: int | None = None
     ) -> pb.Alias:
         """Point an alias at a version; Conflict where it is at another revision than expected."""
-        with self._errors():
+        with self._connection.errors():
             request = pb.SetAliasRequest(
                 model=model, alias=alias, version=version, expected_revision=expected_revision
             )
@@ -153,8 +135,7 @@ class ControlClient:
 
     def close(self) -> None:
         """End every call in progress, also those of other threads."""
-        self._is_closed = True
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> ControlClient:
         return self
@@ -166,22 +147,3 @@ class ControlClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn the transport's errors into ours, the address named where nobody answered."""
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise self._named(error_of(error)) from error
-        except ValueError as error:  # what grpc raises on a closed channel
-            if not self._is_closed:
-                raise
-            raise Unavailable(f"the call to {self._address} was given up") from error
-
-    def _named(self, known: FedFleetError) -> FedFleetError:
-        if isinstance(known, Unavailable) and known.detail:  # from the transport
-            return Unavailable(
-                f"no coordinator answers at {self._address}; is it running?", detail=known.detail
-            )
-        return known

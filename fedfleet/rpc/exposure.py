@@ -1,4 +1,4 @@
-"""Refuses to listen beyond this machine without TLS, unless that was asked for by name."""
+"""Where TLS is used; refuses to go beyond this machine without it, unless asked to by name."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def parse_tls(text: str) -> str:
+    """Parse auto, on or off; raises ValueError."""
+    lowered = text.strip().lower()
+    if lowered not in ("auto", "on", "off"):
+        raise ValueError("must be auto, on or off")
+    return lowered
+
+
+def uses_tls(tls: str, host: str) -> bool:
+    """Whether an endpoint has TLS; ``auto`` is beyond loopback, whatever else is allowed there.
+
+    Args:
+        tls: auto, on or off.
+    """
+    return tls == "on" or (tls == "auto" and not is_loopback(host))
+
+
 def check_exposure(host: str, insecure: bool, what: str) -> None:
     """Return if ``what`` may listen on (or dial) a host without TLS, warning where that is unsafe.
 
@@ -41,7 +58,7 @@ def check_exposure(host: str, insecure: bool, what: str) -> None:
         return
     if not insecure:
         raise InsecureAddress(
-            f"{what} would use {host or 'every address'} without TLS: use 127.0.0.1, or set "
+            f"{what} would use {host or 'every address'} without TLS: use TLS or 127.0.0.1, or set "
             "FEDFLEET_INSECURE=1 if everybody who can reach that address is trusted"
         )
     logger.warning(

@@ -44,7 +44,7 @@ def status_of(error: FedFleetError) -> grpc.StatusCode:
 
 def error_of(error: grpc.RpcError) -> FedFleetError:
     """The error that the other side raised, or what the transport's failure means."""
-    details = str(getattr(error, "details", lambda: "")() or "the call failed")
+    details = one_line(str(getattr(error, "details", lambda: "")() or "the call failed"))
     metadata = getattr(error, "trailing_metadata", lambda: None)() or ()
     for key, value in metadata:
         if key == CODE_KEY:
@@ -61,6 +61,11 @@ def error_of(error: grpc.RpcError) -> FedFleetError:
     return FedFleetError(f"the call failed: {status.name if status else 'unknown'}: {details}")
 
 
+def one_line(text: str) -> str:
+    """A text without what would break, colour or turn around the line that it is printed in."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
     """End a call with an error; one that nobody foresaw is logged and sent as INTERNAL."""
     if isinstance(error, FedFleetError):
@@ -72,7 +77,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
     else:
         logger.error("rpc_failed", exc_info=error)
         known = FedFleetError("internal error; the server's log says more")
-    text = known.message.encode(errors="replace")[:MAX_MESSAGE_UTF8_BYTES].decode(errors="ignore")
+    text = one_line(known.message).encode()[:MAX_MESSAGE_UTF8_BYTES].decode(errors="ignore")
     await context.abort(status_of(known), text, ((CODE_KEY, known.code),))
     raise AssertionError("abort returned")
 

@@ -7,13 +7,18 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+
+# grpc, which reads this when it is imported, would write a line for each handshake that fails.
+os.environ["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY", "ERROR")
 
 from fedfleet.env import read
-from fedfleet.errors import FedFleetError
+from fedfleet.errors import FedFleetError, StateInUse
 from fedfleet.obs.logs import setup_logging
 from fedfleet.store.open import open_store
 from fedfleet_coordinator.arenas import limit_arenas
 from fedfleet_coordinator.config import CoordinatorConfig
+from fedfleet_coordinator.descriptors import raise_limit
 from fedfleet_coordinator.service import Coordinator
 
 logger = logging.getLogger(__name__)
@@ -22,15 +27,28 @@ logger = logging.getLogger(__name__)
 async def serve(config: CoordinatorConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _on_signal(stop.set)
     with open_store(config.store) as store:
         coordinator = Coordinator(config, store)
+
+        def end() -> None:
+            stop.set()
+            coordinator.give_up()
+
+        _on_signal(end)
         try:
             await coordinator.start()
             await coordinator.run_until(stop)
+        except StateInUse:
+            if not stop.is_set():
+                raise
         finally:
             await coordinator.close()
+
+
+def _on_signal(call: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, call)
 
 
 def main() -> int:
@@ -39,6 +57,7 @@ def main() -> int:
         config = read(CoordinatorConfig, os.environ)
         setup_logging("coordinator", config.log_level)
         limit_arenas()
+        raise_limit()
         asyncio.run(serve(config))
     except FedFleetError as error:
         sys.stderr.write(f"fedfleet-coordinator: {error.code}: {error.message}\n")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from hashlib import sha256
 
-from fedfleet.errors import InvalidInput, LimitExceeded, NotServed, Unavailable
+from fedfleet.errors import InvalidInput, LimitExceeded, Unavailable
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.server import Context
 from fedfleet.store.protocols import RunRecord, resolve
 from fedfleet.v1 import control_service_pb2 as pb
-from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
+from fedfleet.wire.limits import MAX_NAME
+from fedfleet_coordinator.access_desk import AccessDesk
 from fedfleet_coordinator.driver import LATEST
+from fedfleet_coordinator.issuing import Issuing
 from fedfleet_coordinator.messages import (
     alias_message,
     alias_messages,
@@ -22,12 +25,11 @@ from fedfleet_coordinator.messages import (
     version_message,
     worker_message,
 )
-from fedfleet_coordinator.runs import RunQueue
+from fedfleet_coordinator.runs import RunQueue, new_run_id
 from fedfleet_coordinator.standings import Standings
 from fedfleet_coordinator.surroundings import Surroundings
 
 MAX_WATCHERS = 64
-_NO_TLS = "this needs mutual TLS, which this release does not serve"
 
 
 class Bell:
@@ -51,15 +53,17 @@ class Bell:
         return self._event
 
 
-class ControlServicer(pb_grpc.ControlServiceServicer):
-    """Serves operators."""
+class ControlServicer(AccessDesk):
+    """Serves operators: runs, workers, versions; the rest is its base's."""
 
-    def __init__(self, around: Surroundings, runs: RunQueue, bell: Bell) -> None:
+    def __init__(
+        self, around: Surroundings, runs: RunQueue, bell: Bell, issuing: Issuing | None
+    ) -> None:
+        super().__init__(around.store, around.executors, around.trail, issuing)
         self._store = around.store
         self._fleet = around.fleet
         self._traffic = around.traffic
         self._runs = runs
-        self._executors = around.executors
         self._bell = bell
         self._watchers = 0
         self._standings = Standings(around.store.journal)
@@ -69,7 +73,14 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
     async def SubmitRun(
         self, request: pb.SubmitRunRequest, context: Context
     ) -> pb.SubmitRunResponse:
-        return pb.SubmitRunResponse(run=run_message(await self._runs.submit(request.recipe)))
+        run_id = new_run_id()
+        run = await self._trail.act(
+            "submit_run",
+            f"run/{run_id}",
+            lambda: self._runs.submit(request.recipe, run_id),
+            recipe_sha256=sha256(request.recipe.encode()).hexdigest(),
+        )
+        return pb.SubmitRunResponse(run=run_message(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         journal = self._store.journal
@@ -88,7 +99,9 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
         return pb.ListRunsResponse(runs=[run_message(run) for run in reversed(runs)])
 
     async def StopRun(self, request: pb.StopRunRequest, context: Context) -> pb.StopRunResponse:
-        return pb.StopRunResponse(run=run_message(await self._runs.stop(request.run_id)))
+        run_id = request.run_id
+        run = await self._trail.act("stop_run", f"run/{run_id}", lambda: self._runs.stop(run_id))
+        return pb.StopRunResponse(run=run_message(run))
 
     async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context
@@ -137,16 +150,6 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
             response.workers.append(message)
         return response
 
-    async def CreateToken(
-        self, request: pb.CreateTokenRequest, context: Context
-    ) -> pb.CreateTokenResponse:
-        raise NotServed(_NO_TLS)
-
-    async def RevokeWorker(
-        self, request: pb.RevokeWorkerRequest, context: Context
-    ) -> pb.RevokeWorkerResponse:
-        raise NotServed(_NO_TLS)
-
     # Versions
 
     async def ListVersions(
@@ -181,9 +184,16 @@ class ControlServicer(pb_grpc.ControlServiceServicer):
                 "serve that one (FEDFLEET_SERVE_ALIAS)"
             )
         expected = request.expected_revision if request.HasField("expected_revision") else None
-        record = await self._executors.io(
-            lambda: self._store.registry.set_alias(
-                request.model, request.alias, request.version, expected
-            )
+        record = await self._trail.act(
+            "set_alias",
+            f"model/{request.model}",
+            lambda: self._executors.io(
+                lambda: self._store.registry.set_alias(
+                    request.model, request.alias, request.version, expected
+                )
+            ),
+            alias=request.alias[:MAX_NAME],
+            version=request.version,
+            expected_revision=expected,
         )
         return pb.SetAliasResponse(alias=alias_message(record))

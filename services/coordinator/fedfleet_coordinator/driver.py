@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-
-import numpy as np
+from typing import Union
 
 from fedfleet.algorithms.catalog import make_algorithm
 from fedfleet.algorithms.plan import PlanRequest
@@ -20,8 +19,11 @@ from fedfleet.errors import (
     AssignmentClosed,
     FedFleetError,
     InvalidInput,
+    LeaseLost,
+    NotFound,
     StoreFull,
     StoreUnavailable,
+    Unavailable,
     UpdateInvalid,
 )
 from fedfleet.rounds import actions as act
@@ -30,7 +32,7 @@ from fedfleet.rounds.deadlines import training_deadline_s
 from fedfleet.rounds.machines import make_machine
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import Ballot, Drawing
-from fedfleet.rounds.static_norm import Measured, check_measured, needs_queries
+from fedfleet.rounds.static_norm import needs_queries
 from fedfleet.store.protocols import (
     Entry,
     RoundCommit,
@@ -47,6 +49,7 @@ from fedfleet.wire.updates import check_header, header_to_json
 from fedfleet_coordinator.event_log import EventLog, replay
 from fedfleet_coordinator.level_desk import LevelDesk
 from fedfleet_coordinator.making import Making
+from fedfleet_coordinator.reports import observe_round
 from fedfleet_coordinator.starts import Place, Start
 from fedfleet_coordinator.surroundings import Surroundings
 from fedfleet_coordinator.workshop import Workshop
@@ -66,6 +69,9 @@ _KINDS = {
 }
 
 
+_Todo = Union[act.Action, ev.DeadlinePassed, StoreUnavailable, "asyncio.Task[None]"]
+
+
 class RunDriver:
     """One run from its start (or its resumption) to its end."""
 
@@ -82,10 +88,11 @@ class RunDriver:
             first_round=max(1, run.round),
             queries=needs_queries(recipe, workshop.schema),
         )
-        self._log = EventLog(run.run_id, self._machine, around, self._workers, self._push)
         self._desk = LevelDesk(workshop.levels, self._machine, around.fleet, around.executors)
-        self._todo: asyncio.Queue[act.Action | ev.DeadlinePassed | asyncio.Task[None]]
-        self._todo = asyncio.Queue()
+        self._todo: asyncio.Queue[_Todo] = asyncio.Queue()
+        self._log = EventLog(
+            run.run_id, self._machine, around, self._workers, self._push, self._todo.put_nowait
+        )
         # Where workers do not wait for a version, nothing that they need does.
         self._overlaps = make_algorithm(recipe.algorithm).asynchrony is not None
         executors = around.executors
@@ -142,6 +149,8 @@ class RunDriver:
             self._fleet_changed()
             while True:
                 action = await self._todo.get()
+                if isinstance(action, StoreUnavailable):
+                    raise action
                 if isinstance(action, ev.DeadlinePassed):
                     await self._log.ring(action)
                 elif isinstance(action, asyncio.Task):
@@ -211,7 +220,10 @@ class RunDriver:
         """
         self.check_header(header)
         place = self._machine.place(header.assignment_id)
-        await self._around.executors.compute_aside(lambda: self._workshop.check(header, *place))
+        try:
+            await self._around.executors.compute_aside(lambda: self._workshop.check(header, *place))
+        except NotFound as error:
+            raise _deleted(error) from error
 
         def event() -> ev.UpdateAccepted:
             # The round may have closed while the update was checked.
@@ -232,7 +244,10 @@ class RunDriver:
                 size_bytes=header.payload_bytes,
                 accepted_at_s=entry.at_s,
             )
-            return self._around.store.journal.accept_update(record, entry)
+            try:
+                return self._around.store.journal.accept_update(record, entry)
+            except NotFound as error:
+                raise _deleted(error) from error
 
         return not await self._log.write(event, store)
 
@@ -272,13 +287,10 @@ class RunDriver:
         key = report.assignment_id
         if not self._machine.is_open(key, act.Work.QUERY):
             return
-        measured = Measured(
-            report.samples,
-            np.array(report.statistics, np.float32),
-            np.array(report.counters, np.int64),
-        )
         try:
-            check_measured(measured, self._workshop.schema, self._recipe.rounds.max_weight)
+            measured = await self._around.executors.compute_aside(
+                lambda: self._workshop.read_measured(report)
+            )
         except InvalidInput as error:
             await self.fail_assignment(key, error.code, error.message)
             return
@@ -356,13 +368,13 @@ class RunDriver:
     async def _carry_out(self, action: act.Action) -> None:
         """Do what the machine asks; what can never succeed ends the run with its reason.
 
-        A fault of the store (it is full or away) goes up: the run is taken up again later from
-        where the journal has it.
+        A fault of the store (it is full or away, or another's now) goes up: the run is taken up
+        again later from where the journal has it.
         """
         try:
             await self._dispatch(action)
         except FedFleetError as error:
-            if isinstance(error, STORE_FAULTS) or isinstance(action, act.FinishRun):
+            if isinstance(error, (*STORE_FAULTS, LeaseLost)) or isinstance(action, act.FinishRun):
                 raise
             broken = ev.RunBroken(at_s=time.time(), code=error.code, reason=error.message)
             self._push(self._machine.handle(broken))
@@ -500,6 +512,8 @@ class RunDriver:
         version = await executors.io(
             lambda: self._workshop.version_of(made, action.round, duration_s, moved)
         )
+        if self._around.sign is not None:
+            version = self._around.sign(version)
 
         def event() -> ev.RoundCommitted:
             return ev.RoundCommitted(
@@ -532,28 +546,10 @@ class RunDriver:
 
         await self._log.write(event, commit, lambda done: self._workshop.advance(made, done))
         self._cohort_at_s = time.time()  # for workers that train on
-        self._observe(made.evaluation, duration_s, action.round)
+        observe_round(self._around.metrics, version, duration_s, made.evaluation)
 
     def _lanes(self, assignment_ids: Sequence[str]) -> dict[str, str]:
         return {key: self._machine.place(key)[0] for key in assignment_ids}
-
-    def _observe(self, evaluation: Evaluation | None, duration_s: float, round: int) -> None:
-        metrics = self._around.metrics
-        metrics.rounds.inc()
-        metrics.round_duration.observe(duration_s)
-        metrics.last_round.set_to_current_time()
-        if evaluation is not None:
-            metrics.accuracy.set(evaluation.accuracy)
-            metrics.loss.set(evaluation.loss)
-        logger.info(
-            "round_committed",
-            extra={
-                "run_id": self.run_id,
-                "round": round,
-                "duration_s": float(f"{duration_s:.4g}"),
-                "accuracy": evaluation.accuracy if evaluation else None,
-            },
-        )
 
     async def forget(self) -> None:
         """Delete what is left of a run that is over; its versions stay."""
@@ -594,3 +590,8 @@ class RunDriver:
         )
         self._around.changed()
         await self.forget()
+
+
+def _deleted(error: NotFound) -> Unavailable:
+    """A closed round's update had the very same bytes, and they went with it."""
+    return Unavailable("the payload was deleted meanwhile: send it again", detail=error.message)

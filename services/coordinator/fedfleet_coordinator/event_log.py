@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from fedfleet.errors import Unavailable
+from fedfleet.errors import StoreUnavailable, Unavailable
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.actions import Action
 from fedfleet.rounds.machines import Machine
@@ -30,6 +30,8 @@ class EventLog:
     Args:
         workers: those that can take assignments of this run now.
         on_actions: takes what the machine asks for, in order.
+        on_fault: told when nobody knows whether an event was written. From then on nothing is
+            written here: the run is to be taken up again from the journal.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class EventLog:
         around: Surroundings,
         workers: Callable[[], frozenset[str]],
         on_actions: Callable[[list[Action]], None],
+        on_fault: Callable[[StoreUnavailable], None],
     ) -> None:
         self._run_id = run_id
         self._machine = machine
         self._around = around
         self._workers = workers
         self._on_actions = on_actions
+        self._on_fault = on_fault
         self._order = asyncio.Lock()
         self._retired = False
 
@@ -99,7 +103,12 @@ class EventLog:
                 kind=ev.kind_of(event),
                 fields=ev.to_fields(event),
             )
-            written = await self._around.executors.io(lambda: store(entry))
+            try:
+                written = await self._around.executors.io(lambda: store(entry))
+            except StoreUnavailable as error:
+                self._retired = True
+                self._on_fault(error)
+                raise
             after(written)
             self._on_actions(self._machine.handle(event))
         # Some events carry the fleet as it was before the write.

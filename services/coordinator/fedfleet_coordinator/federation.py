@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 from typing import TypeVar
 
 from fedfleet.codecs.chain import Chain
@@ -20,6 +20,7 @@ from fedfleet.errors import (
     TimedOut,
     TransferInvalid,
 )
+from fedfleet.rpc.gate import RunningCall, current_call
 from fedfleet.rpc.patience import within
 from fedfleet.rpc.server import Context
 from fedfleet.store.protocols import BlobWriter
@@ -36,6 +37,7 @@ from fedfleet_coordinator.fleet import Session
 from fedfleet_coordinator.room import Room
 from fedfleet_coordinator.runs import RunQueue
 from fedfleet_coordinator.surroundings import Surroundings
+from fedfleet_coordinator.transfers import Transfers, check_claim
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         self._heartbeat_s = config.heartbeat_s
         self._stall_s = config.stall_s
         self._room = Room(config.in_flight_mb, self._metrics)
-        self._uploads: dict[str, asyncio.Task[object]] = {}
+        self._uploads: dict[str, RunningCall] = {}
+        self._transfers = Transfers()
 
     # Connect
 
@@ -87,6 +90,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
 
     def _session(self, hello: pb.Hello) -> Session:
         limits.check_worker_id(hello.worker_id)
+        check_claim(hello.worker_id)
         limits.check_count("tags", len(hello.tags), limits.MAX_TAGS)
         limits.check_count("held assignments", len(hello.held_assignment_ids), limits.MAX_HELD)
         for tag in hello.tags:
@@ -135,6 +139,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             self._fleet.hear(session, request.heartbeat)
             return
         if kind == "progress":
+            self._check_owner(session, request.progress.assignment_id)
             session.assignment_id = request.progress.assignment_id[:512]
             session.progress_ratio = min(1.0, max(0.0, request.progress.done_ratio))
         elif kind == "failure":
@@ -164,7 +169,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     def _check_owner(self, session: Session, assignment_id: str) -> None:
         if not assignment_id.endswith("/" + session.worker_id):
             raise InvalidInput(
-                f"assignment {assignment_id[:200]} was not given to {session.worker_id}"
+                f"assignment {assignment_id[:200]!r} was not given to {session.worker_id}"
             )
 
     # Download
@@ -173,6 +178,14 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         self, request: pb.DownloadRequest, context: Context
     ) -> AsyncIterator[pb.DownloadResponse]:
         """Send a blob from an offset on."""
+        if request.worker_id:
+            check_claim(request.worker_id)
+        with self._transfers.one():
+            async with aclosing(self._blob(request)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _blob(self, request: pb.DownloadRequest) -> AsyncGenerator[pb.DownloadResponse, None]:
         digest = limits.check_digest(request.digest)
         blobs = self._store.blobs
         total = await self._executors.io(lambda: blobs.size(digest))
@@ -197,11 +210,33 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         self, requests: AsyncIterator[pb.UploadRequest], context: Context
     ) -> AsyncIterator[pb.UploadResponse]:
         """Take one update: say from where on, receive, check, journal, answer with a receipt."""
-        first = await _next(requests, self._stall_s)
-        if first is None or first.WhichOneof("message") != "header":
-            raise TransferInvalid("the first message of an upload must be its header")
-        header = first.header
-        await self._supersede(header.assignment_id)
+        with self._transfers.one():
+            first = await _next(requests, self._stall_s)
+            if first is None or first.WhichOneof("message") != "header":
+                raise TransferInvalid("the first message of an upload must be its header")
+            # Before an older upload of that assignment is ended.
+            check_claim(first.header.worker_id)
+            self._check_given(first.header)
+            async with aclosing(self._upload(first.header, requests)) as responses:
+                async for response in responses:
+                    yield response
+
+    def _check_given(self, header: pb.UpdateHeader) -> None:
+        names = (header.run_id, header.assignment_id)
+        is_given = header.assignment_id.endswith("/" + header.worker_id)
+        if is_given and all(name.isprintable() for name in names):
+            return
+        error = AssignmentClosed(
+            f"assignment {header.assignment_id[:200]!r} of run {header.run_id[:64]!r} was not "
+            f"given to worker {header.worker_id[:80]!r}"
+        )
+        self._count_refused(header, error)
+        raise error
+
+    async def _upload(
+        self, header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncGenerator[pb.UploadResponse, None]:
+        call = await self._supersede(header.assignment_id)
         try:
             if await self._accepted(header):
                 self._metrics.updates.labels("duplicate").inc()
@@ -215,7 +250,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             async for response in self._receive(header, driver, requests):
                 yield response
         finally:
-            if self._uploads.get(header.assignment_id) is asyncio.current_task():
+            if self._uploads.get(header.assignment_id) is call:
                 del self._uploads[header.assignment_id]
 
     async def _receive(
@@ -328,15 +363,20 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
             },
         )
 
-    async def _supersede(self, assignment_id: str) -> None:
-        """End an older upload of the same assignment: its connection is probably dead."""
-        current = asyncio.current_task()
+    async def _supersede(self, assignment_id: str) -> RunningCall:
+        """End an older upload of the same assignment: its connection is probably dead.
+
+        Returns:
+            The call that runs here.
+        """
+        current = current_call()
         assert current is not None
         older = self._uploads.get(assignment_id)
         self._uploads[assignment_id] = current
         if older is not None:
-            older.cancel()
-            await asyncio.wait([older])
+            older.end(AssignmentClosed("a newer upload of this assignment took over"))
+            await older.ended()
+        return current
 
     async def _accepted(self, header: pb.UpdateHeader) -> bool:
         """Whether this very update is in the journal."""

@@ -62,6 +62,7 @@ def version_message(version: VersionRecord) -> pb.Version:
         created_at_s=version.created_at_s,
         card_json=json.dumps(dict(version.card)),
         metrics_json=json.dumps(dict(version.metrics)),
+        signature=version.signature,
     )
 
 

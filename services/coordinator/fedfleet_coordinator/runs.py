@@ -8,17 +8,23 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-from fedfleet.errors import Conflict, FedFleetError
+from fedfleet.errors import Conflict, FedFleetError, LeaseLost
 from fedfleet.obs.logs import log_context
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.retry import backoff_s
 from fedfleet.store.protocols import Entry, RunRecord, RunState
 from fedfleet_coordinator.driver import STORE_FAULTS, RunDriver
+from fedfleet_coordinator.forgetting import forget_ended_run
 from fedfleet_coordinator.surroundings import Surroundings
 from fedfleet_coordinator.workshop import Workshop
 
 logger = logging.getLogger(__name__)
+
+
+def new_run_id() -> str:
+    """An id that no run has had."""
+    return f"r-{uuid4().hex[:12]}"
 
 
 class RunQueue:
@@ -39,6 +45,8 @@ class RunQueue:
         run = await self._next()
         if run is not None and run.state is RunState.RUNNING:
             self.active = await self._prepare(run)
+        else:
+            await self._around.executors.io(lambda: forget_ended_run(self._around.store))
 
     async def serve(self) -> None:
         """Drive one run after the other, for ever; a fault of the store only delays."""
@@ -72,8 +80,8 @@ class RunQueue:
         with log_context(run_id=driver.run_id):
             try:
                 await driver.drive()
-            except STORE_FAULTS:
-                raise
+            except (*STORE_FAULTS, LeaseLost):
+                raise  # not this run's fault
             except Exception as error:
                 await driver.retire()
                 await self._end_crashed(driver.run_id, error)
@@ -102,13 +110,13 @@ class RunQueue:
             return range(round, round + 1)
         return self.active.counting_rounds(round)
 
-    async def submit(self, text: str) -> RunRecord:
+    async def submit(self, text: str, run_id: str) -> RunRecord:
         """Validate a recipe and queue its run; raises RecipeInvalid and its kin."""
         recipe = parse_recipe(text)
         card_of(recipe)
         now_s = time.time()
         run = RunRecord(
-            run_id=f"r-{uuid4().hex[:12]}",
+            run_id=run_id,
             model=recipe.name,
             recipe=text,
             state=RunState.QUEUED,
@@ -157,7 +165,7 @@ class RunQueue:
             )
             driver = RunDriver(run, recipe, workshop, self._around)
             await driver.prepare(run)
-        except STORE_FAULTS:
+        except (*STORE_FAULTS, LeaseLost):
             raise
         except FedFleetError as error:
             await self._end(run, RunState.FAILED, error.code, error.message)

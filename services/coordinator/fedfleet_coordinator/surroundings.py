@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedfleet.rpc.supervisor import Supervisor
-from fedfleet.store.protocols import Store
+from fedfleet.store.protocols import Store, VersionRecord
+from fedfleet_coordinator.audit_trail import Trail
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.metrics import CoordinatorMetrics
@@ -19,6 +20,8 @@ class Surroundings:
 
     Args:
         changed: called after each journal entry, for those who watch runs.
+        trail: the audit log.
+        sign: a version's record with its signature; None where nothing is signed.
     """
 
     store: Store
@@ -28,3 +31,5 @@ class Surroundings:
     traffic: Traffic
     supervisor: Supervisor
     changed: Callable[[], None]
+    trail: Trail
+    sign: Callable[[VersionRecord], VersionRecord] | None = None

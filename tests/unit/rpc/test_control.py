@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfleet.errors import InsecureAddress, SettingInvalid
-from fedfleet.rpc.control import ControlClient, split_address
+from fedfleet.rpc.address import split_address
+from fedfleet.rpc.control import ControlClient
 
 
 @given(

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from fedfleet.errors import InsecureAddress
-from fedfleet.rpc.exposure import check_exposure, is_loopback
+from fedfleet.rpc.exposure import check_exposure, is_loopback, parse_tls, uses_tls
 
 LOOPBACK = ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost", "::ffff:127.0.0.1"]
 BEYOND = [
@@ -44,3 +44,16 @@ def test_address_beyond_loopback_warns_where_it_is_allowed(host, caplog):
     (record,) = caplog.records
     assert (record.levelname, record.message) == ("WARNING", "insecure_endpoint")
     assert (record.endpoint, record.host) == ("the coordinator", host)
+
+
+@pytest.mark.parametrize("host", [*LOOPBACK, *BEYOND])
+def test_tls_is_by_itself_on_beyond_loopback_alone(host):
+    assert uses_tls("auto", host) is not is_loopback(host)
+    assert uses_tls("on", host)
+    assert not uses_tls("off", host)
+
+
+def test_tls_setting_is_one_of_three_words():
+    assert [parse_tls(text) for text in ("auto", " ON", "Off")] == ["auto", "on", "off"]
+    with pytest.raises(ValueError, match="auto, on or off"):
+        parse_tls("1")

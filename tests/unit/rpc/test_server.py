@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from raising_server import SERVICE, Served, serving
 
 from fedfleet.errors import AddressInUse, SettingInvalid
+from fedfleet.rpc.access import AccessInterceptor, Door
 from fedfleet.rpc.channel import open_channel
+from fedfleet.rpc.gate import Gate
 from fedfleet.rpc.server import RpcServer
 
 CALL_S = 10.0
@@ -122,3 +125,45 @@ async def test_server_listens_on_ipv6_with_or_without_brackets(host: str) -> Non
     assert answer.status == SERVING
     await channel.close()
     await server.stop(0)
+
+
+async def closed(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await asyncio.wait_for(reader.read(), CALL_S) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def test_connections_beyond_the_bound_are_closed_at_once() -> None:
+    server = RpcServer(max_connections=3)
+    port = await server.start("127.0.0.1", 0, ())
+    channel = open_channel(f"127.0.0.1:{port}")
+    stub = health_pb2_grpc.HealthStub(channel)
+    await stub.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
+    pairs = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+
+    assert [await closed(reader) for reader, _ in pairs[2:]] == [True] * 4
+
+    # Who was there before is still served.
+    assert await stub.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
+    for _, writer in pairs:
+        writer.close()
+    await channel.close()
+    await server.stop(0)
+
+
+async def test_connection_that_does_not_say_hello_is_closed() -> None:
+    server = RpcServer(handshake_s=0.2)
+    port = await server.start("127.0.0.1", 0, ())
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    await asyncio.wait_for(reader.read(), CALL_S)
+
+    assert reader.at_eof()
+    writer.close()
+    await server.stop(0)
+
+
+def test_port_without_tls_lets_nobody_but_local_callers_in() -> None:
+    with pytest.raises(ValueError, match="TLS"):
+        RpcServer(access=AccessInterceptor(Gate(), Door.MUTUAL))
