@@ -144,7 +144,8 @@ class ModelState:
         """
         want = {p.name: p.shape for p in schema.params}
         if tensors.keys() != want.keys():
-            odd = sorted(tensors.keys() ^ want.keys())[:3]
+            # A file's names may be anything: what is said of them stays one short line.
+            odd = [ascii(name)[1:-1][:64] for name in sorted(tensors.keys() ^ want.keys())[:3]]
             raise SchemaMismatch(f"these tensors are on one side only: {', '.join(odd)}")
         for name, tensor in tensors.items():
             if tensor.shape != want[name]:

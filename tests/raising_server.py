@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 import grpc
 
 from fedfleet.errors import FedFleetError
+from fedfleet.rpc.access import AccessInterceptor, Door
 from fedfleet.rpc.channel import open_channel
+from fedfleet.rpc.gate import Gate
 from fedfleet.rpc.server import Context, RpcServer
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import control_service_pb2_grpc as pb_grpc
@@ -79,7 +81,8 @@ class Served:
 @asynccontextmanager
 async def serving(port: int = 0, stall_s: float = STALL_S) -> AsyncIterator[Served]:
     # Abstract for mypy only: the generated base answers UNIMPLEMENTED for the others.
-    server, servicer = RpcServer(stall_s), Raiser()  # type: ignore[abstract]
+    servicer = Raiser()  # type: ignore[abstract]
+    server = RpcServer(stall_s, access=AccessInterceptor(Gate(), Door.PLAIN, stall_s))
     pb_grpc.add_ControlServiceServicer_to_server(servicer, server.grpc)
     federation_grpc.add_FederationServiceServicer_to_server(servicer, server.grpc)
     bound = await server.start("127.0.0.1", port, (SERVICE,))

@@ -46,6 +46,7 @@ class Scripted(pb_grpc.FederationServiceServicer):
     """The scripts, and what was asked for. ``blobs`` answers the downloads without a script."""
 
     stub: Any = None
+    address: str = ""
     talk: Talking | None = None
     upload: Uploading | None = None
     download: Downloading | None = None
@@ -53,6 +54,10 @@ class Scripted(pb_grpc.FederationServiceServicer):
     hellos: asyncio.Queue[pb.Hello] = field(default_factory=asyncio.Queue)
     downloads: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     uploads: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+
+    async def dial(self) -> Any:
+        """What a worker calls on."""
+        return self.stub
 
     async def Connect(
         self, requests: AsyncIterator[pb.ConnectRequest], context: Context
@@ -92,7 +97,8 @@ async def scripted_coordinator() -> AsyncIterator[Scripted]:
     server, servicer = RpcServer(), Scripted()
     pb_grpc.add_FederationServiceServicer_to_server(servicer, server.grpc)
     port = await server.start("127.0.0.1", 0, ("fedfleet.v1.FederationService",))
-    channel: grpc.aio.Channel = open_channel(f"127.0.0.1:{port}")
+    servicer.address = f"127.0.0.1:{port}"
+    channel: grpc.aio.Channel = open_channel(servicer.address)
     servicer.stub = pb_grpc.FederationServiceStub(channel)
     try:
         yield servicer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from fedfleet.identity.tokens import NewSecret, new_key
 from fedfleet.models.card import ModelCard
 from fedfleet.models.config import MlpOptions, ModelConfig
+from fedfleet.store.access import KeyRecord
 from fedfleet.store.protocols import (
     Entry,
     RoundCommit,
@@ -27,8 +30,11 @@ from fedfleet.training.state import initial_state
 from fedfleet.types import InputSpec, ModelState
 from fedfleet.wire.weights import encode_state
 from fedfleet_inference_api.config import InferenceConfig
-from fedfleet_inference_api.server import http_server, listen
+from fedfleet_inference_api.door import listen
+from fedfleet_inference_api.server import HttpServer
 from fedfleet_inference_api.service import InferenceService
+from fedfleet_inference_api.signature_check import SignatureCheck
+from fedfleet_inference_api.tls import certificate_of
 
 PATIENCE_S = 30.0
 DIGITS = tuple(f"digit {number}" for number in range(10))
@@ -56,6 +62,7 @@ def publish(
     state: ModelState | None = None,
     data: bytes | None = None,
     aliases: tuple[str, ...] = ("latest",),
+    sign: Callable[[VersionRecord], VersionRecord] = lambda version: version,
 ) -> VersionRecord:
     """Commit the next version: random weights of a seed, or a given state, or any bytes."""
     state = state or initial_state(card, seed)
@@ -92,7 +99,7 @@ def publish(
         RoundCommit(
             run_id=run_id,
             round=number,
-            version=version,
+            version=sign(version),
             memory_digest="",
             aliases=aliases,
             entry=entry(run_id, number, "committed"),
@@ -100,23 +107,48 @@ def publish(
     )
 
 
+def add_key(store: Store, *scopes: str) -> NewSecret:
+    """A key for the REST interface, as the coordinator makes one."""
+    made = new_key()
+    store.access.add_key(
+        KeyRecord(
+            key_id=made.id,
+            secret_hash=made.secret_hash,
+            name="test",
+            scopes=scopes,
+            created_at_s=time.time(),
+        )
+    )
+    return made
+
+
 def entry(run_id: str, round: int, kind: str) -> Entry:
     return Entry(run_id=run_id, round=round, at_s=time.time(), kind=kind, fields={})
 
 
 @contextmanager
-def serving(store: Store, **settings: object) -> Iterator[tuple[InferenceService, httpx.Client]]:
-    """Run the service on a free loopback port; yields it and a client that is bound to it."""
+def serving(store: Store, /, **settings: object) -> Iterator[tuple[InferenceService, httpx.Client]]:
+    """Run the service on a free loopback port; yields it and a client that is bound to it.
+
+    The client trusts the certificate of the settings, where they name one, and no other.
+    """
     values: dict[str, object] = {"registry_poll_s": 0.01, "threads": 1, "grace_s": 5.0}
     config = InferenceConfig(**(values | settings))  # type: ignore[arg-type]  # a table of fields
-    service = InferenceService(config, store)
-    server = http_server(service)
+    service = InferenceService(config, store, SignatureCheck(config.signer, config.store))
+    certificate = certificate_of(config)
+    server = HttpServer(service, certificate)
+    trusted: bool | ssl.SSLContext = True
+    if certificate is not None:
+        trusted = ssl.create_default_context(cafile=str(config.inference_certificate))
     with listen("127.0.0.1", 0) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        scheme = "https" if certificate else "http"
+        url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
         thread.start()
         try:
-            with httpx.Client(base_url=url, timeout=PATIENCE_S, trust_env=False) as client:
+            with httpx.Client(
+                base_url=url, timeout=PATIENCE_S, trust_env=False, verify=trusted
+            ) as client:
                 yield service, client
         finally:
             server.should_exit = True

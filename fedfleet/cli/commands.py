@@ -20,11 +20,65 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     ),
     "workers": Leaf("fedfleet.cli.workers:workers", "List the workers and what they are doing."),
     "worker": Branch(
-        "Look at what this machine can do as a worker.",
+        "Measure this machine as a worker; shut a worker out.",
         {
             "probe": Leaf(
                 "fedfleet.cli.worker_probe:probe",
                 "Measure how fast this machine trains each level of a recipe's model.",
+            ),
+            "revoke": Leaf(
+                "fedfleet.cli.revoke:worker",
+                "Shut a worker out: its certificates and tokens are worthless at once.",
+            ),
+        },
+    ),
+    "operator": Branch(
+        "Shut an operator or an observer out.",
+        {
+            "revoke": Leaf("fedfleet.cli.revoke:operator", "Shut an operator or an observer out."),
+        },
+    ),
+    "token": Branch(
+        "Make the single-use tokens by which workers and people enrol.",
+        {
+            "create": Leaf(
+                "fedfleet.cli.tokens:create", "Make a token by which one name enrols, once."
+            ),
+            "list": Leaf("fedfleet.cli.tokens:list_tokens", "List the tokens not used yet."),
+            "delete": Leaf("fedfleet.cli.tokens:delete", "Make an unused token worthless."),
+        },
+    ),
+    "enroll": Leaf(
+        "fedfleet.cli.enroll:enroll",
+        "Trade a token for credentials, which other commands then use.",
+    ),
+    "key": Branch(
+        "Make the keys that the inference service asks for.",
+        {
+            "create": Leaf("fedfleet.cli.keys:create", "Make a key for the inference service."),
+            "list": Leaf("fedfleet.cli.keys:list_keys", "List the keys of the inference service."),
+            "revoke": Leaf("fedfleet.cli.keys:revoke", "Make a key worthless."),
+        },
+    ),
+    "ca": Branch(
+        "Look at the fleet's certificate authority, and use it for web servers.",
+        {
+            "show": Leaf(
+                "fedfleet.cli.ca:show",
+                "Show the certificates of the fleet's authority, to compare them.",
+            ),
+            "server": Leaf(
+                "fedfleet.cli.ca:server",
+                "Issue a certificate for a web server, such as the inference service.",
+            ),
+        },
+    ),
+    "audit": Branch(
+        "Look at who did what, and whether the log of it is whole.",
+        {
+            "show": Leaf("fedfleet.cli.audit:show", "Show who did what."),
+            "verify": Leaf(
+                "fedfleet.cli.audit:verify", "Check that no record was removed or altered."
             ),
         },
     ),

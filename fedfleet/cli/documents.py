@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from fedfleet.store.audit import AuditRecord
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2 as federation
 
@@ -128,6 +129,47 @@ def version_document(version: pb.Version, aliases: Iterable[pb.Alias]) -> Docume
         "created_at_s": version.created_at_s,
         "card": json.loads(version.card_json or "{}"),
         "metrics": json.loads(version.metrics_json or "{}"),
+        "signature": version.signature or None,
+    }
+
+
+def role_name(role: pb.Role.ValueType) -> str:
+    """For example ``operator``."""
+    return pb.Role.Name(role or pb.ROLE_WORKER).removeprefix("ROLE_").lower()
+
+
+def token_document(token: pb.Token) -> Document:
+    """A token that was not used yet; its secret is nowhere."""
+    return {
+        "token_id": token.token_id,
+        "role": role_name(token.role),
+        "name": token.name,
+        "created_at_s": token.created_at_s,
+        "expires_at_s": token.expires_at_s,
+    }
+
+
+def key_document(key: pb.Key) -> Document:
+    """A key for the inference service; its secret is nowhere."""
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "created_at_s": key.created_at_s,
+        "expires_at_s": key.expires_at_s or None,
+    }
+
+
+def audit_document(record: AuditRecord) -> Document:
+    """A record of the audit log with all that its hash is over."""
+    return {
+        "number": record.number,
+        "at_s": record.at_s,
+        "actor": record.actor,
+        "action": record.action,
+        "object": record.object,
+        "fields": dict(record.fields),
+        "hash": record.hash,
     }
 
 

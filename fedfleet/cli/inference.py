@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode, urlsplit
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
-from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut, Unavailable, error_for_code
+from fedfleet.errors import (
+    CertificateInvalid,
+    FedFleetError,
+    SettingInvalid,
+    TimedOut,
+    Unavailable,
+    error_for_code,
+)
 from fedfleet.rpc.exposure import check_exposure
 
 CALL_S = 30.0
@@ -30,13 +38,23 @@ class InferenceClient:
     Args:
         url: for example ``http://127.0.0.1:8080``.
         insecure: FEDFLEET_INSECURE was set.
+        api_key: sent with every request; empty sends none.
+        root: an authority that is trusted for HTTPS beside the system's, in PEM; empty is none.
 
     Raises:
-        SettingInvalid: not an http or https URL.
+        SettingInvalid: not an http or https URL, or not a key.
         InsecureAddress: plain HTTP beyond loopback.
     """
 
-    def __init__(self, url: str, *, insecure: bool = False, timeout_s: float = CALL_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        insecure: bool = False,
+        api_key: str = "",
+        root: bytes = b"",
+        timeout_s: float = CALL_S,
+    ) -> None:
         try:
             parts = urlsplit(url)
             has_port = parts.port is None or parts.port > 0
@@ -49,9 +67,15 @@ class InferenceClient:
         self.is_plain = parts.scheme == "http"
         if self.is_plain:
             check_exposure(self.host, insecure, "the call to the inference service")
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise SettingInvalid("FEDFLEET_API_KEY: not a key, as `fedfleet key create` prints it")
+        self._headers = {"X-API-Key": api_key} if api_key else {}
         self._timeout_s = timeout_s
-        # No proxy of the environment: it would see the images.
-        self._opener = build_opener(ProxyHandler({}), _NoRedirect)
+        # No proxy of the environment: it would see the images. Any: urllib takes classes too.
+        handlers: list[Any] = [ProxyHandler({}), _NoRedirect]
+        if not self.is_plain:
+            handlers.append(HTTPSHandler(context=_trusting(root)))
+        self._opener = build_opener(*handlers)
 
     def predict(self, image: bytes, k: int | None = None) -> dict[str, Any]:
         """The service's answer to an image file's bytes, as JSON.
@@ -63,13 +87,14 @@ class InferenceClient:
         request = Request(  # noqa: S310 - the scheme was checked
             f"{self.url}/predict{query}",
             data=image,
-            headers={"Content-Type": "application/octet-stream"},
+            headers={"Content-Type": "application/octet-stream", **self._headers},
         )
         return self._ask(request)
 
     def served(self) -> dict[str, Any]:
         """What the service answers with at this moment, as JSON."""
-        return self._ask(Request(f"{self.url}/served"))  # noqa: S310 - the scheme was checked
+        url = f"{self.url}/served"
+        return self._ask(Request(url, headers=self._headers))  # noqa: S310 - the scheme was checked
 
     def _ask(self, request: Request) -> dict[str, Any]:
         try:
@@ -83,6 +108,10 @@ class InferenceClient:
         except URLError as error:
             if isinstance(error.reason, (socket.timeout, TimeoutError)):
                 raise TimedOut(f"{self.url} did not answer within {self._timeout_s:g} s") from error
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise CertificateInvalid(
+                    f"who answers at {self.url} is not trusted: {error.reason.verify_message}"
+                ) from error
             raise Unavailable(
                 f"no inference service answers at {self.url}; is it running?",
                 detail=str(error.reason),
@@ -108,3 +137,10 @@ class InferenceClient:
             return error_for_code(str(error["code"]), str(error["message"]))
         except (ValueError, KeyError, TypeError):
             return FedFleetError(f"{self.url} answered with HTTP status {status}")
+
+
+def _trusting(root: bytes) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if root:
+        context.load_verify_locations(cadata=root.decode("ascii"))
+    return context

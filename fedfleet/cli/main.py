@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         0; 1 after an error in one line on stderr; 2 for a wrong usage; 130 after Ctrl-C.
     """
     logging.getLogger("fedfleet").addHandler(logging.NullHandler())
+    # grpc would write about each failed handshake beside the one line that says so.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with contextlib.suppress(AttributeError):
         # A terminal that cannot show a character shows a question mark.
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

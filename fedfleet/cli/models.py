@@ -97,6 +97,7 @@ def show(
         ("made", local_time(found.created_at_s)),
         ("size", size(found.size_bytes)),
         ("SHA-256", found.digest),
+        ("signature", found.signature or "none"),
     ):
         table.add_row(name, plain(value))
     console().print(table)

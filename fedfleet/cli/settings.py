@@ -13,20 +13,84 @@ from typing import Annotated, Optional
 import typer
 
 from fedfleet.env import parse_bool, parse_path, read, setting
+from fedfleet.errors import SettingInvalid
+from fedfleet.rpc.exposure import parse_tls
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CliConfig:
-    """Settings; each field is the variable FEDFLEET_<NAME>."""
+    """Settings; each field is the variable FEDFLEET_<NAME>.
 
-    coordinator: str = setting("the coordinator's HOST:PORT", default="127.0.0.1:7070", parse=str)
+    Raises:
+        SettingInvalid: two settings do not go together.
+    """
+
+    coordinator: str = setting(
+        "the coordinator's HOST:PORT; behind commas, those that stand by for it",
+        default="127.0.0.1:7070",
+        parse=str,
+    )
     inference: str = setting(
         "URL of the inference service", default="http://127.0.0.1:8080", parse=str
+    )
+    credentials: Path | None = setting(
+        "folder with this operator's key and certificates; else fedfleet in XDG_CONFIG_HOME or "
+        "~/.config, if it is there",
+        default=None,
+        parse=parse_path,
+    )
+    tls: str = setting(
+        "mutual TLS with the coordinator: on, off, or auto, which is on beyond loopback and "
+        "wherever there are credentials",
+        default="auto",
+        parse=parse_tls,
+    )
+    operator_certificate: Path | None = setting(
+        "file with this operator's certificates where another authority issues them",
+        default=None,
+        parse=parse_path,
+    )
+    operator_key: Path | None = setting(
+        "file with that certificate's key", default=None, parse=parse_path
+    )
+    server_root: Path | None = setting(
+        "file with the certificates of the authority that has issued the coordinator's",
+        default=None,
+        parse=parse_path,
+    )
+    enroll: str = setting(
+        "HOST:PORT where certificates are issued, several behind commas; empty is the "
+        "coordinator's hosts, port 7073",
+        default="",
+        parse=str,
+    )
+    ca_dir: Path | None = setting(
+        "folder of the certificate authority, for the ca commands; else state/ca",
+        default=None,
+        parse=parse_path,
+    )
+    token: str = setting("the single-use token to enrol with", default="", parse=str)
+    api_key: str = setting(
+        "key that the inference service asks for beyond loopback", default="", parse=str
     )
     insecure: bool = setting(
         "1 allows connections without TLS beyond loopback", default=False, parse=parse_bool
     )
     data_dir: Path | None = setting("folder with the data sets", default=None, parse=parse_path)
+
+    def __post_init__(self) -> None:
+        files = (self.operator_certificate, self.operator_key, self.server_root)
+        if any(files) and not all(files):
+            raise SettingInvalid(
+                "FEDFLEET_OPERATOR_CERTIFICATE, FEDFLEET_OPERATOR_KEY, FEDFLEET_SERVER_ROOT: set "
+                "all three, or none to have the coordinator issue certificates"
+            )
+
+    @property
+    def external(self) -> tuple[Path, Path, Path] | None:
+        """Files of another authority: certificate, key, root."""
+        certificate, key, root = self.operator_certificate, self.operator_key, self.server_root
+        return (certificate, key, root) if certificate and key and root else None
 
 
 # Optional[...] and not "| None": Typer evaluates these, on Python 3.10 too.

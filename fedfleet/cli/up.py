@@ -16,8 +16,9 @@ from typing import Annotated, Any, NoReturn, Optional
 import typer
 from rich.console import Console
 
+from fedfleet.cli.addresses import ENROLL_PORT
 from fedfleet.cli.children import Children
-from fedfleet.cli.fleet import Fleet, FleetPlan, free_or_any, start_fleet, worker_count
+from fedfleet.cli.fleet import HOST, Fleet, FleetPlan, free_or_any, start_fleet, worker_count
 from fedfleet.cli.follow import follow, submit_or_resume
 from fedfleet.cli.inference import InferenceClient
 from fedfleet.cli.live import RunView
@@ -82,6 +83,7 @@ def up(
         state_dir=_state_folder(state_dir, once),
         data_dir=folder.absolute() if folder else None,
         port=_port(port, 0 if once else PORT),
+        enroll_port=_port(None, 0 if once else ENROLL_PORT),
         inference_port=_port(inference_port, 0 if once else INFERENCE_PORT),
         environ=environment(context),
     )
@@ -92,7 +94,7 @@ def up(
                 out.print("Now everything stops; without --once it keeps running.")
             else:
                 out.print(f"web page: {fleet.inference}/")
-                _stay(out, children, fleet)
+                _stay(out, children, fleet, plan)
     except FedFleetError as error:
         if error.detail:
             sys.stderr.write(f"{error.detail}\n")
@@ -105,7 +107,8 @@ def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | Non
     with working(out, "starting the services"):
         fleet = start_fleet(children, plan)
     out.print(f"coordinator: {fleet.coordinator}   inference: {fleet.inference}")
-    with ControlClient(fleet.coordinator) as client:
+    out.print(f"mutual TLS between coordinator and workers; their authority: {plan.authority}")
+    with ControlClient(fleet.coordinator, credentials=fleet.operator) as client:
         run_id = submit_or_resume(client, plan.recipe.source)
         out.print(f"run {run_id}: {plan.recipe.name} on {plan.workers} workers")
         with RunView(out, plan.recipe.rounds.rounds, plan.workers) as view:
@@ -155,14 +158,17 @@ def _wait_served(client: InferenceClient, children: Children, version: int) -> N
         time.sleep(LOOK_S)
 
 
-def _stay(out: Console, children: Children, fleet: Fleet) -> None:
+def _stay(out: Console, children: Children, fleet: Fleet, plan: FleetPlan) -> None:
     """Keep everything running until Ctrl-C, which is the ordinary end."""
     defaults = CliConfig()
-    if (fleet.coordinator, fleet.inference) != (defaults.coordinator, defaults.inference):
-        out.print(
-            f"for other commands: export FEDFLEET_COORDINATOR={fleet.coordinator} "
-            f"FEDFLEET_INFERENCE={fleet.inference}"
-        )
+    settings = [f"FEDFLEET_CREDENTIALS={shlex.quote(str(plan.operator))}"]
+    if fleet.coordinator != defaults.coordinator:
+        settings.append(f"FEDFLEET_COORDINATOR={fleet.coordinator}")
+    if fleet.enrolment != f"{HOST}:{ENROLL_PORT}":
+        settings.append(f"FEDFLEET_ENROLL={fleet.enrolment}")
+    if fleet.inference != defaults.inference:
+        settings.append(f"FEDFLEET_INFERENCE={fleet.inference}")
+    out.print(f"for other commands: export {' '.join(settings)}", soft_wrap=True)
     out.print("Ctrl-C stops everything.")
     try:
         while True:

@@ -77,11 +77,16 @@ class Door(Enum):
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Lets a call through when the table allows it; the outermost of a server's interceptors."""
+    """Lets a call through when the table allows it; the outermost of a server's interceptors.
 
-    def __init__(self, gate: Gate, door: Door) -> None:
+    Args:
+        stall_s: how long a caller may take to send the one request of a call.
+    """
+
+    def __init__(self, gate: Gate, door: Door, stall_s: float = STALL_S) -> None:
         self._gate = gate
         self.door = door
+        self._stall_s = stall_s
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Wrap a handler. Any: grpc types its handlers so."""
@@ -90,7 +95,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             return None
         behavior = handler.stream_stream or handler.unary_stream or handler.unary_unary
         if not handler.request_streaming:
-            behavior = _reading_one(behavior)
+            behavior = _reading_one(behavior, self._stall_s)
         # All of them, so that grpc reads nothing for a caller who is not let in.
         make = grpc.stream_unary_rpc_method_handler
         if handler.response_streaming:
@@ -131,14 +136,14 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return identity
 
 
-def _reading_one(behavior: Any) -> Any:
+def _reading_one(behavior: Any, stall_s: float) -> Any:
     """Serve a stream of requests by what takes the only one."""
 
     async def call(_: Any, context: Any) -> Any:
         try:
-            request = await within(STALL_S, context.read())
+            request = await within(stall_s, context.read())
         except asyncio.TimeoutError:
-            await abort(context, TimedOut(f"the request did not come within {STALL_S:g} s"))
+            await abort(context, TimedOut(f"the request did not come within {stall_s:g} s"))
         if request is grpc.aio.EOF:
             await abort(context, InvalidInput("the call came without a request"))
         return await behavior(request, context)

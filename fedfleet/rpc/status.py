@@ -34,6 +34,7 @@ _CONNECTION_LOST = (
 )
 # grpc drops a status whose metadata pass 8 KiB, and escaping makes three bytes of one.
 MAX_MESSAGE_UTF8_BYTES = 2048
+MAX_LOGGED = 2048
 
 
 def status_of(error: FedFleetError) -> grpc.StatusCode:
@@ -70,10 +71,10 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
     """End a call with an error; one that nobody foresaw is logged and sent as INTERNAL."""
     if isinstance(error, FedFleetError):
         known = error
-        logger.info(
-            "rpc_refused",
-            extra={"code": error.code, "reason": error.message, "detail": error.detail},
-        )
+        # Either may hold what the caller wrote.
+        reason, detail = error.message[:MAX_LOGGED], error.detail[:MAX_LOGGED]
+        fields = {"code": error.code, "reason": reason, "detail": detail}
+        logger.info("rpc_refused", extra=fields)
     else:
         logger.error("rpc_failed", exc_info=error)
         known = FedFleetError("internal error; the server's log says more")

@@ -8,6 +8,7 @@ import mmap
 import os
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -79,6 +80,7 @@ class BlobFiles:
             earlier = self._writers.pop(partial, None)
             if earlier is not None:
                 earlier.close()
+            self._drop_others(partial)
             held = self.size(digest)
             if held is None:
                 writer = FileBlobWriter(partial, digest, size_bytes, self._publish)
@@ -127,6 +129,19 @@ class BlobFiles:
         if self.size(digest) is not None:
             with self._deleting(digest), disk_errors():
                 self._path(digest).unlink(missing_ok=True)
+
+    def _drop_others(self, kept: Path) -> None:
+        """Remove what the same key began under other digests: whoever begins without end, and ends
+        nothing, fills no disk.
+        """
+        with disk_errors():
+            for path in self._partial.glob(f"*{kept.suffix}"):
+                if path != kept:
+                    other = self._writers.pop(path, None)
+                    if other is not None:
+                        other.close()
+                    path.unlink(missing_ok=True)
+        self.drop_stale_partials(time.time())
 
     def drop_stale_partials(self, now_s: float) -> None:
         """Remove what uploads that were given up left behind."""

@@ -29,13 +29,14 @@ class FileBlobWriter:
         self._size_bytes = size_bytes
         self._publish = publish
         self._lock = threading.Lock()
+        self._file: io.FileIO | None = None
         with disk_errors():
             file = io.FileIO(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
             self._offset_bytes = file.seek(0, os.SEEK_END)
             if self._offset_bytes > size_bytes:  # kept for a size that was a lie
                 file.truncate(0)
                 self._offset_bytes = file.seek(0)
-        self._file: io.FileIO | None = file
+        self._file = file
         # Bytes of an earlier writer are hashed once, at the end, not at each of many resumptions.
         self._hash = hashlib.sha256() if self._offset_bytes == 0 else None
 
@@ -81,6 +82,10 @@ class FileBlobWriter:
     def close(self) -> None:
         with self._lock:
             self._close()
+
+    def __del__(self) -> None:
+        # Whoever was cancelled while it was being opened never got hold of it.
+        self._close()
 
     def _close(self) -> None:
         if self._file is not None:

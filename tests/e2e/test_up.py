@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,9 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from certificates import issued
 
 from fedfleet.cli.main import main
+from fedfleet.identity.credentials import load_credentials, save_credentials
+from fedfleet.identity.names import TARGET_NAME, Role
+from fedfleet.store.open import open_store
+from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -184,11 +192,12 @@ def running(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def ask(running: Up, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs a command against the running fleet; returns status, output, errors."""
-    coordinator, inference = running.wait_for("coordinator:").split("   inference: ")
-    environ = {"FEDFLEET_COORDINATOR": coordinator, "FEDFLEET_INFERENCE": inference}
+    settings = shlex.split(running.wait_for("for other commands: export"))
+    environ = dict(setting.split("=", 1) for setting in settings)
+    assert environ.keys() >= {"FEDFLEET_COORDINATOR", "FEDFLEET_INFERENCE", "FEDFLEET_CREDENTIALS"}
 
-    def run(*argv: str) -> tuple[int, str, str]:
-        status = main(argv, environ)
+    def run(*argv: str, **changed: str) -> tuple[int, str, str]:
+        status = main(argv, {**environ, **changed})
         return status, *capsys.readouterr()
 
     return run
@@ -218,6 +227,68 @@ def test_commands_list_what_runs(ask: Any) -> None:
         status, out, _ = ask(*argv)
         assert status == 0
         assert "┃" in out
+
+
+def test_coordinator_of_a_fleet_talks_to_nobody_without_a_certificate(
+    ask: Any, running: Up, tmp_path: Path
+) -> None:
+    address = running.wait_for("coordinator:").partition(" ")[0]
+    authority = Path(
+        running.wait_for("mutual TLS between coordinator and workers; their authority:")
+    )
+    root = (authority / "root.pem").read_bytes()
+    # Of an authority with the same names.
+    save_credentials(tmp_path / "stranger", issued(tmp_path / "ca", "local", Role.OPERATOR))
+    nothing, stranger = ("", str(tmp_path / "stranger"))
+
+    for folder in (nothing, stranger):
+        status, out, err = ask("workers", FEDFLEET_CREDENTIALS=folder)
+        assert (status, out) == (1, "")
+        assert err.startswith(f"fedfleet: UNAVAILABLE: no coordinator answers at {address}; ")
+    # A real client, but without a certificate.
+    named = (("grpc.ssl_target_name_override", TARGET_NAME),)
+    for channel in (
+        grpc.insecure_channel(address),
+        grpc.secure_channel(address, grpc.ssl_channel_credentials(root), named),
+    ):
+        with channel, pytest.raises(grpc.RpcError) as refusal:
+            ControlServiceStub(channel).ListRuns(pb.ListRunsRequest(), timeout=10.0)
+        assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert ask("workers")[0] == 0
+
+
+def test_workers_of_a_fleet_have_enrolled_each_with_its_own_token(ask: Any, running: Up) -> None:
+    state = Path(running.wait_for("state and logs, kept:"))
+    records = [json.loads(line) for line in ask("audit", "show", "--json")[1].splitlines()]
+
+    for name in ("worker-0", "worker-1"):
+        held = load_credentials(state / "workers" / name / "identity")
+        assert held.identity.text == f"worker/{name}"
+    done = [(one["actor"], one["action"], one["object"]) for one in records]
+    for name in ("worker-0", "worker-1"):
+        assert done.count(("operator/local", "token_create", f"worker/{name}")) == 1
+        assert done.count((f"worker/{name}", "enrol", f"worker/{name}")) == 1
+    assert document(ask("token", "list", "--json")) == {"tokens": []}
+    status, out, _ = ask("audit", "verify")
+    assert (status, out.partition(" ")[0]) == (0, str(len(records)))
+
+
+def test_operator_enrols_with_what_up_has_printed(ask: Any, tmp_path: Path) -> None:
+    made = document(ask("token", "create", "--operator", "anna", "--json"))
+    own = {"FEDFLEET_CREDENTIALS": str(tmp_path / "anna")}
+
+    assert ask("workers", **own)[0] == 1
+    assert ask("enroll", "--name", "anna", FEDFLEET_TOKEN=made["token"], **own)[0] == 0
+    assert len(document(ask("workers", "--json", **own))["workers"]) == 2
+
+
+def test_fleet_shows_no_token_to_other_users_of_the_machine(running: Up) -> None:
+    for pid in (running.process.pid, *running.children()):
+        assert b"fft_" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    state = Path(running.wait_for("state and logs, kept:"))
+    assert state.stat().st_mode & 0o077 == 0 or state.parent.stat().st_mode & 0o077 == 0
+    for log in (state / "logs").iterdir():
+        assert "fft_" not in log.read_text()
 
 
 def test_run_show_has_the_rounds(ask: Any) -> None:
@@ -390,3 +461,29 @@ def test_up_that_is_killed_leaves_no_orphan_and_its_run_is_taken_up_again(
     assert (status, err) == (0, "")
     assert again.wait_for("run ") == run
     assert any(line.startswith("round 60/60") for line in again.lines)
+
+
+def test_up_again_on_the_same_state_uses_the_certificates_that_are_there(
+    clouds: Path, tmp_path: Path
+) -> None:
+    short, state = tmp_path / "short.toml", tmp_path / "state"
+    short.write_text(clouds.read_text().replace("rounds = 3", "rounds = 1"))
+    argv = ("--recipe", str(short), "--state-dir", str(state), "--once")
+    held = []
+    for lost in ("", "worker-1"):
+        # One that lost its credentials, or has those of another authority, enrols again.
+        if lost:
+            stranger = issued(tmp_path / "ca", lost)
+            save_credentials(state / "workers" / lost / "identity", stranger)
+        with started(*argv) as up:
+            assert up.end() == (0, "")
+        folders = [state / "workers" / f"worker-{number}" / "identity" for number in range(2)]
+        held.append([load_credentials(folder).identity for folder in folders])
+
+    (first, second), (first_again, second_again) = held
+    assert first == first_again
+    assert second.text == second_again.text
+    assert second != second_again
+    with open_store(f"sqlite:{state}") as store:
+        enrolled = [deed.object for deed in store.audit.records() if deed.action == "enrol"]
+    assert sorted(enrolled) == ["worker/worker-0", "worker/worker-1", "worker/worker-1"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from chromium import PATH, Page, chromium
 from PIL import Image
-from serving import CARD, publish, serving, wait_served
+from serving import CARD, add_key, publish, serving, wait_served
 
 from fedfleet.data.config import DigitsOptions
 from fedfleet.data.digits import DIGITS
@@ -182,6 +182,68 @@ def test_page_shows_labels_as_text(page, store, digit):
 
         assert page.run("document.querySelectorAll('#bars img').length") == 0
         assert set(page.run(LABELS)) <= set(hostile)
+
+
+def type_key(page: Page, text: str) -> None:
+    page.run(f"document.querySelector('#key-text').value = {text!r}")
+    page.run("document.querySelector('#key button').click()")
+
+
+def test_page_asks_for_a_key_and_keeps_it_in_its_tab_alone(page, store, digit, tmp_path):
+    version = publish(store, seed=1, card=DIGIT_CARD, state=trained(steps=8))
+    key, other = add_key(store, "predict"), add_key(store, "models:promote")
+    page.look(width=1100, height=760)
+    page.events.clear()
+    with serving(store, rest_auth="on") as (service, client):
+        wait_served(service, version)
+        page.open(f"{client.base_url}/")
+        page.wait("!document.querySelector('#key').hidden")
+        page.wait("document.querySelector('#model-name').textContent === 'a key is needed'")
+        assert text(page, "#key-reason") == "This service answers those who have a key."
+        assert "fedfleet key create" in text(page, "#key-hint")
+        links = "[...document.querySelectorAll('.keyless')]"
+        assert page.run(f"{links}.length === 3 && {links}.every((a) => a.hidden)")
+        assert "X-API-Key: $KEY" in text(page, "#curl")
+        keep(page, "page-key", tmp_path)
+        page.look(width=1100, height=760, dark=True)
+        keep(page, "page-key-dark", tmp_path)
+        page.look(width=390, height=1000)
+        keep(page, "page-key-narrow", tmp_path)
+        assert page.run("document.documentElement.scrollWidth") <= 390
+        page.look(width=1100, height=760)
+
+        type_key(page, "flk_wrong")
+        page.wait("document.querySelector('#key-reason').textContent.includes('not a key')")
+        type_key(page, "k\u00e9y")
+        page.wait("document.querySelector('#key-reason').textContent.includes('That is not')")
+        type_key(page, other.text)
+        page.wait("document.querySelector('#key-reason').textContent.includes('needs the scope')")
+        type_key(page, f" {key.text} ")
+        page.wait("document.querySelector('#model.serving')")
+        assert page.run("document.querySelector('#key').hidden")
+        page.choose("#file", digit)
+        page.wait(f"{BARS}.length === 5")
+        keep(page, "page-with-key", tmp_path)
+
+        # It is in no cookie, no address and nowhere that outlives the tab.
+        assert page.run("Object.values(sessionStorage)") == [key.text]
+        assert page.run("document.cookie + Object.values(localStorage)") == ""
+        assert page.run("document.querySelector('#key-text').value") == ""
+        assert not any(key.text in url for url in page.asked_urls())
+
+        page.run("document.querySelector('#forget').click()")
+        page.wait("!document.querySelector('#key').hidden")
+        assert page.run("sessionStorage.length") == 0
+        keep(page, "page-key-forgotten", tmp_path)
+
+        type_key(page, key.text)
+        page.wait("document.querySelector('#model.serving')")
+        store.access.delete_key(key.id)  # a key that is revoked is asked for again
+        page.wait("!document.querySelector('#key').hidden")
+        assert "revoked" in text(page, "#key-reason")
+
+    refused = [line for line in page.complaints() if "401" in line or "403" in line]
+    assert page.complaints() == refused
 
 
 def with_classes(classes: tuple[str, ...]) -> ModelCard:

@@ -6,8 +6,9 @@ import asyncio
 import json
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ from fedfleet.identity.names import Role
 from fedfleet.identity.tokens import new_token
 from fedfleet.rpc.control import ControlClient
 from fedfleet.rpc.enrolment import enrol, renew
+from fedfleet.store.access import TokenRecord
 from fedfleet.store.audit import verify
 from fedfleet.v1 import control_service_pb2 as control_pb
 from fedfleet.v1 import enrollment_service_pb2 as enrollment_pb
 from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.v1.enrollment_service_pb2_grpc import EnrollmentServiceStub
 from fedfleet_coordinator.enrollment import FAILURES
 from fedfleet_coordinator.issuing import NOT_TAKEN, record_of
 from fedfleet_coordinator.transfers import MAX_TRANSFERS
@@ -142,6 +145,47 @@ async def test_who_guesses_is_slowed_down(tmp_path: Path) -> None:
         await raises_code("LIMIT_EXCEEDED", enrol(running.enrol_address, token, "pi-7"))
 
 
+async def test_guesses_that_come_at_once_count_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with secured(tmp_path) as running:
+        access = running.store.access
+        token_of = access.token
+
+        def slow(token_id: str) -> TokenRecord:
+            time.sleep(0.02)  # a store that is far away
+            return token_of(token_id)
+
+        monkeypatch.setattr(access, "token", slow)
+        shown = ssl.get_server_certificate(("127.0.0.1", running.coordinator.enroll_port))
+        trusted = grpc.ssl_channel_credentials(shown.encode())
+        options = (
+            ("grpc.ssl_target_name_override", "coordinator.fedfleet.internal"),
+            ("grpc.use_local_subchannel_pool", 1),
+        )
+        guess = enrollment_pb.EnrollRequest(
+            worker_id="pi-7", token=new_token(Authority.open(tmp_path / "ca").pin).text
+        )
+        async with AsyncExitStack() as stack:
+            channels = [
+                await stack.enter_async_context(
+                    grpc.aio.secure_channel(running.enrol_address, trusted, options)
+                )
+                for _ in range(FAILURES)
+            ]
+            await asyncio.gather(*(channel.channel_ready() for channel in channels))
+            guesses = [
+                EnrollmentServiceStub(channel).Enroll(guess, timeout=PATIENCE_S)
+                for channel in channels * 2
+            ]
+            codes = Counter([await one.code() for one in guesses])
+
+    assert codes == {
+        grpc.StatusCode.UNAUTHENTICATED: FAILURES,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: FAILURES,
+    }
+
+
 async def test_enrolment_port_serves_nothing_else(tmp_path: Path) -> None:
     async with secured(tmp_path) as running:
         shown = ssl.get_server_certificate(("127.0.0.1", running.coordinator.enroll_port))
@@ -236,6 +280,64 @@ async def test_upload_of_somebody_else_does_not_end_the_one_that_runs(tmp_path: 
                 await going.write(pb.UploadRequest(chunk=piece))
             assert (await going.read()).receipt.assignment_id == assignment.assignment_id
             going.cancel()
+
+
+async def test_worker_may_not_report_on_what_another_was_given(tmp_path: Path) -> None:
+    async with (
+        secured(tmp_path) as running,
+        running.seen_by(issued(tmp_path / "ca", "worker-0")) as seen,
+    ):
+        other = "r-0/1/1/train/worker-1"
+        for message in (
+            {"progress": pb.AssignmentProgress(assignment_id=other, done_ratio=0.5)},
+            {"failure": pb.AssignmentFailure(assignment_id=other, code="DATA_EMPTY")},
+            {"evaluation": pb.EvaluationReport(assignment_id=other)},
+            {"statistics": pb.StatisticsReport(assignment_id=other)},
+        ):
+            worker = ScriptedWorker(seen, "worker-0")
+            await worker.connect()
+            await worker.send(**message)
+            await raises_code("INVALID_INPUT", worker.assignment())
+
+        request = control_pb.ListWorkersRequest()
+        (listed,) = (await running.control.ListWorkers(request, timeout=PATIENCE_S)).workers
+        assert listed.assignment_id == ""
+
+
+async def test_upload_that_a_newer_one_ends_is_told_so(tmp_path: Path) -> None:
+    recipe = tiny_recipe(workers=1, cohort=1)
+    async with secured(tmp_path) as running:
+        await running.submit(recipe)
+        async with running.seen_by(issued(tmp_path / "ca", "worker-0")) as seen:
+            worker = ScriptedWorker(seen, "worker-0")
+            await worker.connect()
+            assignment = await worker.assignment()
+            update = update_for(assignment, "worker-0", initial_of(recipe), 1.0)
+            older = seen.federation.Upload(timeout=PATIENCE_S)
+            await older.write(pb.UploadRequest(header=update.header))
+            assert (await older.read()).WhichOneof("message") == "ready"
+
+            assert not (await worker.upload(update)).duplicate
+
+            answer = asyncio.wait_for(older.read(), 10)
+            error = await raises_code("ASSIGNMENT_CLOSED", answer)
+            assert error.message == "a newer upload of this assignment took over"
+
+
+async def test_refusal_is_logged_without_all_that_the_caller_wrote(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        secured(tmp_path) as running,
+        running.seen_by(issued(tmp_path / "ca", "worker-0")) as seen,
+    ):
+        header = pb.UpdateHeader(assignment_id="x" * 10**6, worker_id="worker-0")
+        await raises_code(
+            "ASSIGNMENT_CLOSED", ScriptedWorker(seen, "worker-0").upload_raw(header, [])
+        )
+
+    (record,) = [r for r in caplog.records if r.message == "update_refused"]
+    assert len(str(vars(record))) < 5000
 
 
 async def test_one_transfer_too_many_ends_the_oldest(tmp_path: Path) -> None:
@@ -352,6 +454,26 @@ async def test_revocation_outlives_the_coordinator(tmp_path: Path) -> None:
 
     async with secured(tmp_path) as running, running.seen_by(credentials) as seen:
         await raises_code("UNAUTHENTICATED", ScriptedWorker(seen, "pi-7").connect())
+
+
+async def test_revoked_local_operator_is_made_anew_at_the_next_start(tmp_path: Path) -> None:
+    async with secured(tmp_path) as running:
+        first = running.credentials
+        assert first is not None
+        async with running.seen_by(await running.enrolled("anna", Role.OPERATOR)) as anna:
+            request = control_pb.RevokeOperatorRequest(name="local", role="ROLE_OPERATOR")
+            response = await anna.control.RevokeOperator(request, timeout=PATIENCE_S)
+            assert response.certificates == 1
+        lists = control_pb.ListRunsRequest()
+        await raises_code("UNAUTHENTICATED", running.control.ListRuns(lists, timeout=PATIENCE_S))
+
+    async with secured(tmp_path) as running, running.seen_by(first) as seen:
+        assert await running.control.ListRuns(lists, timeout=PATIENCE_S) is not None
+        await raises_code("UNAUTHENTICATED", seen.control.ListRuns(lists, timeout=PATIENCE_S))
+    # A start later it is still that one.
+    second = running.credentials
+    async with secured(tmp_path) as running:
+        assert running.credentials == second
 
 
 async def test_stream_ends_with_its_certificate(tmp_path: Path) -> None:

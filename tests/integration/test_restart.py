@@ -93,6 +93,47 @@ async def test_coordinator_killed_in_a_round_resumes_it_and_workers_outlive_it(
     assert state.trainable.tobytes() == simulation.state.trainable.tobytes()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # three coordinators start, one after the other
+async def test_coordinator_restarted_in_a_round_loses_no_update(tmp_path: Path) -> None:
+    """As an upgrade does it: SIGTERM while workers train and upload, exit 0, the next process."""
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    settings = {
+        "FEDFLEET_PORT": str(port),
+        "FEDFLEET_OPS_PORT": "0",
+        "FEDFLEET_ENROLL_PORT": "0",
+        "FEDFLEET_STORE": f"sqlite:{tmp_path / 'state'}",
+    }
+    log = tmp_path / "coordinator.log"
+    with fleet(address, 2, tmp_path):
+        run_id = ""
+        for kind, round in (("update_accepted", 2), ("cohort_selected", 3), ("run_finished", 4)):
+            with process(log, "-m", "fedfleet_coordinator", **settings) as child:
+                if not run_id:
+                    async with open_channel(address) as channel:
+                        request = pb.SubmitRunRequest(recipe=RECIPE)
+                        control = ControlServiceStub(channel)
+                        response = await control.SubmitRun(request, timeout=60, wait_for_ready=True)
+                    run_id = response.run.run_id
+                await watch_until(address, run_id, kind, round)
+                child.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(child.wait, 30) == 0, log.read_text()[-4000:]
+
+    with open_store(settings["FEDFLEET_STORE"]) as store:
+        entries = store.journal.entries(run_id)
+        updates = [store.journal.updates(run_id, round) for round in range(1, 5)]
+        state = state_of_version(store, "restart")
+    accepted = [e.fields["assignment_id"] for e in entries if e.kind == "update_accepted"]
+    committed = [e.round for e in entries if e.kind == "round_committed"]
+
+    assert committed == [1, 2, 3, 4]
+    assert len(accepted) == len(set(accepted)) == 8
+    assert [len(one) for one in updates] == [2, 2, 2, 2]
+    simulation = simulate(parse_recipe(RECIPE))
+    assert state.trainable.tobytes() == simulation.state.trainable.tobytes()
+
+
 async def test_update_with_a_receipt_is_not_asked_for_again_after_a_restart(
     tmp_path: Path,
 ) -> None:

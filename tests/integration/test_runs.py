@@ -11,7 +11,6 @@ import pytest
 from harness import (
     Running,
     ScriptedWorker,
-    free_port,
     initial_of,
     raises_code,
     running_coordinator,
@@ -305,7 +304,7 @@ async def test_calls_that_are_not_served_yet_say_so(tmp_path: Path) -> None:
     async with running_coordinator(tmp_path) as running:
         call = running.control.CreateToken(pb.CreateTokenRequest(worker_id="w"), timeout=10)
         error = await raises_code("NOT_SERVED", call)
-        assert "mutual TLS" in error.message
+        assert "FEDFLEET_TLS=on" in error.message
         await raises_code("NOT_SERVED", running.control.RevokeWorker(pb.RevokeWorkerRequest()))
         worker = ScriptedWorker(running, "w")
         await worker.connect()
@@ -354,5 +353,5 @@ async def test_port_in_use_and_open_address_are_refused(tmp_path: Path) -> None:
             async with running_coordinator(tmp_path / "b", port=port):
                 pass
         with pytest.raises(InsecureAddress, match="FEDFLEET_INSECURE=1"):
-            async with running_coordinator(tmp_path / "c", host="0.0.0.0", port=free_port()):
+            async with running_coordinator(tmp_path / "c", host="0.0.0.0", tls="off"):
                 pass

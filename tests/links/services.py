@@ -98,6 +98,7 @@ async def coordinator_process(
         "FEDFLEET_PORT": str(port),
         "FEDFLEET_OPS_PORT": "0",
         "FEDFLEET_STORE": f"sqlite:{folder / 'store'}",
+        "FEDFLEET_TLS": "off",
         "FEDFLEET_INSECURE": "1",
         **environ,
     }
@@ -118,6 +119,7 @@ def worker_process(
         "FEDFLEET_SHARD": str(shard),
         "FEDFLEET_STATE_DIR": str(folder / name),
         "FEDFLEET_OPS_PORT": "0",
+        "FEDFLEET_TLS": "off",
         "FEDFLEET_INSECURE": "1",
         "FEDFLEET_THREADS": "1",
     }

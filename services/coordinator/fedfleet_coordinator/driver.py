@@ -456,6 +456,8 @@ class RunDriver:
         if action.work in (act.Work.EVALUATE, act.Work.PROBE):
             lane = self._workshop.lane_of(action.worker_id, action.round)
         start = await self._start_of(action.work, action.worker_id, action.round, place)
+        if not self._machine.is_open(action.assignment_id):
+            return  # its update came while the start was made
         assignment = pb.Assignment(
             assignment_id=action.assignment_id,
             run_id=self.run_id,

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from fedfleet.errors import StoreUnavailable, Unavailable
+from fedfleet.errors import StoreUnavailable
 from fedfleet.rounds import events as ev
 from fedfleet.rounds.actions import Action
 from fedfleet.rounds.machines import Machine
@@ -82,7 +82,7 @@ class EventLog:
             after: runs between the write and the machine.
 
         Raises:
-            Unavailable: this run is being taken up again from the journal; try again.
+            StoreUnavailable: this run is being taken up again from the journal; try again.
         """
         return await self._around.supervisor.finish("event", self._write(make, store, after))
 
@@ -94,7 +94,7 @@ class EventLog:
     ) -> T:
         async with self._order:
             if self._retired:
-                raise Unavailable("the run is being taken up again; try again in a moment")
+                raise _taken_up_again()
             event = make()
             entry = Entry(
                 run_id=self._run_id,
@@ -106,15 +106,23 @@ class EventLog:
             try:
                 written = await self._around.executors.io(lambda: store(entry))
             except StoreUnavailable as error:
-                self._retired = True
-                self._on_fault(error)
+                self._give_up(error)
                 raise
-            after(written)
-            self._on_actions(self._machine.handle(event))
+            try:
+                after(written)
+                self._on_actions(self._machine.handle(event))
+            except BaseException:
+                # Written, and handled by half: the journal alone knows where the run is.
+                self._give_up(_taken_up_again())
+                raise
         # Some events carry the fleet as it was before the write.
         self.tell_fleet(event.at_s)
         self._around.changed()
         return written
+
+    def _give_up(self, error: StoreUnavailable) -> None:
+        self._retired = True
+        self._on_fault(error)
 
     def tell_fleet(self, at_s: float) -> None:
         """Tell the machine who is there; not journalled, it is told anew after a restart."""
@@ -125,6 +133,11 @@ class EventLog:
         """Let nothing be written any more; returns when nothing is being written."""
         async with self._order:
             self._retired = True
+
+
+def _taken_up_again() -> StoreUnavailable:
+    # A fault of the store to whoever waits, so that nobody takes it for the end of the run.
+    return StoreUnavailable("the run is being taken up again; try again in a moment")
 
 
 def replay(machine: Machine, entries: Sequence[Entry]) -> list[ev.Event]:

@@ -356,10 +356,10 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         logger.warning(
             "update_refused",
             extra={
-                "worker_id": header.worker_id,
-                "assignment_id": header.assignment_id,
+                "worker_id": header.worker_id[: limits.MAX_NAME],
+                "assignment_id": header.assignment_id[:200],
                 "code": error.code,
-                "reason": error.message,
+                "reason": error.message[: limits.MAX_REASON],
             },
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -46,7 +47,10 @@ class RunQueue:
         if run is not None and run.state is RunState.RUNNING:
             self.active = await self._prepare(run)
         else:
-            await self._around.executors.io(lambda: forget_ended_run(self._around.store))
+            await self._forget_ended()
+
+    async def _forget_ended(self) -> None:
+        await self._around.executors.io(lambda: forget_ended_run(self._around.store))
 
     async def serve(self) -> None:
         """Drive one run after the other, for ever; a fault of the store only delays."""
@@ -70,6 +74,9 @@ class RunQueue:
             self._submitted.clear()
             async with self._leaving:
                 run = await self._next()
+                if self._interrupted and (run is None or run.state is RunState.QUEUED):
+                    # The run that was interrupted has ended; perhaps it was not cleaned up.
+                    await self._forget_ended()
                 self.active = await self._prepare(run) if run is not None else None
             self._interrupted = False
             if run is None:
@@ -98,7 +105,8 @@ class RunQueue:
         )
         journal = self._around.store.journal
         run = await self._around.executors.io(lambda: journal.run(run_id))
-        await self._end(run, RunState.FAILED, known.code, known.message)
+        with suppress(Conflict):  # it had ended, and its cleaning crashed
+            await self._end(run, RunState.FAILED, known.code, known.message)
 
     def wants(self, assignment_id: str) -> bool:
         """Whether the active run still wants a result for this assignment."""
@@ -129,9 +137,12 @@ class RunQueue:
         return run
 
     async def _create(self, run: RunRecord, entry: Entry) -> None:
-        await self._around.executors.io(lambda: self._around.store.journal.create_run(run, entry))
-        self._submitted.set()
-        self._around.changed()
+        journal = self._around.store.journal
+        try:
+            await self._around.executors.io(lambda: journal.create_run(run, entry))
+        finally:  # perhaps it was written although the store's answer was lost
+            self._submitted.set()
+            self._around.changed()
 
     async def stop(self, run_id: str) -> RunRecord:
         """End a run; raises NotFound, or Conflict when it is over already."""

@@ -130,9 +130,10 @@ class Coordinator:
     ) -> None:
         config = self._config
         enrollment = EnrollmentServicer(issuing)
+        door = Door.MUTUAL if trust.shown else Door.PLAIN
         main = RpcServer(
             config.stall_s,
-            access=AccessInterceptor(self._gate, Door.MUTUAL if trust.shown else Door.PLAIN),
+            access=AccessInterceptor(self._gate, door, config.stall_s),
             credentials=trust.shown,
             max_connections=connection_limit(),
         )
@@ -146,7 +147,7 @@ class Coordinator:
         if strangers is not None:
             other = RpcServer(
                 ENROLLING_STALL_S,
-                access=AccessInterceptor(self._gate, Door.OPEN),
+                access=AccessInterceptor(self._gate, Door.OPEN, ENROLLING_STALL_S),
                 credentials=strangers,
                 max_connections=ENROLLING,
             )

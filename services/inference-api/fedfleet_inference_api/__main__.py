@@ -10,11 +10,14 @@ import sys
 from fedfleet.env import read
 from fedfleet.errors import FedFleetError
 from fedfleet.obs.logs import setup_logging
-from fedfleet.rpc.exposure import check_exposure
 from fedfleet.store.open import open_store
 from fedfleet_inference_api.config import InferenceConfig
-from fedfleet_inference_api.server import listen, serve
+from fedfleet_inference_api.door import listen
+from fedfleet_inference_api.safety import check_safety
+from fedfleet_inference_api.server import serve
 from fedfleet_inference_api.service import InferenceService
+from fedfleet_inference_api.signature_check import SignatureCheck
+from fedfleet_inference_api.tls import certificate_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +34,15 @@ def main() -> None:
 
 def _run(config: InferenceConfig) -> None:
     setup_logging("inference-api", config.log_level)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its prose says what our events say
-    check_exposure(config.host, config.insecure, "the inference service")
+    # Its prose says what our events and metrics say, and a line for each malformed request.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    check_safety(config)
+    certificate = certificate_of(config)
+    signatures = SignatureCheck(config.signer, config.store)
     # The port first: a second instance should fail before it touches the store.
     with listen(config.host, config.inference_port) as listener, open_store(config.store) as store:
-        asyncio.run(serve(InferenceService(config, store), listener))
+        service = InferenceService(config, store, signatures)
+        asyncio.run(serve(service, listener, certificate))
 
 
 if __name__ == "__main__":

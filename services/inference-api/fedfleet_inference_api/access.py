@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedfleet.errors import FedFleetError
-from fedfleet_inference_api.answers import error_response
+from fedfleet_inference_api.answers import HEADERS, error_response
 from fedfleet_inference_api.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-}
 
 
 class Access:
@@ -28,11 +21,16 @@ class Access:
 
     Here an exception that no handler knew becomes INTERNAL: the caller gets a fixed text, the log
     the traceback.
+
+    Args:
+        is_draining: asks whether the service is about to stop: then connections are closed behind
+            their answers, so that callers that keep theirs open look elsewhere in time.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
         self._app = app
         self._metrics = metrics
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,6 +46,8 @@ class Access:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if self._is_draining():
+                    headers["connection"] = "close"
             await send(message)
 
         try:

@@ -12,6 +12,14 @@ from fedfleet.errors import FedFleetError
 from fedfleet_inference_api.servable import Servable
 
 RETRY_AFTER_S = 1
+# On every answer, whatever it is.
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
 # Codes that only HTTP knows: the framework refused before any of our classes had a say.
 HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
 

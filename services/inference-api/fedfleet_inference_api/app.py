@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from itertools import chain
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,12 +13,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Route
 
 from fedfleet.errors import FedFleetError, InvalidInput
+from fedfleet_inference_api import scopes
 from fedfleet_inference_api.access import Access
 from fedfleet_inference_api.answers import HTTP_CODES, error_json, error_response
 from fedfleet_inference_api.body_limit import BodyLimit
+from fedfleet_inference_api.config import MIB
+from fedfleet_inference_api.guard import Guard
 from fedfleet_inference_api.health_routes import health_router
+from fedfleet_inference_api.keys import KeyRing
 from fedfleet_inference_api.model_routes import model_router
 from fedfleet_inference_api.page_routes import page_router
 from fedfleet_inference_api.predict_routes import predict_router
@@ -39,6 +45,8 @@ def create_app(service: InferenceService) -> FastAPI:
         finally:
             await asyncio.to_thread(service.stop)
 
+    config, metrics = service.config, service.metrics
+    keys = KeyRing(service.store.access) if config.asks_for_keys else None
     app = FastAPI(
         title="FedFleet inference",
         version="1",
@@ -47,15 +55,30 @@ def create_app(service: InferenceService) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         middleware=[
-            Middleware(Access, metrics=service.metrics),
-            Middleware(BodyLimit, max_bytes=service.config.max_body_bytes),
+            Middleware(Access, metrics=metrics, is_draining=lambda: service.is_draining),
+            Middleware(Guard, config=config, keys=keys, metrics=metrics),
+            Middleware(
+                BodyLimit,
+                max_bytes=config.max_body_bytes,
+                in_flight_bytes=config.bodies_mb * MIB,
+            ),
         ],
     )
-    for router in (predict_router, model_router, health_router):
-        app.include_router(router(service))
-    app.include_router(page_router())
+    routers = [make(service) for make in (predict_router, model_router, health_router)]
+    routers.append(page_router())
+    scopes.check_complete(routes_of(app.routes, *(router.routes for router in routers)))
+    for router in routers:
+        app.include_router(router)
     _handle_errors(app, service)
     return app
+
+
+def routes_of(*routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
+    """Method and path of each route; one that is not of HTTP has no line in any table."""
+    for route in chain(*routes):
+        assert isinstance(route, Route), f"{route} is no route of HTTP"
+        for method in route.methods or ():
+            yield method, route.path
 
 
 def _handle_errors(app: FastAPI, service: InferenceService) -> None:

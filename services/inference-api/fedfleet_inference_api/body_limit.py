@@ -1,69 +1,72 @@
-"""Refuses a request body that is too large before anything parses it."""
+"""Refuses a request body that is too large, or one too many, before anything parses it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedfleet.errors import BodyTooLarge
-from fedfleet_inference_api.answers import error_response
-
-# A refused caller that still sends is read for this long, so that it gets to see the answer
-# instead of a connection that was reset under it.
-LINGER_S = 2.0
+from fedfleet.errors import BodyTooLarge, FedFleetError, Unavailable
+from fedfleet_inference_api.refusal import refuse
 
 
-class _TooLarge(Exception):
+class _Refused(Exception):
     """Raised into whoever reads the body; no handler of the application knows it."""
+
+    def __init__(self, error: FedFleetError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class BodyLimit:
-    """Counts the bytes of each body as they stream in.
+    """Counts the bytes of each body as they stream in, and those of all bodies together.
 
     Works on the ASGI messages: frameworks read and spool a multipart body before the handler runs.
+
+    Args:
+        max_bytes: of one body.
+        in_flight_bytes: of all bodies whose requests are not answered yet. What counts is what has
+            come, so that a caller that announces much and sends little keeps nobody out.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, in_flight_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._in_flight_bytes = in_flight_bytes
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if _announced_bytes(scope) > self._max_bytes:
-            await self._refuse(scope, receive, send)
+            await refuse(scope, receive, send, self._too_large())
             return
         seen_bytes = 0
 
         async def counted() -> Message:
             nonlocal seen_bytes
             message = await receive()
-            seen_bytes += len(message.get("body", b""))
+            came_bytes = len(message.get("body", b""))
+            seen_bytes += came_bytes
+            self._held_bytes += came_bytes
             if seen_bytes > self._max_bytes:
-                raise _TooLarge
+                raise _Refused(self._too_large())
+            if self._held_bytes > self._in_flight_bytes:
+                raise _Refused(
+                    Unavailable("too many requests are being received: try again in a second")
+                )
             return message
 
         try:
             await self._app(scope, counted, send)
-        except _TooLarge:
-            await self._refuse(scope, receive, send)
+        except _Refused as refused:
+            self._held_bytes -= seen_bytes
+            seen_bytes = 0
+            await refuse(scope, receive, send, refused.error)
+        finally:
+            self._held_bytes -= seen_bytes
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = BodyTooLarge(f"the request's body has more than {self._max_bytes:,} bytes")
-        response = error_response(error, headers={"connection": "close"})
-
-        async def keep_open(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "more_body": True}
-            await send(message)
-
-        await response(scope, receive, keep_open)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(_drain(receive), LINGER_S)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    def _too_large(self) -> FedFleetError:
+        return BodyTooLarge(f"the request's body has more than {self._max_bytes:,} bytes")
 
 
 def _announced_bytes(scope: Scope) -> int:
@@ -72,10 +75,3 @@ def _announced_bytes(scope: Scope) -> int:
         if name == b"content-length":
             return int(value)
     return 0
-
-
-async def _drain(receive: Receive) -> None:
-    while True:
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return

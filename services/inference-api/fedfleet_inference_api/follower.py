@@ -82,6 +82,7 @@ class Follower:
         self._recent: list[str] = []  # models by their last event, newest last
         self._pending = True  # the alias may point elsewhere than at what is served
         self._refused: _Refused | None = None
+        self._unforeseen = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry-follower")
 
@@ -98,9 +99,12 @@ class Follower:
         while not self._stopping.is_set():
             try:
                 self.poll()
-            except Exception:
+                self._unforeseen = ""
+            except Exception as error:
                 # The supervisor: a follower that died would serve an old version for ever.
-                logger.exception("registry_follower_failed")
+                if repr(error) != self._unforeseen:  # once, not at every look
+                    logger.exception("registry_follower_failed")
+                self._unforeseen = repr(error)
                 self._fail("the newest version could not be loaded: see the service's log")
             self._stopping.wait(self._poll_s)
 
@@ -160,6 +164,7 @@ class Follower:
             servable = self._load(target, self._alias)
         except FedFleetError as error:
             self._metrics.swaps.labels("failed").inc()
+            self._metrics.refused_versions.labels(error.code).inc()
             logger.warning("version_refused", exc_info=True)
             self._fail(
                 f"{target.model} version {target.number} could not be loaded: "
@@ -170,7 +175,7 @@ class Follower:
         self._settle(servable, self.following.current)
         self._metrics.load_s.observe(load_s)
         self._metrics.swaps.labels("swapped").inc()
-        self._metrics.serve(target)
+        self._metrics.serve(target, is_verified=servable.is_verified)
         logger.info("version_served", extra={"digest": target.digest, "load_s": round(load_s, 4)})
 
     def _settle(self, current: Servable | None, previous: Servable | None) -> None:

@@ -25,6 +25,8 @@ Stage = Literal["read", "decode", "queue", "forward"]
 STAGES: tuple[Stage, ...] = ("read", "decode", "queue", "forward")
 SwapResult = Literal["swapped", "failed"]
 SWAP_RESULTS: tuple[SwapResult, ...] = ("swapped", "failed")
+# Which limit a connection was closed for: that of its address, or that of all together.
+CONNECTION_LIMITS = ("address", "all")
 
 
 class Metrics:
@@ -66,13 +68,25 @@ class Metrics:
         )
         self.pending = Gauge(
             "fedfleet_inference_pending_predictions",
-            "Predictions that wait or run.",
+            "Predictions that are received, wait or run.",
             registry=self.registry,
         )
         self.swaps = Counter(
             "fedfleet_inference_model_swaps",
             "Attempts to serve another version.",
             ("result",),
+            registry=self.registry,
+        )
+        self.refused_versions = Counter(
+            "fedfleet_inference_refused_versions",
+            "Attempts to load a version that ended with an error, by its code.",
+            ("code",),
+            registry=self.registry,
+        )
+        self.refused_connections = Counter(
+            "fedfleet_inference_refused_connections",
+            "Connections that were closed because there were too many.",
+            ("limit",),
             registry=self.registry,
         )
         self.load_s = Histogram(
@@ -87,6 +101,11 @@ class Metrics:
             ("model", "version", "round", "digest"),
             registry=self.registry,
         )
+        self._verified = Gauge(
+            "fedfleet_inference_model_verified",
+            "1 where the coordinator's signature over the served version was checked, else 0.",
+            registry=self.registry,
+        )
         self._round = Gauge(
             "fedfleet_inference_model_round",
             "Round of the served version.",
@@ -96,12 +115,15 @@ class Metrics:
             self.stage_s.labels(stage)
         for result in SWAP_RESULTS:
             self.swaps.labels(result)
+        for limit in CONNECTION_LIMITS:
+            self.refused_connections.labels(limit)
 
-    def serve(self, record: VersionRecord) -> None:
+    def serve(self, record: VersionRecord, *, is_verified: bool) -> None:
         """Say which version is served from now on."""
         self._served.clear()
         self._served.labels(record.model, record.number, record.round, record.digest[:12]).set(1)
         self._round.set(record.round)
+        self._verified.set(is_verified)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

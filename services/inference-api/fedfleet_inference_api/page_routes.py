@@ -10,6 +10,7 @@ MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
+    "key.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 # Small files on a nearby machine: asking each time beats showing an old page after an upgrade.
@@ -35,6 +36,10 @@ def page_router() -> APIRouter:
     @router.get("/page/page.js")
     async def script() -> Response:
         return show("page.js")
+
+    @router.get("/page/key.js")
+    async def key_script() -> Response:
+        return show("key.js")
 
     @router.get("/page/icon.svg")
     async def icon() -> Response:

@@ -16,7 +16,6 @@ import torch
 
 from fedfleet.data.images import Pixels
 from fedfleet.errors import Unavailable
-from fedfleet_inference_api.metrics import Metrics
 from fedfleet_inference_api.servable import Servable
 
 T = TypeVar("T")
@@ -47,10 +46,9 @@ class Predictor:
         max_pending: predictions that may wait or run; the next one is refused.
     """
 
-    def __init__(self, threads: int, max_pending: int, metrics: Metrics) -> None:
+    def __init__(self, threads: int, max_pending: int) -> None:
         self._max_pending = max_pending
         self._pending = 0  # changed on the event loop only
-        self._metrics = metrics
         self._model_thread = ThreadPoolExecutor(
             1, "model", initializer=_set_threads, initargs=(threads,)
         )
@@ -67,19 +65,19 @@ class Predictor:
         Raises:
             Unavailable: no place is free.
         """
+        self.check_room()
+        self._pending += 1
+        try:
+            yield
+        finally:
+            self._pending -= 1
+
+    def check_room(self) -> None:
+        """Raise Unavailable where no place is free."""
         if self._pending >= self._max_pending:
             raise Unavailable(
                 f"{self._pending} predictions are waiting or running already: try again in a second"
             )
-        self._count(1)
-        try:
-            yield
-        finally:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        self._pending += change
-        self._metrics.pending.set(self._pending)
 
     async def decode(self, work: Callable[[], T]) -> T:
         """Run something that parses a caller's bytes. Dropped if the caller left the queue."""

@@ -26,12 +26,14 @@ class Servable:
 
     Args:
         alias: the alias under which it was found.
+        is_verified: the coordinator's signature over the record was checked.
     """
 
     record: VersionRecord
     alias: str
     card: ModelCard
     module: torch.nn.Module
+    is_verified: bool = False
 
     @property
     def title(self) -> str:

@@ -1,78 +1,117 @@
-"""The HTTP server: takes the port before anything else, and stops in order on a signal."""
+"""The HTTP server: answers until a signal, and stops in order."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 
-from fedfleet.errors import AddressInUse, SettingInvalid
+from fedfleet.errors import FedFleetError
 from fedfleet_inference_api.app import create_app
+from fedfleet_inference_api.door import BACKLOG, Door
+from fedfleet_inference_api.http_protocol import TimedProtocol
+from fedfleet_inference_api.proxies import connection_group
+from fedfleet_inference_api.refusal import LINGER_S
 from fedfleet_inference_api.service import InferenceService
+from fedfleet_inference_api.tls import ServerCertificate
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.02
+CERTIFICATE_TICKS = 100  # of a tenth of a second: certificates are short-lived and renewed
 KEEP_ALIVE_S = 65  # above the 60 s after which common proxies drop an idle connection
-BACKLOG = 512
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen; the caller closes.
+class HttpServer(uvicorn.Server):
+    """The server of a service's application.
 
-    Raises:
-        AddressInUse: another process has the port.
-        SettingInvalid: the host is not an address of this machine, or the port is not allowed.
+    Args:
+        certificate: None serves plain HTTP.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(
-                f"port {port} of {host} is taken by another process: stop it, or set "
-                "FEDFLEET_INFERENCE_PORT to another port"
-            ) from error
-        raise SettingInvalid(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; look at "
-            "FEDFLEET_HOST and FEDFLEET_INFERENCE_PORT"
-        ) from error
-    return listener
 
-
-def http_server(service: InferenceService) -> uvicorn.Server:
-    """The server of a service's application, not started."""
-    return _Server(
-        uvicorn.Config(
-            create_app(service),
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(service.config.grace_s),
+    def __init__(
+        self, service: InferenceService, certificate: ServerCertificate | None = None
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,  # it believes any proxy on this machine; proxies.py does not
+                ws="none",
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=math.ceil(service.config.grace_s),
+            )
         )
-    )
+        self._service = service
+        self._certificate = certificate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As the original, but with our protocol, and less than a minute for TLS to begin."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise FedFleetError("the service could not be started: see its log")
+        config = self._service.config
+        make = partial(
+            TimedProtocol,
+            stall_s=config.stall_s,
+            body_s=config.request_timeout_s + LINGER_S,  # the application's own answer comes first
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        context = self._certificate.context if self._certificate else None
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for listener in sockets or []:
+            if isinstance(listener, Door):
+                self._limit(listener)
+            server = await loop.create_server(
+                make,
+                sock=listener,
+                ssl=context,
+                ssl_handshake_timeout=config.stall_s if context else None,
+                backlog=BACKLOG,
+            )
+            self.servers.append(server)
+        self.started = True
+
+    def _limit(self, door: Door) -> None:
+        config, refused = self._service.config, self._service.metrics.refused_connections
+        door.most = config.max_connections
+        door.most_per_group = config.address_connections
+        door.group = lambda host: connection_group(host, config.trusted_proxies)
+        door.refused = lambda limit: refused.labels(limit).inc()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._certificate is not None and counter % CERTIFICATE_TICKS == 0:
+            self._certificate.refresh()
+        return await super().on_tick(counter)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to ``serve``: the original ends the process by the signal, not with 0."""
+        yield
 
 
-async def serve(service: InferenceService, listener: socket.socket) -> None:
+async def serve(
+    service: InferenceService, listener: Door, certificate: ServerCertificate | None = None
+) -> None:
     """Answer requests until SIGTERM or SIGINT, then let those in flight finish.
 
-    While they finish, /readyz says 503 on connections that are still accepted, so that whoever
-    balances load looks elsewhere. A second signal stops without waiting.
+    For ``drain_s``, and while they finish, /readyz says 503 and everything else is answered as
+    before, so that whoever balances load looks elsewhere. A second signal stops without waiting.
     """
-    server = http_server(service)
+    server = HttpServer(service, certificate)
     stopping = asyncio.Event()
 
     def stop() -> None:
@@ -94,22 +133,18 @@ async def serve(service: InferenceService, listener: socket.socket) -> None:
     logger.info("stopped")
 
 
-async def _drain(
-    service: InferenceService, server: uvicorn.Server, stopping: asyncio.Event
-) -> None:
-    """After the signal, wait until no prediction is pending, then end the server."""
+async def _drain(service: InferenceService, server: HttpServer, stopping: asyncio.Event) -> None:
+    """After the signal, wait as the settings say and for what runs, then end the server."""
     await stopping.wait()
-    logger.info("stopping", extra={"pending": service.predictor.pending})
-    deadline_s = asyncio.get_running_loop().time() + service.config.grace_s
-    while service.predictor.pending and asyncio.get_running_loop().time() < deadline_s:
+    config = service.config
+    logger.info("stopping", extra={"pending": service.busy, "drain_s": config.drain_s})
+    loop = asyncio.get_running_loop()
+    drained_s = loop.time() + config.drain_s
+    deadline_s = drained_s + config.grace_s
+    while loop.time() < drained_s or (service.busy and loop.time() < deadline_s):
         if server.force_exit:
             break
         await asyncio.sleep(LOOK_S)
+    # Connections whose callers do not end them get what is left of the same time.
+    server.config.timeout_graceful_shutdown = max(1, math.ceil(deadline_s - loop.time()))
     server.should_exit = True
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to ``serve``: the original ends the process by the signal, not with 0."""
-        yield

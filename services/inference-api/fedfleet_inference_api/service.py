@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from fastapi import Request
 
 from fedfleet.data.decode import decode_image, fit_pixels
 from fedfleet.data.images import Pixels
-from fedfleet.errors import InvalidInput, NoModel, TimedOut
+from fedfleet.errors import ChecksumMismatch, InvalidInput, NoModel, SignatureInvalid, TimedOut
 from fedfleet.store.protocols import Store, VersionRecord
 from fedfleet_inference_api.answers import (
     Latency,
@@ -22,6 +25,7 @@ from fedfleet_inference_api.follower import Follower
 from fedfleet_inference_api.metrics import Metrics, Stage
 from fedfleet_inference_api.predictor import Forwarded, Predictor
 from fedfleet_inference_api.servable import Servable, load_servable
+from fedfleet_inference_api.signature_check import SignatureCheck
 from fedfleet_inference_api.uploads import image_bytes, read_upload
 
 DEFAULT_K = 5
@@ -30,11 +34,11 @@ DEFAULT_K = 5
 class InferenceService:
     """Owns the threads; does not own the store, which its maker closes after ``stop``."""
 
-    def __init__(self, config: InferenceConfig, store: Store) -> None:
+    def __init__(self, config: InferenceConfig, store: Store, signatures: SignatureCheck) -> None:
         self.config = config
         self.store = store
         self.metrics = Metrics()
-        self.predictor = Predictor(config.threads, config.max_pending, self.metrics)
+        self.predictor = Predictor(config.threads, config.max_pending)
         self.follower = Follower(
             store.registry,
             self._load,
@@ -43,10 +47,21 @@ class InferenceService:
             alias=config.serve_alias,
             poll_s=config.registry_poll_s,
         )
+        self._signatures = signatures
         self.is_draining = False
+        self.busy = 0  # predictions that are received, wait or run; of the event loop
 
     def _load(self, record: VersionRecord, alias: str) -> Servable:
-        servable = load_servable(self.store.blobs, record, alias)
+        is_signed = self._signatures.check(record)
+        try:
+            servable = load_servable(self.store.blobs, record, alias)
+        except ChecksumMismatch as error:
+            if is_signed:  # the signature covers the digest
+                raise SignatureInvalid(
+                    f"what was signed is another file: {error.message}"
+                ) from error
+            raise
+        servable = replace(servable, is_verified=is_signed)
         self.predictor.warm_up(servable)
         return servable
 
@@ -96,7 +111,7 @@ class InferenceService:
             TimedOut: it took longer than the config allow.
             NoModel, InvalidInput, ImageInvalid, ImageTooLarge: see there.
         """
-        with self.predictor.admitted():
+        with self._counted():
             try:
                 return await asyncio.wait_for(
                     self._predict(request, k), self.config.request_timeout_s
@@ -107,10 +122,30 @@ class InferenceService:
                     "its upload included"
                 ) from error
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.busy += change
+        self.metrics.pending.set(self.busy)
+
     async def _predict(self, request: Request, k: int | None) -> PredictAnswer:
         times = _Stopwatch(self.metrics)
+        self.predictor.check_room()  # before its bytes are sent for nothing
         media_type, body = await read_upload(request)
         times.lap("read")
+        # Only now: a caller that sends slowly holds nobody's place.
+        with self.predictor.admitted():
+            return await self._answer(media_type, body, k, times)
+
+    async def _answer(
+        self, media_type: str, body: bytes, k: int | None, times: _Stopwatch
+    ) -> PredictAnswer:
         servable = self.served()
         count = _count(k, servable)
 

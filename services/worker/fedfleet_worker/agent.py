@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
 import grpc
 
@@ -17,6 +17,7 @@ from fedfleet.errors import (
     LimitExceeded,
     NotAllowed,
     NotServed,
+    Unauthenticated,
     Unavailable,
 )
 from fedfleet.rpc.patience import within
@@ -26,13 +27,12 @@ from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.device import heartbeat, profile
+from fedfleet_worker.lines import Lines
 from fedfleet_worker.links import Links
 from fedfleet_worker.metrics import WorkerMetrics
+from fedfleet_worker.renewal import Keeper
 from fedfleet_worker.speeds import Speeds
 from fedfleet_worker.workbench import Workbench
-
-if TYPE_CHECKING:
-    from fedfleet.v1.federation_service_pb2_grpc import FederationServiceAsyncStub
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,19 @@ WELCOME_S = 20.0
 REFUSALS = (InvalidInput, LimitExceeded, NotAllowed, NotServed)
 # A stream that ends sooner than this was not worth its dialling: the next waits longer.
 SHORT_S = 30.0
+# Rounds of dialling without an answer after which the certificate may be at fault.
+DOUBT_AFTER = 3
+# How long a stream is left with the old credentials while there is work.
+QUIET_S = 300.0
 # Reports that wait for the stream to come back. A lost one costs a second evaluation: the
 # coordinator gives an open assignment again to a worker that comes back.
 OUTBOX = 64
+
+
+_REFUSED = (
+    "nothing is lost on this device; if its certificate was revoked, an operator has to make a new "
+    "token, and `fedfleet-worker enroll --replace` trades it"
+)
 
 
 class Outbox:
@@ -71,11 +81,19 @@ def dial_backoff_s() -> Iterator[float]:
     return backoff_s(0.2, 20.0)
 
 
+def refused_backoff_s() -> Iterator[float]:
+    """Waits before a coordinator is asked again that does not take this worker's certificate."""
+    return (30.0 + wait_s for wait_s in backoff_s(60.0, 900.0))
+
+
 class Agent:
     """One worker's stream.
 
     Args:
+        lines: where the coordinator is dialled.
         backoff: makes the waits before dialling again.
+        refused_backoff: makes those while the coordinator does not take the certificate.
+        keeper: told when the certificate may be at fault.
         clock: seconds, for how long a stream lasted.
         why_paused: says why the worker takes no work now; empty when it does.
         links: what is known of the link.
@@ -85,28 +103,36 @@ class Agent:
     def __init__(
         self,
         config: WorkerConfig,
-        stub: FederationServiceAsyncStub,
+        lines: Lines,
         workbench: Workbench,
         outbox: Outbox,
         metrics: WorkerMetrics,
         *,
         backoff: Callable[[], Iterator[float]] = dial_backoff_s,
+        refused_backoff: Callable[[], Iterator[float]] = refused_backoff_s,
+        keeper: Keeper | None = None,
         clock: Callable[[], float] = time.monotonic,
         why_paused: Callable[[], str] = str,
         links: Links | None = None,
         speeds: Speeds | None = None,
     ) -> None:
         self._config = config
-        self._stub = stub
+        self._lines = lines
         self._workbench = workbench
         self._outbox = outbox
         self._metrics = metrics
         self._backoff = backoff
+        self._refused_backoff = refused_backoff
+        self._keeper = keeper
         self._clock = clock
         self._why_paused = why_paused
         self._links = links or Links()
         self._speeds = speeds
         self._goodbye = ""
+        self._moves = False
+        self._rounds = 0
+        self._dials: Iterator[float]
+        self._refusals: Iterator[float]
         self.connected = False
 
     def tell(self) -> None:
@@ -116,30 +142,55 @@ class Agent:
 
     async def run(self) -> None:
         """Keep a stream open, for ever; raises only what dialling again cannot mend."""
-        dials, short = self._backoff(), self._backoff()
+        self._begin_dialling()
+        short = self._backoff()
         while True:
             try:
                 lasted_s = await self._session()
             except FedFleetError as error:
                 if isinstance(error, REFUSALS) and not error.retryable:
                     raise
-                logger.warning(
-                    "coordinator_unreachable",
-                    extra={
-                        "coordinator": self._config.coordinator,
-                        "code": error.code,
-                        "detail": error.detail or error.message,
-                    },
-                )
-                wait_s = next(dials)
+                wait_s = self._unserved(error)
             else:
-                dials = self._backoff()
+                self._begin_dialling()
+                if self._moves:
+                    continue
                 if lasted_s >= SHORT_S:
                     short = self._backoff()
                 else:
                     self._warn_short(lasted_s)
                 wait_s = next(short)
-            await asyncio.sleep(wait_s)
+            # Other credentials are a reason not to wait any longer.
+            with suppress(asyncio.TimeoutError):
+                await within(wait_s, self._lines.changed.wait())
+
+    def _begin_dialling(self) -> None:
+        self._rounds = 0
+        self._dials, self._refusals = self._backoff(), self._refused_backoff()
+
+    def _unserved(self, error: FedFleetError) -> float:
+        """Say why there was no welcome; returns how long to wait before dialling again."""
+        extra = {
+            "coordinator": self._lines.address,
+            "code": error.code,
+            "detail": error.detail or error.message,
+        }
+        if isinstance(error, Unauthenticated):
+            logger.error("certificate_refused", extra={**extra, "hint": _REFUSED})
+            self._lines.admit(False)
+            self._doubt()
+            return next(self._refusals)
+        logger.warning("coordinator_unreachable", extra=extra)
+        if not self._lines.missed():
+            return 0.0  # there is another address
+        self._rounds += 1
+        if self._rounds % DOUBT_AFTER == 0:
+            self._doubt()
+        return next(self._dials)
+
+    def _doubt(self) -> None:
+        if self._keeper is not None:
+            self._keeper.doubt()
 
     def _warn_short(self, lasted_s: float) -> None:
         logger.warning(
@@ -155,8 +206,9 @@ class Agent:
     async def _session(self) -> float:
         """One stream from hello to its end; returns how many seconds it lasted, once welcomed."""
         device = await self._profile()
-        call = self._stub.Connect()
-        began_s, self._goodbye = self._clock(), ""
+        stub = await self._lines.stream()
+        call = stub.Connect()
+        began_s, self._goodbye, self._moves = self._clock(), "", False
         try:
             held = self._workbench.held
             await call.write(pb.ConnectRequest(hello=self._hello(device, held)))
@@ -166,7 +218,7 @@ class Agent:
             await self._talk(call, welcome.heartbeat_interval_s)
         except grpc.aio.AioRpcError as error:
             known = error_of(error)
-            if not self.connected:
+            if not self.connected or isinstance(known, Unauthenticated):
                 raise known from error
             logger.warning(
                 "stream_ended", extra={"code": known.code, "detail": known.detail or known.message}
@@ -186,17 +238,42 @@ class Agent:
         """Read and write until the coordinator ends the stream, or either side of it fails."""
         reader = asyncio.create_task(self._read(call))
         writer = asyncio.create_task(self._write(call, interval_s))
+        mover = asyncio.create_task(self._until_moving())
+        tasks = (reader, writer, mover)
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if writer.done():
                 writer.result()
-            await reader
+            if mover.done() and not reader.done():
+                await self._end(call, writer, reader)
+            else:
+                await reader
         finally:
             # First the call: a writer that was just about to write must find it ended.
             call.cancel()
-            writer.cancel()
-            reader.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_moving(self) -> None:
+        """Return when the stream is to be opened with other credentials: soon, but in quiet."""
+        await self._lines.changed.wait()
+        with suppress(asyncio.TimeoutError):
+            await within(QUIET_S, self._workbench.idle.wait())
+
+    async def _end(
+        self,
+        call: grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse],
+        writer: asyncio.Task[None],
+        reader: asyncio.Task[None],
+    ) -> None:
+        """End a stream from this side; what either side has said by then arrives."""
+        self._moves = True
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        with suppress(asyncio.TimeoutError, asyncio.InvalidStateError):
+            await call.done_writing()
+            await within(WELCOME_S, reader)
 
     def _set_connected(self, connected: bool) -> None:
         self.connected = connected
@@ -243,7 +320,8 @@ class Agent:
             raise Unavailable("the coordinator ended the stream instead of answering the hello")
         if response.WhichOneof("message") != "welcome":
             raise Unavailable("the coordinator did not begin with a welcome")
-        logger.info("connected", extra={"coordinator": self._config.coordinator})
+        self._lines.admit(True)
+        logger.info("connected", extra={"coordinator": self._lines.address})
         return response.welcome
 
     async def _write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedfleet.env import (
@@ -16,7 +16,19 @@ from fedfleet.env import (
     parse_positive_float,
     setting,
 )
+from fedfleet.errors import SettingInvalid
+from fedfleet.rpc.address import split_address
+from fedfleet.rpc.exposure import parse_tls
 from fedfleet_worker.guest import Hours, Limits, Network, parse_hours
+
+ENROLL_PORT = 7073
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A text that no log shows."""
+
+    text: str = field(repr=False)
 
 
 def _host_name() -> str:
@@ -47,11 +59,52 @@ def _parse_network(text: str) -> Network:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfig:
-    """Settings; each field is the variable FEDFLEET_<NAME>."""
+    """Settings; each field is the variable FEDFLEET_<NAME>.
 
-    coordinator: str = setting("the coordinator's HOST:PORT", default="127.0.0.1:7070", parse=str)
+    Raises:
+        SettingInvalid: two settings do not go together.
+    """
+
+    coordinator: str = setting(
+        "the coordinator's HOST:PORT; behind commas, those that stand by for it",
+        default="127.0.0.1:7070",
+        parse=str,
+    )
     worker_id: str = setting(
-        "name of this worker in the fleet; empty is the host's name", default="", parse=str
+        "name of this worker in the fleet; empty is its certificate's, or else the host's",
+        default="",
+        parse=str,
+    )
+    tls: str = setting(
+        "mutual TLS with the coordinator: on, off, or auto, which is on beyond loopback and "
+        "wherever this worker has a certificate",
+        default="auto",
+        parse=parse_tls,
+    )
+    enroll: str = setting(
+        "HOST:PORT where certificates are issued, several behind commas; empty is the "
+        "coordinator's hosts, port 7073",
+        default="",
+        parse=str,
+    )
+    token: Secret | None = setting(
+        "the single-use token to enrol with, where this worker has no certificate yet",
+        default=None,
+        parse=Secret,
+    )
+    token_file: Path | None = setting("file with that token", default=None, parse=parse_path)
+    worker_certificate: Path | None = setting(
+        "file with this worker's certificates where another authority issues them",
+        default=None,
+        parse=parse_path,
+    )
+    worker_key: Path | None = setting(
+        "file with that certificate's key", default=None, parse=parse_path
+    )
+    server_root: Path | None = setting(
+        "file with the certificates of the authority that has issued the coordinator's",
+        default=None,
+        parse=parse_path,
     )
     shard: int | None = setting(
         "which part of a partitioned benchmark set this worker holds, from 0",
@@ -132,10 +185,61 @@ class WorkerConfig:
     )
     log_level: str = setting("debug, info, warning or error", default="info", parse=str)
 
+    def __post_init__(self) -> None:
+        files = (self.worker_certificate, self.worker_key, self.server_root)
+        if any(files) and not all(files):
+            raise SettingInvalid(
+                "FEDFLEET_WORKER_CERTIFICATE, FEDFLEET_WORKER_KEY, FEDFLEET_SERVER_ROOT: set all "
+                "three, or none to have the coordinator issue certificates"
+            )
+
     @property
     def name(self) -> str:
         """The worker's id."""
         return self.worker_id or _host_name()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the coordinator and its standbys are; raises SettingInvalid."""
+        return _addresses(self.coordinator)
+
+    @property
+    def enrol_addresses(self) -> tuple[str, ...]:
+        """Where to enrol, in the order in which to try; raises SettingInvalid."""
+        if self.enroll:
+            return _addresses(self.enroll)
+        hosts = (address.rpartition(":")[0] for address in self.addresses)
+        return tuple(f"{host}:{ENROLL_PORT}" for host in dict.fromkeys(hosts))
+
+    @property
+    def identity_dir(self) -> Path:
+        """Where credentials are kept that the coordinator has issued."""
+        return self.state_dir / "identity"
+
+    @property
+    def external(self) -> tuple[Path, Path, Path] | None:
+        """Files of another authority: certificate, key, root."""
+        certificate, key, root = self.worker_certificate, self.worker_key, self.server_root
+        return (certificate, key, root) if certificate and key and root else None
+
+    @property
+    def has_token(self) -> bool:
+        """Whether there is a token to enrol with."""
+        return self.token is not None or self.token_file is not None
+
+    def read_token(self) -> str:
+        """The token to enrol with; raises SettingInvalid."""
+        if self.token is not None:
+            return self.token.text
+        if self.token_file is None:
+            raise SettingInvalid(
+                "there is no token: give --token-file, or set FEDFLEET_TOKEN or FEDFLEET_TOKEN_FILE"
+            )
+        try:
+            return self.token_file.read_text("ascii").strip()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it holds no token"
+            raise SettingInvalid(f"FEDFLEET_TOKEN_FILE={self.token_file}: {why}") from error
 
     @property
     def limits(self) -> Limits:
@@ -148,3 +252,12 @@ class WorkerConfig:
             network=self.worker_network,
             load_ratio=self.worker_load_ratio,
         )
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    found = parse_list(text)
+    if not found:
+        raise SettingInvalid(f"address {text!r}: must be HOST:PORT, or several behind commas")
+    for address in found:
+        split_address(address)
+    return found

@@ -2,7 +2,9 @@
 
 A finished update is one folder that appears by a rename, so after a crash it is there whole or not
 at all. The memory that goes with an update becomes the run's memory when the receipt comes: a
-worker's memory advances with the updates that counted.
+worker's memory advances with the updates that counted. It moves there by a rename, so it is in one
+place only: a crash right after that leaves an update without a memory, which is offered again, gets
+its receipt again, and has nothing more to install.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import os
 import shutil
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from fedfleet.algorithms.base import Memory
-from fedfleet.errors import UpdateInvalid
+from fedfleet.errors import StoreFull, StoreUnavailable, UpdateInvalid
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.store.durable import sync_folder
 from fedfleet.v1 import federation_service_pb2 as pb
@@ -31,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 # Runs that may take turns on a worker without one losing what its algorithm remembers.
 MEMORIES = 16
+# What a disk is asked for before it counts as having room again, beside what it refused last.
+LEAST_ROOM_BYTES = 64 << 10
+# Written to find out; what a crash leaves of it is swept at the next start.
+_PROBE = "room.probe"
 
 
 @dataclass(frozen=True)
@@ -55,23 +62,52 @@ class Disk:
     """The state folder of one worker; one process at a time."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._updates = folder / "updates"
         self._memories = folder / "memories"
         self._versions = folder / "versions"
+        self._asked_bytes = 0
         with disk_errors():
             for path in (self._updates, self._memories, self._versions):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Else a power cut could take the folders away with what was synced in them.
+            sync_folder(folder)
+            with suppress(PermissionError):  # it is somebody else's
+                sync_folder(folder.absolute().parent)
             for path in self._updates.glob("*.new"):
                 shutil.rmtree(path)
+            (folder / _PROBE).unlink(missing_ok=True)
+
+    def has_room(self) -> bool:
+        """Whether there is room, by trying, for what last found none."""
+        path = self._folder / _PROBE
+        try:
+            with disk_errors():
+                try:
+                    with path.open("wb") as file:
+                        left = self._asked_bytes + LEAST_ROOM_BYTES
+                        while left > 0:
+                            left -= file.write(bytes(min(left, 1 << 20)))
+                        file.flush()
+                        os.fsync(file.fileno())
+                finally:
+                    path.unlink(missing_ok=True)
+        except (StoreFull, StoreUnavailable):
+            return False
+        return True
 
     # Finished updates
 
     def finished(self) -> list[Finished]:
-        """Every update that waits for its receipt; what is damaged is removed and logged."""
+        """Every update that waits for its receipt; what is damaged is removed and logged.
+
+        Those of earlier rounds come first: the last that is delivered leaves the run's memory.
+        """
         with disk_errors():
             folders = sorted(path for path in self._updates.iterdir() if path.is_dir())
             found = [self._read(folder) for folder in folders]
-        return [update for update in found if update is not None]
+        whole = [update for update in found if update is not None]
+        return sorted(whole, key=lambda update: update.header.round)
 
     def _read(self, folder: Path) -> Finished | None:
         try:
@@ -102,6 +138,7 @@ class Disk:
             "payload": update.payload,
             "memory": encode_arrays(memory) if memory else b"",
         }
+        self._asked_bytes = sum(map(len, files.values()))
         with disk_errors():
             try:
                 fresh.mkdir(mode=0o700)
@@ -118,7 +155,10 @@ class Disk:
         return Finished(folder, update.header)
 
     def delivered(self, update: Finished) -> None:
-        """The receipt came: the update's memory is the run's now, the update can go."""
+        """The receipt came: the update's memory is the run's now, the update can go.
+
+        May be called again after any failure, also by another process.
+        """
         memory = update.folder / "memory"
         with disk_errors():
             if memory.exists() and memory.stat().st_size:
@@ -189,9 +229,15 @@ class Disk:
 
     def keep_version(self, digest: str, data: bytes) -> None:
         """Keep a version or a delta until ``keep_versions`` does not name it."""
+        path = self._versions / check_digest(digest)
+        self._asked_bytes = len(data)
         with disk_errors():
-            # Not synced: a torn file fails its digest and is downloaded again.
-            (self._versions / check_digest(digest)).write_bytes(data)
+            try:
+                # Not synced: a torn file fails its digest and is downloaded again.
+                path.write_bytes(data)
+            except OSError:
+                path.unlink(missing_ok=True)  # a part of it takes room from others
+                raise
 
     def keep_versions(self, digests: Collection[str]) -> None:
         """Remove every version and delta but these."""

@@ -42,3 +42,8 @@ class WorkerMetrics:
         )
         for direction in ("up", "down"):
             self.bytes.labels(direction)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the stream is open."""
+        return self.registry.get_sample_value("fedfleet_worker_connected") == 1.0

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +24,7 @@ from fedfleet.errors import (
     OutOfMemory,
     TrainingFailed,
     TransferInvalid,
+    Unauthenticated,
     Unavailable,
 )
 from fedfleet.obs.logs import log_context
@@ -39,6 +40,7 @@ from fedfleet_worker.links import Links
 from fedfleet_worker.memory import MemoryLimit, out_of_memory, release_memory
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.pausing import Pausing
+from fedfleet_worker.room import DISK_FAULTS, Room
 from fedfleet_worker.speeds import Speeds
 from fedfleet_worker.stint import Stint, cut_at_s
 from fedfleet_worker.training import Bench
@@ -84,10 +86,12 @@ class Workbench:
     """Holds the jobs.
 
     Args:
+        dial: gives what transfers are called on, before each attempt.
         threads: where training runs; one thread, since torch's settings are global to a process.
         send: puts a message on the stream when there is one.
         backoff: makes the waits between the attempts of one transfer.
         pausing: when the worker rests; never where None.
+        room: told when the disk refuses; whoever gives it also watches it.
         links: learns how fast transfers are.
         memory: that a training may take.
         margin_s: kept free before a deadline, beside the time that an update will take.
@@ -98,13 +102,14 @@ class Workbench:
         self,
         bench: Bench,
         disk: Disk,
-        stub: FederationServiceAsyncStub,
+        dial: Callable[[], Awaitable[FederationServiceAsyncStub]],
         metrics: WorkerMetrics,
         threads: Executor,
         send: Callable[[pb.ConnectRequest], None],
         backoff: Callable[[], Iterator[float]] = transfer_backoff_s,
         *,
         pausing: Pausing | None = None,
+        room: Room | None = None,
         links: Links | None = None,
         memory: MemoryLimit | None = None,
         margin_s: float = 2.0,
@@ -113,11 +118,12 @@ class Workbench:
         self._bench = bench
         self._versions = Versions(bench, disk)
         self._disk = disk
-        self._stub = stub
+        self._dial = dial
         self._metrics = metrics
         self._send = send
         self._backoff = backoff
         self._pausing = pausing or Pausing(Limits(), metrics)
+        self._room = room or Room(disk)
         self._links = links or Links()
         self._memory = memory or MemoryLimit()
         self._margin_s = margin_s
@@ -126,8 +132,13 @@ class Workbench:
         # of what was trained. The next will be alike.
         self._sizes_bytes: dict[tuple[str, str], int] = {}
         self._finish_s: dict[tuple[str, str], float] = {}
+        # Updates that counted, whose memories the disk has not taken yet.
+        self._unsettled: list[Finished] = []
         self._queue: asyncio.Queue[Job] = asyncio.Queue()
         self._jobs: dict[str, Job] = {}
+        # Set while nothing is held.
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._threads = threads
         for finished in disk.finished():
             job = Job(finished.assignment_id, None)
@@ -186,11 +197,14 @@ class Workbench:
 
     def _hold(self, job: Job) -> None:
         self._jobs[job.assignment_id] = job
+        self.idle.clear()
         self._queue.put_nowait(job)
 
     async def _let_go(self, job: Job) -> None:
         """Forget a job; an update that is still on disk was given up or refused."""
         self._jobs.pop(job.assignment_id, None)
+        if not self._jobs:
+            self.idle.set()
         if job.task is None or job.task.cancelled():
             self._metrics.assignments.labels("abandoned").inc()
             logger.info("assignment_cancelled", extra={"assignment_id": job.assignment_id})
@@ -210,16 +224,21 @@ class Workbench:
                     # Whoever cannot begin in time says so while another can still be asked.
                     latest_s = self._cut_at_s(job, job.assignment)
                     await self._interruptible(job, self._pausing.until_free(latest_s))
+                    await self._interruptible(job, self._room.until_free(latest_s))
+                    await self._settle()
                     await self._carry_out(job, job.assignment)
                 if job.finished is not None:
                     await self._deliver(job, job.finished)
             except OutOfMemory as error:
                 self._failed(job, error)
-                await self._make_room()
+                await self._release()
+            except DISK_FAULTS as error:
+                self._room.missed(error)  # told first: nobody asks again who says that it rests
+                self._failed(job, error)
             except FedFleetError as error:
                 self._failed(job, error)
 
-    async def _make_room(self) -> None:
+    async def _release(self) -> None:
         """Let the next assignment find the device as the first one did, as far as it can be."""
 
         def release() -> None:
@@ -369,9 +388,25 @@ class Workbench:
         header = finished.header
         self._sizes_bytes = {(header.run_id, header.level): header.payload_bytes}
         await self._persist(job, Upload(finished, self._metrics, self._links))
-        await self._thread(lambda: self._disk.delivered(finished))
+        job.finished = None
+        self._unsettled.append(finished)
+        try:
+            await self._settle()
+        except DISK_FAULTS as error:
+            self._room.missed(error)
         self._metrics.assignments.labels("delivered").inc()
         logger.info("update_delivered", extra={"size_bytes": header.payload_bytes})
+
+    async def _settle(self) -> None:
+        """Install the memories that go with updates that counted, before anything uses them.
+
+        Raises:
+            StoreFull, StoreUnavailable: the disk does not let us. The update stays on it: should
+                the process end, it is offered again, and its receipt comes again.
+        """
+        while self._unsettled:
+            await self._thread(partial(self._disk.delivered, self._unsettled[0]))
+            del self._unsettled[0]
 
     async def _persist(self, job: Job, transfer: Transfer[T]) -> T:
         """Transfer, for as long as the job is wanted."""
@@ -401,7 +436,7 @@ class Workbench:
                     furthest, stuck, waits = transfer.offset_bytes, 0, self._backoff()
                 elif _may_be_mended(error):
                     stuck += 1
-                if stuck == STUCK or not (error.retryable or _may_be_mended(error)):
+                if stuck == STUCK or not _is_worth_another(error):
                     raise
                 logger.info(
                     "transfer_interrupted",
@@ -419,7 +454,7 @@ class Workbench:
         Raises:
             Unavailable: the network became a metered one meanwhile.
         """
-        attempt = asyncio.ensure_future(transfer.run(self._stub))
+        attempt = asyncio.ensure_future(self._transfer(transfer))
         metered = asyncio.ensure_future(self._pausing.until_metered())
         try:
             await asyncio.wait((attempt, metered), return_when=asyncio.FIRST_COMPLETED)
@@ -430,6 +465,9 @@ class Workbench:
             attempt.cancel()
             metered.cancel()
             await asyncio.gather(attempt, metered, return_exceptions=True)
+
+    async def _transfer(self, transfer: Transfer[T]) -> T:
+        return await transfer.run(await self._dial())
 
     async def _thread(self, work: Callable[[], T]) -> T:
         """Run blocking work; its log lines name the assignment."""
@@ -466,3 +504,8 @@ def _may_be_mended(error: FedFleetError) -> bool:
     The error of no kind is a fault that the coordinator did not foresee.
     """
     return isinstance(error, (TransferInvalid, ChecksumMismatch)) or type(error) is FedFleetError
+
+
+def _is_worth_another(error: FedFleetError) -> bool:
+    """Whether another attempt of a transfer may succeed; certificates are renewed beside it."""
+    return error.retryable or _may_be_mended(error) or isinstance(error, Unauthenticated)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis_process import RedisProcess
+from redis_process import RedisProcess, redis_version
 
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
@@ -32,6 +32,7 @@ class SharedRedis:
     def place(self, folder: Path) -> Place:
         """An empty store on it; skips the test where there is no such server."""
         if self._server is None:
+            redis_version()  # skips before there is anything to clean up
             self._folder = tempfile.TemporaryDirectory()
             server = RedisProcess(Path(self._folder.name))
             server.start()

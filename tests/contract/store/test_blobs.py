@@ -191,6 +191,23 @@ def test_a_new_writer_takes_over_from_one_still_open(store: Store) -> None:
     assert store.blobs.read(DIGEST) == DATA
 
 
+def test_a_key_keeps_only_what_it_began_last(store: Store) -> None:
+    store.blobs.writer(DIGEST, len(DATA), "another").write(DATA[:700])
+    first = store.blobs.writer(DIGEST, len(DATA), "key")
+    first.write(DATA[:500])
+
+    second = store.blobs.writer(digest_of(b"abc"), 3, "key")
+    with pytest.raises(TransferInvalid, match="took over"):
+        first.write(DATA[500:])
+    second.write(b"abc")
+    second.commit()
+
+    for key, offset_bytes in (("key", 0), ("another", 700)):
+        writer = store.blobs.writer(DIGEST, len(DATA), key)
+        assert writer.offset_bytes == offset_bytes
+        writer.close()
+
+
 def test_closed_writer_refuses_to_go_on(store: Store) -> None:
     writer = store.blobs.writer(DIGEST, len(DATA), "key")
     writer.close()

@@ -207,8 +207,8 @@ def test_predict_refuses_an_upload_that_takes_too_long(store):
 
         def stalled():
             yield png()[:10]
-            wait_until(lambda: service.predictor.pending == 1)
-            wait_until(lambda: service.predictor.pending == 0)  # the service has given up
+            wait_until(lambda: service.busy == 1)
+            wait_until(lambda: service.busy == 0)  # the service has given up
 
         response = client.post("/predict", content=stalled())
 
@@ -241,8 +241,8 @@ def test_caller_that_leaves_early_frees_its_place_and_is_no_error_of_ours(store,
         wait_served(service, version)
         with socket.create_connection((client.base_url.host, client.base_url.port)) as caller:
             caller.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc")
-            wait_until(lambda: service.predictor.pending == 1)
-        wait_until(lambda: service.predictor.pending == 0)
+            wait_until(lambda: service.busy == 1)
+        wait_until(lambda: service.busy == 0)
 
         assert client.post("/predict", **raw(png())).status_code == 200
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

@@ -106,6 +106,26 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(tmp_path, store):
 
 
 @pytest.mark.slow
+def test_sigterm_drains_first_and_answers_meanwhile(tmp_path, store):
+    publish(store, seed=1)
+    with (
+        process(tmp_path / "state", drain_s=60) as service,
+        httpx.Client(base_url=service.url, timeout=PATIENCE_S, trust_env=False) as client,
+    ):
+        service.wait_event("version_served")
+        service.child.send_signal(signal.SIGTERM)
+        service.wait_event("stopping")
+        answers = [client.post("/predict", content=png()) for _ in range(3)]
+        not_ready, alive = client.get("/readyz"), client.get("/livez")
+        service.child.send_signal(signal.SIGTERM)  # who is in a hurry says it twice
+
+        assert service.child.wait(PATIENCE_S) == 0
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.headers["connection"] for answer in answers} == {"close"}
+    assert (not_ready.status_code, alive.status_code) == (503, 200)
+
+
+@pytest.mark.slow
 def test_sigterm_while_nothing_is_served_exits_0(tmp_path):
     with process(tmp_path / "state") as service:
         service.child.send_signal(signal.SIGTERM)
@@ -136,7 +156,14 @@ def test_port_in_use_is_one_line_with_its_code(tmp_path):
         ({"host": "203.0.113.7", "insecure": 1}, "SETTING_INVALID", "FEDFLEET_HOST"),
         ({"inference_port": 70000}, "SETTING_INVALID", "FEDFLEET_INFERENCE_PORT"),
         ({"log_level": "loud"}, "SETTING_INVALID", "'loud'"),
-        ({"store": "redis://nowhere", "inference_port": 0}, "SETTING_INVALID", "redis"),
+        ({"store": "redis://nowhere", "inference_port": 0}, "SETTING_INVALID", "FEDFLEET_SIGNER"),
+        ({"store": "nowhere", "inference_port": 0}, "SETTING_INVALID", "'nowhere'"),
+        ({"inference_certificate": "/nowhere"}, "SETTING_INVALID", "set both"),
+        (
+            {"inference_certificate": "/nowhere", "inference_key": "/nowhere"},
+            "SETTING_INVALID",
+            "No such file",
+        ),
     ],
 )
 def test_bad_setting_is_one_line_with_its_code(tmp_path, settings, code, named):

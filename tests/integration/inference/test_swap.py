@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import httpx
@@ -13,6 +16,8 @@ from serving import CARD, png, publish, serving, wait_served, wait_until
 from fedfleet.models.config import MlpOptions, ModelConfig
 from fedfleet.training.state import initial_state
 from fedfleet.types import ModelState
+from fedfleet_inference_api.predictor import DECODERS
+from fedfleet_inference_api.service import InferenceService
 
 IMAGE = {"content": png(), "headers": {"content-type": "image/png"}}
 
@@ -163,7 +168,44 @@ def test_version_whose_file_was_changed_on_disk_is_not_served(store, tmp_path):
         assert "CHECKSUM_MISMATCH" in client.get("/readyz").json()["detail"]
 
 
+@contextmanager
+def decoders_held(service: InferenceService) -> Iterator[None]:
+    """Keep both decoders busy, so that predictions wait for one."""
+    release = threading.Event()
+
+    def hold() -> None:
+        asyncio.run(service.predictor.decode(release.wait))
+
+    threads = [threading.Thread(target=hold) for _ in range(DECODERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_predict_refuses_more_than_may_wait(store):
+    version = publish(store, seed=1)
+    with serving(store, max_pending=1) as (service, client):
+        wait_served(service, version)
+        first: list[httpx.Response] = []
+        thread = threading.Thread(target=lambda: first.append(client.post("/predict", **IMAGE)))
+        with decoders_held(service):
+            thread.start()
+            wait_until(lambda: service.predictor.pending == 1)
+            refused = client.post("/predict", **IMAGE)
+        thread.join()
+        after = client.post("/predict", **IMAGE)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")
+    assert refused.headers["retry-after"] == "1"
+    assert (first[0].status_code, after.status_code) == (200, 200)
+
+
+def test_slow_uploads_hold_no_place_of_those_that_are_there(store):
     version = publish(store, seed=1)
     with serving(store, max_pending=1) as (service, client):
         wait_served(service, version)
@@ -174,17 +216,18 @@ def test_predict_refuses_more_than_may_wait(store):
             release.wait()
             yield IMAGE["content"][10:]
 
-        first: list[httpx.Response] = []
-        thread = threading.Thread(
-            target=lambda: first.append(client.post("/predict", content=slow()))
-        )
-        thread.start()
-        wait_until(lambda: service.predictor.pending == 1)
-        refused = client.post("/predict", **IMAGE)
+        slowly: list[httpx.Response] = []
+        threads = [
+            threading.Thread(target=lambda: slowly.append(client.post("/predict", content=slow())))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: service.busy == 8)
+        quick = [client.post("/predict", **IMAGE).status_code for _ in range(5)]
         release.set()
-        thread.join()
-        after = client.post("/predict", **IMAGE)
+        for thread in threads:
+            thread.join()
 
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")
-    assert refused.headers["retry-after"] == "1"
-    assert (first[0].status_code, after.status_code) == (200, 200)
+    assert quick == [200] * 5
+    assert {response.status_code for response in slowly} <= {200, 503}

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import json
 import socket
+import ssl
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from fedfleet.cli.inference import InferenceClient
-from fedfleet.errors import InsecureAddress, SettingInvalid, Unavailable
+from fedfleet.errors import CertificateInvalid, InsecureAddress, SettingInvalid, Unavailable
+from fedfleet.identity.authority import Authority
+from fedfleet.identity.credentials import FILE, save_credentials
 
 
 @pytest.mark.parametrize(
@@ -43,3 +52,65 @@ def test_client_of_a_server_that_does_not_speak_http_says_so_in_one_line() -> No
                 InferenceClient(f"http://127.0.0.1:{port}").predict(b"image")
         finally:
             thread.join()
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Answers with the headers that it was sent."""
+
+    def do_GET(self) -> None:
+        body = json.dumps(dict(self.headers)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def echoing(certificate: Path | None = None) -> Iterator[str]:
+    """The URL of a server; with HTTPS where a certificate is given."""
+    with HTTPServer(("127.0.0.1", 0), _Echo) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            scheme = "http" if certificate is None else "https"
+            yield f"{scheme}://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_client_sends_its_key_with_every_request() -> None:
+    with echoing() as url:
+        with_key = InferenceClient(url, api_key="flk_1_2")
+
+        assert with_key.served()["X-Api-Key"] == "flk_1_2"
+        assert with_key.predict(b"image")["X-Api-Key"] == "flk_1_2"
+        assert "X-Api-Key" not in InferenceClient(url).served()
+
+
+@pytest.mark.parametrize("key", ["flk_1\r\nHost: other", "flk_\u00e9", "a\x00b"])
+def test_client_refuses_a_key_that_is_no_header(key: str) -> None:
+    with pytest.raises(SettingInvalid, match="FEDFLEET_API_KEY"):
+        InferenceClient("http://127.0.0.1:8080", api_key=key)
+
+
+def test_client_trusts_the_fleet_s_own_authority_where_it_is_given(tmp_path: Path) -> None:
+    authority = Authority.open(tmp_path / "ca")
+    made = authority.issue_server(["127.0.0.1"], time.time(), 3600.0)
+    save_credentials(tmp_path, made)
+
+    with echoing(tmp_path / FILE) as url:
+        assert InferenceClient(url, root=authority.root).served()
+        with pytest.raises(CertificateInvalid, match="is not trusted"):
+            InferenceClient(url).served()

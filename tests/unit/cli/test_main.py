@@ -13,7 +13,7 @@ import pytest
 from fedfleet.cli.commands import COMMANDS
 from fedfleet.cli.lazy import Branch, Leaf
 
-HEAVY = ("torch", "grpc", "numpy", "sklearn", "pyarrow", "PIL", "google.protobuf")
+HEAVY = ("torch", "grpc", "numpy", "sklearn", "pyarrow", "PIL", "google.protobuf", "cryptography")
 COLD_START_S = 0.5
 
 
@@ -38,7 +38,9 @@ def imported_by(*argv: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
-@pytest.mark.parametrize("argv", [("--help",), ("--version",), ("run", "--help")])
+@pytest.mark.parametrize(
+    "argv", [("--help",), ("--version",), ("run", "--help"), ("token", "--help")]
+)
 def test_help_imports_nothing_heavy(argv: tuple[str, ...]) -> None:
     modules = imported_by(*argv)
 
@@ -100,6 +102,11 @@ def test_every_command_has_help(cli, name: str) -> None:
         ("predict",),
         ("predict", "x.png", "-k", "0"),
         ("models", "promote", "digits", "1", "--expect", "-1"),
+        ("key", "create", "--name", "web"),
+        ("enroll",),
+        ("worker", "revoke"),
+        ("audit", "show", "--last", "0"),
+        ("audit", "verify", "--after", "0"),
     ],
 )
 def test_wrong_usage_exits_with_two(cli, argv: tuple[str, ...]) -> None:
@@ -118,6 +125,19 @@ def test_wrong_usage_exits_with_two(cli, argv: tuple[str, ...]) -> None:
         (("workers", "--coordinator", "192.0.2.1:7070"), {}, "INSECURE_ADDRESS"),
         (("predict", __file__, "--inference", "http://192.0.2.1"), {}, "INSECURE_ADDRESS"),
         (("predict", __file__, "--inference", "ftp://127.0.0.1"), {}, "SETTING_INVALID"),
+        (("token", "create", "--worker", "a", "--operator", "b"), {}, "SETTING_INVALID"),
+        (("token", "create"), {}, "SETTING_INVALID"),
+        (("token", "create", "--worker", "a", "--valid", "2"), {}, "SETTING_INVALID"),
+        (("key", "create", "--name", "a", "--scope", "x", "--valid", ""), {}, "SETTING_INVALID"),
+        (("enroll", "--name", "anna"), {}, "SETTING_INVALID"),
+        (("enroll", "--name", "anna", "--token", "x"), {}, "SETTING_INVALID"),
+        (("audit", "verify", "--after", "3"), {}, "SETTING_INVALID"),
+        (("audit", "verify", "--store", "sqlite:x", "--file", "y"), {}, "SETTING_INVALID"),
+        (("audit", "verify", "--store", "sqlite:no-such-folder"), {}, "SETTING_INVALID"),
+        (("audit", "verify", "--store", "sqlite:/"), {}, "SETTING_INVALID"),
+        (("audit", "verify", "--file", "no-such-file"), {}, "DATA_MISSING"),
+        (("audit", "verify", "--file", __file__), {}, "AUDIT_BROKEN"),
+        (("workers",), {"FEDFLEET_CREDENTIALS": "no-such-folder"}, "NOT_FOUND"),
         (("predict", "no-such-file.png"), {}, "DATA_MISSING"),
         (("run", "submit", "no-such-recipe"), {}, "NOT_FOUND"),
         (("simulate", __file__), {}, "RECIPE_INVALID"),

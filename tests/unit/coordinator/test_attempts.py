@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfleet.errors import LimitExceeded
-from fedfleet_coordinator.attempts import MAX_KEYS, Attempts, host_of
+from fedfleet_coordinator.attempts import MAX_KEYS, Attempts, Turns, host_of
 
 
 class Clock:
@@ -81,3 +83,23 @@ def test_attempts_of_many_names_take_bounded_room() -> None:
 )
 def test_host_is_what_a_caller_cannot_choose(peer: str, host: str) -> None:
     assert host_of(peer) == host
+
+
+async def test_turns_are_one_after_the_other_for_each_key() -> None:
+    turns, running, most = Turns(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+
+    async def take(key: str) -> None:
+        async with turns.of(key):
+            running[key] += 1
+            most[key] = max(most[key], running[key])
+            for _ in range(3):
+                await asyncio.sleep(0)
+            both.append(all(running.values()))
+            running[key] -= 1
+
+    both: list[bool] = []
+    await asyncio.gather(*(take(key) for key in "ababab"))
+
+    assert most == {"a": 1, "b": 1}
+    assert any(both)
+    assert not turns._locks

@@ -382,6 +382,16 @@ def test_local_operator_is_kept_until_it_is_to_be_renewed(own: Path) -> None:
     assert load_credentials(own / "operator") == renewed
 
 
+def test_local_operator_that_was_revoked_is_made_anew(own: Path) -> None:
+    authority = Authority.open(own)
+    first = authority.local_operator(NOW_S)
+
+    second = authority.local_operator(NOW_S, is_revoked={first.identity.serial}.__contains__)
+
+    assert second.identity.serial != first.identity.serial
+    assert authority.local_operator(NOW_S, is_revoked=lambda serial: False) == second
+
+
 def test_local_operator_is_made_anew_where_it_is_of_no_use(own: Path, foreign: Authority) -> None:
     authority = Authority.open(own)
     path = own / "operator" / "credentials.pem"

@@ -27,7 +27,7 @@ async def ask(app: Access) -> httpx.Response:
 async def test_unexpected_exception_becomes_internal_and_is_logged(caplog):
     metrics = Metrics()
 
-    response = await ask(Access(broken, metrics))
+    response = await ask(Access(broken, metrics, lambda: False))
 
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "INTERNAL"
@@ -40,4 +40,17 @@ async def test_unexpected_exception_becomes_internal_and_is_logged(caplog):
 
 async def test_exception_after_half_an_answer_breaks_the_connection():
     with pytest.raises(RuntimeError, match="too late"):
-        await ask(Access(half, Metrics()))
+        await ask(Access(half, Metrics(), lambda: False))
+
+
+async def ended(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def test_answers_of_a_service_that_stops_close_their_connections():
+    serving = await ask(Access(ended, Metrics(), lambda: False))
+    draining = await ask(Access(ended, Metrics(), lambda: True))
+
+    assert "connection" not in serving.headers
+    assert draining.headers["connection"] == "close"

@@ -26,8 +26,37 @@ def test_config_defaults_to_loopback_and_the_newest_model():
         ("REQUEST_TIMEOUT_S", "0"),
         ("THREADS", "-2"),
         ("INSECURE", "maybe"),
+        ("REST_AUTH", "maybe"),
+        ("TRUSTED_PROXIES", "the.proxy"),
+        ("RATE_PER_S", "-1"),
+        ("BURST", "0"),
+        ("DRAIN_S", "soon"),
+        ("MAX_CONNECTIONS", "0"),
     ],
 )
 def test_config_names_the_variable_that_cannot_be_used(name, value):
     with pytest.raises(SettingInvalid, match=f"FEDFLEET_{name}="):
         read(InferenceConfig, {f"FEDFLEET_{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("values", "asks", "limit_per_s"),
+    [
+        ({}, False, 0.0),
+        ({"HOST": "localhost"}, False, 0.0),
+        ({"HOST": "0.0.0.0"}, True, 100.0),
+        ({"HOST": "0.0.0.0", "REST_AUTH": "off"}, False, 0.0),
+        ({"REST_AUTH": "ON"}, True, 100.0),
+        ({"REST_AUTH": "on", "RATE_PER_S": "0"}, True, 0.0),
+        ({"RATE_PER_S": "0.5"}, False, 0.5),
+    ],
+)
+def test_keys_and_limits_are_for_callers_from_beyond_this_machine(values, asks, limit_per_s):
+    config = read(InferenceConfig, {f"FEDFLEET_{name}": text for name, text in values.items()})
+
+    assert (config.asks_for_keys, config.limit_per_s) == (asks, limit_per_s)
+
+
+def test_config_refuses_bodies_that_are_larger_than_all_together():
+    with pytest.raises(SettingInvalid, match="FEDFLEET_BODIES_MB=8"):
+        read(InferenceConfig, {"FEDFLEET_BODIES_MB": "8"})

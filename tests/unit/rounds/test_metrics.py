@@ -34,3 +34,9 @@ def test_mean_metrics_leaves_out_what_only_the_algorithm_reads() -> None:
 
 def test_mean_metrics_of_nothing_is_empty() -> None:
     assert mean_metrics([]) == {}
+
+
+def test_mean_metrics_leaves_out_what_is_no_number() -> None:
+    huge = [header(weight=9.0, metrics={"loss": 1e308, "accuracy": 0.5}) for _ in range(2)]
+
+    assert mean_metrics(huge) == {"accuracy": 0.5}

@@ -12,7 +12,7 @@ import pytest
 from certificates import issued
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from raising_server import Raiser
+from raising_server import Raiser, Served, serving
 
 from fedfleet.errors import FedFleetError, LimitExceeded, Unauthenticated
 from fedfleet.identity.authority import Authority
@@ -198,6 +198,38 @@ async def test_revoked_certificate_ends_a_stream_that_is_not_read(tmp_path: Path
             await asyncio.wait_for(server.servicer.ended.wait(), 10)
             assert server.servicer.closed == ["WatchRun"]
             watch.cancel()
+
+
+@pytest.mark.parametrize("method", ["GetRun", "WatchRun", "ListWorkers"])
+async def test_caller_is_refused_before_its_request_has_come(method: str, tmp_path: Path) -> None:
+    async with guarded(tmp_path, Gate(max_calls=1)) as server:
+        path = f"/fedfleet.v1.ControlService/{method}"
+        address = f"127.0.0.1:{server.port}"
+        worker, operator = issued(tmp_path, "pi-7"), issued(tmp_path, "anna", Role.OPERATOR)
+        async with open_channel(address, own_connection=True, credentials=worker) as channel:
+            await raises_code("NOT_ALLOWED", channel.stream_unary(path)(timeout=10))
+        async with open_channel(address, own_connection=True, credentials=operator) as channel:
+            running = ControlServiceStub(channel).ListWorkers(pb.ListWorkersRequest(), timeout=20)
+            await asyncio.wait_for(server.servicer.ended.wait(), 10)
+            await raises_code("LIMIT_EXCEEDED", channel.stream_unary(path)(timeout=10))
+            running.cancel()
+
+
+async def test_request_that_does_not_come_is_not_waited_for() -> None:
+    async with serving(stall_s=0.1) as hurried:
+        call = hurried.channel.stream_unary("/fedfleet.v1.ControlService/GetRun")
+        error = await raises_code("TIMED_OUT", call(timeout=10))
+        assert error.message == "the request did not come within 0.1 s"
+
+
+@pytest.mark.parametrize("method", ["GetRun", "WatchRun"])
+async def test_call_without_a_request_is_refused(method: str, served: Served) -> None:
+    begun = served.channel.stream_unary(f"/fedfleet.v1.ControlService/{method}")(timeout=10)
+
+    await begun.done_writing()
+    error = await raises_code("INVALID_INPUT", begun)
+
+    assert error.message == "the call came without a request"
 
 
 async def test_call_is_ended_with_the_error_that_was_given(tmp_path: Path) -> None:

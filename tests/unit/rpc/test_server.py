@@ -2,19 +2,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import struct
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
+from certificates import issued
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from raising_server import SERVICE, Served, serving
 
 from fedfleet.errors import AddressInUse, SettingInvalid
+from fedfleet.identity.authority import Authority
+from fedfleet.identity.credentials import Credentials
 from fedfleet.rpc.access import AccessInterceptor, Door
 from fedfleet.rpc.channel import open_channel
-from fedfleet.rpc.gate import Gate
+from fedfleet.rpc.gate import MAX_CALLS, Gate
 from fedfleet.rpc.server import RpcServer
+from fedfleet.rpc.tls import server_credentials
+from fedfleet.wire.limits import MAX_REQUEST_BYTES, MAX_STRANGER_BYTES
 
 CALL_S = 10.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -162,6 +172,82 @@ async def test_connection_that_does_not_say_hello_is_closed() -> None:
     assert reader.at_eof()
     writer.close()
     await server.stop(0)
+
+
+@asynccontextmanager
+async def behind(door: Door, folder: Path) -> AsyncIterator[tuple[int, Credentials | None]]:
+    """A port, and by what it is dialled."""
+    authority = Authority.open(folder)
+    shown = authority.server_credentials(time.time(), 3600.0)
+    root = authority.root if door is Door.MUTUAL else None
+    server = RpcServer(
+        access=AccessInterceptor(Gate(), door),
+        credentials=None if door is Door.PLAIN else server_credentials(lambda: shown, root),
+    )
+    port = await server.start("127.0.0.1", 0, ())
+    try:
+        yield port, None if door is Door.PLAIN else issued(folder, "pi-7")
+    finally:
+        await server.stop(0)
+
+
+MOST_BYTES = {
+    Door.PLAIN: MAX_REQUEST_BYTES,
+    Door.MUTUAL: MAX_REQUEST_BYTES,
+    Door.OPEN: MAX_STRANGER_BYTES,
+}
+
+
+@pytest.mark.parametrize("door", Door)
+async def test_request_is_bounded_by_what_its_caller_has_shown(door: Door, tmp_path: Path) -> None:
+    async with (
+        behind(door, tmp_path) as (port, credentials),
+        open_channel(f"127.0.0.1:{port}", credentials=credentials) as channel,
+    ):
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        for size, code in (
+            (MOST_BYTES[door], grpc.StatusCode.NOT_FOUND),
+            (MOST_BYTES[door] + 1, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ):
+            data = request_of(size)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await check(data, timeout=CALL_S)
+            assert caught.value.code() is code
+
+
+def request_of(size: int) -> bytes:
+    """A health check of so many bytes."""
+    longest = health_pb2.HealthCheckRequest(service="x" * size).ByteSize()
+    request = health_pb2.HealthCheckRequest(service="x" * (2 * size - longest))
+    # The length before the text may have become a byte shorter.
+    request.service += "x" * (size - request.ByteSize())
+    assert request.ByteSize() == size
+    return request.SerializeToString()
+
+
+MOST_STREAMS = {Door.PLAIN: 1024, Door.MUTUAL: MAX_CALLS, Door.OPEN: 8}
+
+
+@pytest.mark.parametrize("door", Door)
+async def test_streams_are_bounded_by_what_the_caller_has_shown(door: Door, tmp_path: Path) -> None:
+    async with behind(door, tmp_path) as (port, credentials):
+        context = None
+        if credentials is not None:
+            file = tmp_path / "caller.pem"
+            file.write_bytes(credentials.key + credentials.chain)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.load_verify_locations(cadata=credentials.root.decode())
+            context.set_alpn_protocols(["h2"])
+            context.load_cert_chain(file)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        head = await asyncio.wait_for(reader.readexactly(9), CALL_S)
+        body = await reader.readexactly(int.from_bytes(head[:3], "big"))
+        writer.close()
+
+    assert head[3] == 4  # SETTINGS
+    assert dict(struct.iter_unpack(">HI", body))[3] == MOST_STREAMS[door]
 
 
 def test_port_without_tls_lets_nobody_but_local_callers_in() -> None:

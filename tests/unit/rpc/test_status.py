@@ -9,7 +9,13 @@ import pytest
 from raising_server import Served, serving
 
 from fedfleet.errors import FedFleetError, InvalidInput, NotFound, all_errors
-from fedfleet.rpc.status import CODE_KEY, MAX_MESSAGE_UTF8_BYTES, error_of, status_of
+from fedfleet.rpc.status import (
+    CODE_KEY,
+    MAX_LOGGED,
+    MAX_MESSAGE_UTF8_BYTES,
+    error_of,
+    status_of,
+)
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2 as federation_pb
 
@@ -102,6 +108,38 @@ async def test_code_survives_a_text_that_is_too_long_or_broken(text: str, served
     assert type(again) is InvalidInput
     assert again.message
     assert len(again.message.encode()) <= MAX_MESSAGE_UTF8_BYTES
+
+
+BREAKING = "x\n/mallory \x1b[2J \r\t \u202e \u2028 \x00 \ud800 fährt 3 €"
+PRINTED = "x?/mallory ?[2J ?? ? ? ? ? fährt 3 €"
+
+
+async def test_text_on_the_wire_is_one_line_whatever_the_caller_wrote(served: Served) -> None:
+    failure = await raised(unary, served, lambda: InvalidInput(BREAKING))
+
+    assert failure.details() == PRINTED
+
+
+async def test_log_takes_no_more_of_a_text_than_a_line(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    await raised(unary, served, lambda: InvalidInput("x" * 10**6, detail="y" * 10**6))
+
+    (record,) = [r for r in caplog.records if r.message == "rpc_refused"]
+    assert len(vars(record)["reason"]) == len(vars(record)["detail"]) == MAX_LOGGED
+
+
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OUT_OF_RANGE])
+def test_text_of_the_other_side_is_one_line(status: grpc.StatusCode) -> None:
+    for metadata in (grpc.aio.Metadata(), grpc.aio.Metadata((CODE_KEY, "NOT_FOUND"))):
+        failure = grpc.aio.AioRpcError(status, grpc.aio.Metadata(), metadata, details=BREAKING)
+
+        again = error_of(failure)
+
+        assert PRINTED in again.message + again.detail
+        assert (again.message + again.detail).isprintable()
 
 
 async def test_server_goes_on_after_errors(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""Writes to a store for ever, over all that its server goes through; prints what returned.
+"""Writes to a store from two threads, over all that its server goes through; prints what returned.
 
 Usage: python redis_kill_child.py URL NAME
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from contract.store.builders import a_deed, an_entry, an_update
 
@@ -14,10 +16,13 @@ from fedfleet.errors import StoreUnavailable
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
 
+SPEAKING = threading.Lock()
+
 
 def tell(*words: object) -> None:
-    sys.stdout.write(" ".join(map(str, words)) + "\n")
-    sys.stdout.flush()
+    with SPEAKING:
+        sys.stdout.write(" ".join(map(str, words)) + "\n")
+        sys.stdout.flush()
 
 
 def write(store: Store, name: str, number: int) -> None:
@@ -32,14 +37,20 @@ def write(store: Store, name: str, number: int) -> None:
     tell("deed", mark)
 
 
+def write_for_ever(store: Store, name: str) -> None:
+    for number in itertools.count():
+        try:
+            write(store, name, number)
+        except StoreUnavailable:
+            tell("away", number)
+
+
 def main(url: str, name: str) -> None:
     with open_store(url) as store:
         tell("ready")
-        for number in itertools.count():
-            try:
-                write(store, name, number)
-            except StoreUnavailable:
-                tell("away", number)
+        with ThreadPoolExecutor(2) as pool:
+            for _ in pool.map(lambda part: write_for_ever(store, name + part), "ab"):
+                pass
 
 
 if __name__ == "__main__":

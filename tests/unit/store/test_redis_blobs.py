@@ -187,6 +187,28 @@ def test_a_smaller_size_frees_what_was_there(store: Store, console: Redis, names
     assert keys(console, namespace, "part:") == []
 
 
+def test_a_key_that_begins_another_blob_drops_what_it_began(
+    store: Store, console: Redis, namespace: str
+) -> None:
+    earlier = store.blobs.writer(DIGEST, len(DATA), "key")
+    earlier.write(DATA[:-1])
+    store.blobs.writer(DIGEST, len(DATA), "another").write(DATA[:-1])
+
+    writer = store.blobs.writer(digest_of(b"other"), 5, "key")
+
+    assert writer.offset_bytes == 0
+    assert len(keys(console, namespace, "part:")) == 4
+    with pytest.raises(TransferInvalid, match="took over"):
+        earlier.write(DATA[-1:])
+    writer.write(b"other")
+    store.blobs.put(DATA)
+    store.blobs.writer(DIGEST, len(DATA), "key")  # there is nothing to send
+    with pytest.raises(TransferInvalid, match="took over"):
+        writer.commit()
+    assert store.blobs.writer(DIGEST, len(DATA), "another").offset_bytes == len(DATA)
+    assert keys(console, namespace, "part") == []
+
+
 def test_readers_see_all_of_a_blob_or_none_while_it_comes_and_goes(store: Store) -> None:
     ended = threading.Event()
 

@@ -149,3 +149,27 @@ def test_a_server_that_stands_still_is_told_soon_and_forgiven(tmp_path: Path) ->
         # Whether it happened or not, it was settled before the journal was read.
         assert kinds in (["note"], ["note", "late"])
         assert [entry.kind for entry in store.journal.entries("run-1")] == [*kinds, "next"]
+
+
+def test_a_server_that_reads_its_log_is_waited_for(tmp_path: Path) -> None:
+    server = RedisProcess(tmp_path, key_load_delay="1000")  # microseconds a command
+    server.start()
+    with open_store(server.url()) as store:
+        store.journal.create_run(a_run(), an_entry())
+        for number in range(600):
+            store.journal.append(an_entry(kind=str(number)))
+        server.kill()
+        starting = threading.Thread(target=server.start)
+        starting.start()
+        answers = []
+        while starting.is_alive():
+            try:
+                answers.append(len(store.journal.entries("run-1")))
+            except StoreUnavailable as error:
+                answers.append(error.code)
+        starting.join()
+
+        assert answers[0] == "STORE_UNAVAILABLE"
+        assert set(answers) <= {"STORE_UNAVAILABLE", 601}  # never a part of it
+        assert len(store.journal.entries("run-1")) == 601
+    server.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from pathlib import Path
 
@@ -10,26 +11,42 @@ import pytest
 from contract.store.builders import a_run, an_entry, digest_of
 from contract.store.writes import WRITES, everything, prepare
 from redis import Redis
-from redis_process import redis_process, redis_version
+from redis_process import DURABLE, redis_process, redis_version
 
 from fedfleet.errors import FedFleetError, SettingInvalid, StoreFull, StoreUnavailable
+from fedfleet.identity.authority import Authority
+from fedfleet.identity.credentials import certificate_request
+from fedfleet.identity.names import Role
 from fedfleet.store.open import open_store
 
 PASSWORD = "s3cret?pass@word"
 QUOTED = "s3cret%3Fpass%40word"
 DATA = bytes(range(200))
-# As docs/redis.md gives it.
-RIGHTS = (
-    "~fedfleet:{tests}:*",
-    "-@all",
-    *("+select", "+info", "+config|get", "+waitaof", "+evalsha", "+eval", "+get", "+getrange"),
-    *("+hget", "+hgetall", "+hmget", "+hlen", "+hvals", "+lrange", "+smembers", "+sismember"),
-    *("+xrange", "+zrangebyscore", "+zrevrange"),
-)
+PAGE = (Path(__file__).parents[3] / "docs" / "redis.md").read_text()
 
 
 def has_waitaof() -> bool:
     return redis_version() >= (7, 2)
+
+
+def block(language: str) -> str:
+    """What the page shows in this language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+def test_a_server_with_the_settings_of_the_docs_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = dict(line.split(maxsplit=1) for line in block("conf").splitlines())
+    assert settings.keys() >= {*DURABLE} - {"save"}
+    with (
+        caplog.at_level(logging.WARNING, "fedfleet.store"),
+        redis_process(tmp_path, **settings) as server,
+    ):
+        open_store(server.url()).close()
+
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -107,16 +124,11 @@ def test_a_user_with_the_rights_of_the_docs_can_do_everything(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with redis_process(tmp_path) as server:
+        words = block("redis").replace("PASSWORD", PASSWORD).replace("NAME", "tests").split()
+        if not has_waitaof():
+            words.remove("+waitaof")
         with Redis(port=server.port) as console:
-            commands = [right for right in RIGHTS if has_waitaof() or right != "+waitaof"]
-            # What scripts call counts as the user's.
-            scripts = ["+hset", "+hsetnx", "+hdel", "+hexists", "+hincrby", "+exists", "+set"]
-            scripts += ["+append", "+strlen", "+rename", "+unlink", "+persist", "+pexpire"]
-            scripts += ["+rpush", "+xadd", "+sadd", "+srem", "+zadd", "+zrem"]
-            scripts += ["+zrangebylex", "+zremrangebylex"]
-            console.execute_command(
-                "ACL", "SETUSER", "fedfleet", "on", f">{PASSWORD}", *commands, *scripts
-            )
+            console.execute_command(*words)
         url = server.url("tests", credentials=f"fedfleet:{QUOTED}@")
         with caplog.at_level(logging.WARNING, "fedfleet.store"), open_store(url) as store:
             prepare(store)
@@ -200,7 +212,7 @@ def test_a_full_server_takes_nothing_and_lets_room_be_made(tmp_path: Path) -> No
         digests = [store.blobs.put(bytes([n]) * 2_000_000) for n in range(4)]
         writer = store.blobs.writer(digest_of(DATA), len(DATA), "key")
         writer.write(DATA[:100])
-        last = store.blobs.writer(digest_of(b"last"), 4, "key")
+        last = store.blobs.writer(digest_of(b"last"), 4, "another")
         last.write(b"last")
         before = everything(store)
         console.config_set("maxmemory", "6mb")
@@ -266,6 +278,41 @@ def test_a_socket_and_a_database_of_its_own(tmp_path: Path) -> None:
 
     assert names
     assert all(name.startswith(b"fedfleet:{a}:") for name in names)
+
+
+def test_tls_needs_a_certificate_of_a_known_authority_for_the_host(tmp_path: Path) -> None:
+    authority = Authority.open(tmp_path / "ca")
+    shown = authority.issue_server(["127.0.0.1"], time.time(), 3600.0)
+    request = certificate_request(shown.key)
+    own = authority.issue(request, Role.OPERATOR, "one", time.time(), 3600.0)
+    for name, pem in (
+        ("shown", shown.chain),
+        ("own", own.chain),
+        ("key", shown.key),
+        ("root", authority.root),
+    ):
+        (tmp_path / name).write_bytes(pem)
+    settings = {
+        "tls_cert_file": str(tmp_path / "shown"),
+        "tls_key_file": str(tmp_path / "key"),
+        "tls_ca_cert_file": str(tmp_path / "root"),
+        "tls_auth_clients": "yes",
+    }
+    root = f"&ca={tmp_path / 'root'}"
+    mine = f"&cert={tmp_path / 'own'}&key={tmp_path / 'key'}"
+    with redis_process(tmp_path / "redis", tls=True, **settings) as server:
+        url = f"rediss://{server.host}/0?namespace=a"
+        with open_store(url + root + mine) as store:
+            store.journal.create_run(a_run(), an_entry())
+            assert store.journal.runs() == [a_run()]
+
+        for wrong in (
+            url + mine,  # the system's authorities have not issued what Redis shows
+            url + root,  # Redis asks for a certificate too
+            url.replace("127.0.0.1", "localhost") + root + mine,
+        ):
+            with pytest.raises(StoreUnavailable, match=r"certificates|cannot be reached"):
+                open_store(wrong)
 
 
 def assert_no_secret(error: FedFleetError) -> None:

@@ -8,20 +8,29 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from harness import tiny_recipe
+from harness import free_port, tiny_recipe
 from scripted_coordinator import PATIENCE_S, Scripted, Talking, scripted_coordinator, soon, welcome
 
-from fedfleet.errors import FedFleetError, InvalidInput, LimitExceeded, NotAllowed, NotServed
+from fedfleet.errors import (
+    FedFleetError,
+    InvalidInput,
+    LimitExceeded,
+    NotAllowed,
+    NotServed,
+    Unauthenticated,
+    Unavailable,
+)
 from fedfleet.training.level_probe import LevelFigures, ProbeTask
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.release import SOFTWARE_VERSION
 from fedfleet_worker import agent as agent_module
-from fedfleet_worker.agent import SHORT_S, Agent, Outbox
+from fedfleet_worker.agent import DOUBT_AFTER, SHORT_S, Agent, Outbox
 from fedfleet_worker.config import WorkerConfig
 from fedfleet_worker.disk import Disk
+from fedfleet_worker.lines import Lines
 from fedfleet_worker.links import Links
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.speeds import Speeds
@@ -45,22 +54,32 @@ class Waits:
             yield 0.0
 
 
+class Started(NamedTuple):
+    agent: Agent
+    outbox: Outbox
+    task: asyncio.Task[None]
+    lines: Lines
+    workbench: Workbench
+
+
 @asynccontextmanager
 async def running(
     coordinator: Scripted,
     folder: Path,
     waits: Waits | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    addresses: tuple[str, ...] = (),
     **more: Any,
-) -> AsyncIterator[tuple[Agent, Outbox, asyncio.Task[None]]]:
+) -> AsyncIterator[Started]:
     config, metrics, outbox = WorkerConfig(worker_id="w"), WorkerMetrics(), Outbox()
     with ThreadPoolExecutor(1) as threads:
         workbench = Workbench(
-            Bench(config), Disk(folder), coordinator.stub, metrics, threads, outbox.put
+            Bench(config), Disk(folder), coordinator.dial, metrics, threads, outbox.put
         )
+        lines = Lines((*addresses, coordinator.address))
         agent = Agent(
             config,
-            coordinator.stub,
+            lines,
             workbench,
             outbox,
             metrics,
@@ -70,10 +89,11 @@ async def running(
         )
         task = asyncio.create_task(agent.run())
         try:
-            yield agent, outbox, task
+            yield Started(agent, outbox, task, lines, workbench)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await lines.close()
 
 
 LAST = Exception("the last stream stays")
@@ -135,7 +155,7 @@ async def test_agent_ends_when_its_hello_is_refused_for_good(
 ) -> None:
     async with scripted_coordinator() as coordinator:
         coordinator.talk = each(refusal)
-        async with running(coordinator, tmp_path) as (_, _, task):
+        async with running(coordinator, tmp_path) as (_, _, task, *_):
             with pytest.raises(FedFleetError) as caught:
                 await asyncio.wait_for(task, PATIENCE_S)
 
@@ -156,7 +176,7 @@ async def test_agent_dials_again_when_a_later_message_is_refused(tmp_path: Path)
 
     async with scripted_coordinator() as coordinator:
         coordinator.talk = refuse_the_first
-        async with running(coordinator, tmp_path) as (_, outbox, _):
+        async with running(coordinator, tmp_path) as (_, outbox, *_):
             await soon(coordinator.hellos)
             outbox.put(pb.ConnectRequest(failure=pb.AssignmentFailure(assignment_id="other")))
             await soon(coordinator.hellos)
@@ -171,7 +191,7 @@ async def test_agent_fails_with_the_cause_when_its_heartbeats_die(
     monkeypatch.setattr(agent_module, "heartbeat", broken)
     async with scripted_coordinator() as coordinator:
         coordinator.talk = each()
-        async with running(coordinator, tmp_path) as (agent, _, task):
+        async with running(coordinator, tmp_path) as (agent, _, task, *_):
             with pytest.raises(ZeroDivisionError, match="a bug in a heartbeat"):
                 await asyncio.wait_for(task, PATIENCE_S)
             assert not agent.connected
@@ -230,7 +250,7 @@ async def test_agent_tells_at_once_why_the_worker_rests_and_how_fast_its_link_is
     async with scripted_coordinator() as coordinator:
         coordinator.talk = listen
         changes = {"why_paused": lambda: reasons[-1], "links": links}
-        async with running(coordinator, tmp_path, **changes) as (agent, _, _):
+        async with running(coordinator, tmp_path, **changes) as (agent, *_):
             agent.tell()  # nobody listens yet: the stream begins with a heartbeat anyway
             first = await soon(beats)
             reasons.append("on its battery")
@@ -279,7 +299,7 @@ async def test_agent_reads_its_device_beside_the_event_loop(
 
     async with scripted_coordinator() as coordinator:
         coordinator.talk = listen
-        async with running(coordinator, tmp_path) as (agent, _, _):
+        async with running(coordinator, tmp_path) as (agent, *_):
             await soon(beats)
             regular = readers.pop("heartbeat")
             agent.tell()
@@ -313,7 +333,7 @@ async def test_agent_tells_what_was_measured_in_its_hello_and_news_at_once(tmp_p
     speeds.look(assignment("[1.0]"), lambda: False)
     async with scripted_coordinator() as coordinator:
         coordinator.talk = listen
-        async with running(coordinator, tmp_path, speeds=speeds) as (agent, _, _):
+        async with running(coordinator, tmp_path, speeds=speeds) as (agent, *_):
             hello = await soon(coordinator.hellos)
             first = await soon(heard)
             speeds.look(assignment("[1.0, 0.5]"), lambda: False)
@@ -326,3 +346,119 @@ async def test_agent_tells_what_was_measured_in_its_hello_and_news_at_once(tmp_p
     assert [one.samples_per_s for one in news.levels] == [3.0]
     assert not first.levels
     assert not after.levels
+
+
+# Where it dials, and as whom
+
+
+class Doubts:
+    """Counts the doubts in a certificate."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def watch(self) -> None:
+        raise AssertionError("this one only counts")
+
+    def doubt(self) -> None:
+        self.count += 1
+
+
+async def test_agent_dials_the_next_address_at_once_and_waits_after_each_round(
+    tmp_path: Path,
+) -> None:
+    waits, doubts = Waits(), Doubts()
+    closed = tuple(f"127.0.0.1:{free_port()}" for _ in range(2))
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(Unavailable("standing by"), Unavailable("standing by"))
+        async with running(
+            coordinator, tmp_path, waits, addresses=closed, keeper=doubts
+        ) as started:
+            for _ in range(3):
+                await soon(coordinator.hellos)
+            assert started.lines.address == coordinator.address
+
+    assert waits.asked == [(0, 0), (0, 1)]  # for three rounds of three dials
+    assert doubts.count == 0
+
+
+async def test_agent_doubts_its_certificate_when_nobody_answers_again_and_again(
+    tmp_path: Path,
+) -> None:
+    doubts = Doubts()
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(*[Unavailable("hung up")] * (2 * DOUBT_AFTER))
+        async with running(coordinator, tmp_path, keeper=doubts):
+            for _ in range(2 * DOUBT_AFTER + 1):
+                await soon(coordinator.hellos)
+
+    assert doubts.count == 2
+
+
+async def test_agent_whose_certificate_is_refused_says_so_and_waits_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits, long_waits, doubts = Waits(), Waits(), Doubts()
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(*[Unauthenticated("the certificate was revoked")] * 2)
+        async with running(
+            coordinator, tmp_path, waits, refused_backoff=long_waits, keeper=doubts
+        ) as started:
+            for _ in range(3):
+                await soon(coordinator.hellos)
+            # The third was welcomed, so that transfers go on.
+            assert await asyncio.wait_for(started.lines.bulk(), PATIENCE_S)
+
+    assert (long_waits.asked, waits.asked) == ([(0, 0), (0, 1)], [])
+    assert doubts.count == 2
+    lines = [vars(one) for one in caplog.records if one.message == "certificate_refused"]
+    assert [(one["code"], one["detail"]) for one in lines] == [
+        ("UNAUTHENTICATED", "the certificate was revoked")
+    ] * 2
+    assert all("enroll --replace" in one["hint"] for one in lines)
+
+
+async def test_agent_does_not_wait_any_longer_once_it_has_other_credentials(
+    tmp_path: Path,
+) -> None:
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = each(Unauthenticated("the certificate has ended"))
+        async with running(
+            coordinator, tmp_path, refused_backoff=lambda: itertools.repeat(3600.0)
+        ) as started:
+            await soon(coordinator.hellos)
+            started.lines.changed.set()  # the same, of which nobody here asks
+            await soon(coordinator.hellos)
+
+
+async def test_agent_opens_its_stream_anew_in_a_quiet_moment_and_loses_no_message(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    async def listen(
+        hello: pb.Hello, requests: AsyncIterator[pb.ConnectRequest]
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        yield welcome()
+        async for request in requests:
+            heard.put_nowait(str(request.WhichOneof("message")))
+        heard.put_nowait("end")
+
+    async with scripted_coordinator() as coordinator:
+        coordinator.talk = listen
+        async with running(coordinator, tmp_path) as started:
+            assert await soon(heard) == "heartbeat"
+            started.workbench.idle.clear()  # it works
+            started.lines.changed.set()
+            started.outbox.put(pb.ConnectRequest(failure=pb.AssignmentFailure()))
+            assert await soon(heard) == "failure"
+            assert heard.empty()
+
+            started.workbench.idle.set()
+
+            assert await soon(heard) == "end"
+            assert await soon(heard) == "heartbeat"
+            assert coordinator.hellos.qsize() == 2
+
+    assert "stream_was_short" not in caplog.messages
+    assert "stream_ended" not in caplog.messages

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from worker_updates import an_update
 
-from fedfleet.errors import FedFleetError
-from fedfleet_worker.disk import MEMORIES, Disk
+from fedfleet.errors import FedFleetError, StoreFull
+from fedfleet_worker.disk import LEAST_ROOM_BYTES, MEMORIES, Disk
 
 
 def test_disk_gives_a_finished_update_back_after_a_restart(tmp_path: Path) -> None:
@@ -158,3 +161,80 @@ def test_disk_keeps_the_newest_memory_though_the_clock_went_back(tmp_path: Path)
     disk.delivered(disk.keep(an_update(run_id="new"), {"c": np.ones(2)}))
 
     assert disk.memory("new", "a") != {}
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of it runs any more."""
+
+
+@pytest.mark.parametrize("before", ["replace", "utime", "sync_folder", "rename", "rmtree"])
+def test_disk_installs_a_memory_once_wherever_a_receipt_was_interrupted(
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt comes again after each death, as the coordinator gives it again."""
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    owners = {"replace": Path, "rename": Path, "utime": os, "rmtree": shutil}
+    disk = Disk(tmp_path)
+    disk.delivered(disk.keep(an_update(assignment_id="first"), {"c": np.full(2, 1.0)}))
+    second = disk.keep(an_update(assignment_id="second", round=2), {"c": np.full(2, 2.0)})
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        if before == "sync_folder":
+            patched.setattr("fedfleet_worker.disk.sync_folder", die)
+        else:
+            patched.setattr(owners[before], before, die)
+        disk.delivered(second)
+
+    disk = Disk(tmp_path)
+    for again in disk.finished():
+        assert again.header == second.header
+        disk.delivered(again)
+
+    assert disk.memory("r-1", "a")["c"].tolist() == [2.0, 2.0]
+    assert disk.finished() == []
+    assert list((tmp_path / "updates").iterdir()) == []
+
+
+def test_disk_gives_updates_of_earlier_rounds_first(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    for round in (3, 10, 1, 2):
+        disk.keep(an_update(assignment_id=f"r-1/{round}/1/train/w", round=round), {})
+
+    assert [one.header.round for one in Disk(tmp_path).finished()] == [1, 2, 3, 10]
+
+
+@contextmanager
+def files_up_to(size_bytes: int) -> Iterator[None]:
+    """As on a disk with so little room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_disk_without_room_leaves_nothing_behind_and_knows_when_there_is_some(
+    tmp_path: Path,
+) -> None:
+    disk = Disk(tmp_path)
+    version = bytes(200_000)
+    digest = hashlib.sha256(version).hexdigest()
+    with files_up_to(100_000):
+        with pytest.raises(StoreFull):
+            disk.keep_version(digest, version)
+        assert disk.held() == frozenset()
+        assert not disk.has_room()
+        with pytest.raises(StoreFull):
+            disk.keep(an_update(values=50_000), {"c": np.ones(2)})
+        assert list((tmp_path / "updates").iterdir()) == []
+        assert not disk.has_room()
+    with files_up_to(200_000 + LEAST_ROOM_BYTES - 1000):
+        assert not disk.has_room()
+    assert disk.has_room()
+    disk.keep_version(digest, version)
+
+    assert disk.version(digest) == version
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memories", "updates", "versions"]

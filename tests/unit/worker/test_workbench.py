@@ -22,7 +22,9 @@ from fedfleet.errors import (
     AssignmentClosed,
     ChecksumMismatch,
     FedFleetError,
+    StoreFull,
     TransferInvalid,
+    Unauthenticated,
     Unavailable,
     UpdateNotFinite,
 )
@@ -38,10 +40,11 @@ from fedfleet.wire.limits import CHUNK_BYTES
 from fedfleet.wire.weights import encode_state
 from fedfleet_worker import workbench as workbench_module
 from fedfleet_worker.config import WorkerConfig
-from fedfleet_worker.disk import Disk
+from fedfleet_worker.disk import Disk, Finished
 from fedfleet_worker.guest import Condition, Limits
 from fedfleet_worker.metrics import WorkerMetrics
 from fedfleet_worker.pausing import Pausing
+from fedfleet_worker.room import Room
 from fedfleet_worker.speeds import Speeds
 from fedfleet_worker.training import Bench
 from fedfleet_worker.workbench import STUCK, Workbench
@@ -89,6 +92,7 @@ class Working:
     disk: Disk
     metrics: WorkerMetrics
     threads: ThreadPoolExecutor
+    room: Room
     sent: asyncio.Queue[pb.ConnectRequest] = field(default_factory=asyncio.Queue)
 
     def count(self, result: str) -> float:
@@ -111,29 +115,33 @@ async def working(
     backoff: Callable[[], Iterator[float]] = lambda: itertools.repeat(0.0),
     pausing: Pausing | None = None,
     speeds: Speeds | None = None,
+    on_refusal: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Working]:
     disk, metrics = Disk(folder), WorkerMetrics()
+    room = Room(disk, on_refusal)
     sent: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
     config = WorkerConfig(worker_id="w", shard=0, state_dir=folder)
     with ThreadPoolExecutor(1) as threads:
         workbench = Workbench(
             Bench(config),
             disk,
-            coordinator.stub,
+            coordinator.dial,
             metrics,
             threads,
             sent.put_nowait,
             backoff,
             pausing=pausing,
+            room=room,
             speeds=speeds,
         )
-        task = asyncio.create_task(workbench.work())
+        tasks = [asyncio.create_task(work) for work in (workbench.work(), room.watch())]
         try:
-            yield Working(workbench, disk, metrics, threads, sent)
-            assert not task.done(), task.exception()
+            yield Working(workbench, disk, metrics, threads, room, sent)
+            assert not tasks[0].done(), tasks[0].exception()
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def unknown_version(assignment_id: str) -> pb.Assignment:
@@ -764,3 +772,95 @@ async def test_workbench_reports_an_update_that_its_disk_lost(tmp_path: Path) ->
             assert failure.code == "TRANSFER_INVALID"
             assert "cannot be read from this device" in failure.message
             assert str(tmp_path) not in failure.message
+
+
+# A disk that refuses
+
+
+async def test_workbench_rests_before_it_says_that_its_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be asked again at once."""
+    order: list[str] = []
+    keep_version = Disk.keep_version
+    full = [True]
+
+    def keep(self: Disk, digest: str, data: bytes) -> None:
+        if full:
+            raise StoreFull("no room")
+        keep_version(self, digest, data)
+
+    monkeypatch.setattr(Disk, "keep_version", keep)
+    monkeypatch.setattr(Disk, "has_room", lambda self: not full)
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path, on_refusal=lambda: order.append("told")) as work,
+    ):
+        coordinator.upload = take
+        work.workbench.offer(narrow(coordinator, "r-1/1/1/train/w"))
+        failure = await work.sent_soon("failure")
+        assert (failure.code, order, work.room.reason) == (
+            "STORE_FULL",
+            ["told"],
+            "its disk is full",
+        )
+        # One that was given meanwhile waits, to its deadline at most.
+        late = narrow(coordinator, "r-1/1/2/train/w")
+        late.deadline_s = 0.2
+        work.workbench.offer(late)
+        assert (await work.sent_soon("failure")).code == "STORE_FULL"
+        full.clear()
+        work.workbench.offer(narrow(coordinator, "r-1/1/3/train/w"))
+
+        assert await soon(coordinator.uploads) == "r-1/1/3/train/w"
+        assert order == ["told", "told"]
+
+
+async def test_workbench_installs_a_memory_that_its_disk_refused_before_the_next_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered, refusals = Disk.delivered, iter(range(2))
+
+    def refuse_twice(self: Disk, update: Finished) -> None:
+        if next(refusals, None) is not None:
+            raise StoreFull("no room")
+        delivered(self, update)
+
+    monkeypatch.setattr(Disk, "delivered", refuse_twice)
+    keep_update(tmp_path)
+    async with (
+        scripted_coordinator() as coordinator,
+        working(coordinator, tmp_path) as work,
+    ):
+        coordinator.upload = take
+        await soon(coordinator.uploads)
+        work.workbench.offer(unknown_version("b/1/1/train/w"))
+        assert (await work.sent_soon("failure")).code == "STORE_FULL"
+        assert work.disk.memory("r-1", "a") == {}
+        assert len(work.disk.finished()) == 1  # for the next start, should this be the end
+        work.workbench.offer(unknown_version("c/1/1/train/w"))
+        assert (await work.sent_soon("failure")).code == "NOT_FOUND"
+
+        assert work.disk.memory("r-1", "a")["c"].tolist() == [1.0, 1.0]
+        assert work.disk.finished() == []
+        assert work.count("delivered") == 1
+
+
+async def test_workbench_keeps_an_update_while_its_certificate_is_refused(tmp_path: Path) -> None:
+    refusals = iter(range(STUCK + 2))
+
+    async def refuse(
+        header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
+    ) -> AsyncIterator[pb.UploadResponse]:
+        if next(refusals, None) is not None:
+            raise Unauthenticated("the certificate has ended")
+        yield receipt(header)
+
+    keep_update(tmp_path)
+    async with scripted_coordinator() as coordinator:
+        coordinator.upload = refuse
+        async with working(coordinator, tmp_path) as work:
+            await asyncio.wait_for(work.workbench.idle.wait(), PATIENCE_S)
+
+            assert work.count("delivered") == 1
+            assert work.disk.memory("r-1", "a")["c"].tolist() == [1.0, 1.0]

@@ -26,10 +26,10 @@ function showError(text) {
   }
 }
 
-async function ask(url, options) {
+async function ask(url, options = {}) {
   let response;
   try {
-    response = await fetch(url, options);
+    response = await fetch(url, { ...options, headers: { ...options.headers, ...key.headers() } });
   } catch {
     throw new Error("The service cannot be reached. Is it running?");
   }
@@ -38,6 +38,10 @@ async function ask(url, options) {
     body = await response.json();
   } catch {
     throw new Error(`The service gave an answer that is not JSON (status ${response.status}).`);
+  }
+  if (response.status === 401 || response.status === 403) {
+    const wasSent = "x-api-key" in key.headers();
+    key.ask(wasSent ? `${body.error.message}.` : "This service answers those who have a key.");
   }
   if (body.error) throw new Error(`${body.error.message} (${body.error.code})`);
   return body;
@@ -142,21 +146,39 @@ function showModel(answer) {
   if (shown) predict();
 }
 
-async function watchModel() {
-  if (!document.hidden) {
-    try {
-      showModel(await ask("served"));
-    } catch {
-      const line = $("model");
-      line.classList.remove("serving");
-      line.classList.add("lost");
-      $("model-name").textContent = "service not reachable";
-      show($("model-version"), "");
-      show($("model-round"), "");
-    }
+function showLost() {
+  const line = $("model");
+  line.classList.remove("serving");
+  line.classList.toggle("lost", !key.asking);
+  $("model-name").textContent = key.asking ? "a key is needed" : "service not reachable";
+  show($("model-version"), "");
+  show($("model-round"), "");
+}
+
+async function lookAtModel() {
+  if (document.hidden) return;
+  if (key.asking) {
+    showLost();
+    return;
   }
+  try {
+    showModel(await ask("served"));
+  } catch {
+    showLost();
+  }
+}
+
+async function watchModel() {
+  await lookAtModel();
   setTimeout(watchModel, LOOK_MS);
 }
+
+key.entered = async () => {
+  showError("");
+  $("empty").hidden = shown !== null;
+  await lookAtModel();
+  if (shown && !key.asking) predict();
+};
 
 $("file").addEventListener("change", (event) => {
   if (event.target.files.length) take(event.target.files);
@@ -179,5 +201,4 @@ document.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) take(event.clipboardData.files);
 });
-$("curl").textContent = `curl -F file=@image.png ${new URL("predict", location.href)}`;
 watchModel();

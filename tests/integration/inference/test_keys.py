@@ -1,0 +1,165 @@
+"""Who is let in: keys and scopes over real HTTP, before a byte of a body is read."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from serving import add_key, png, publish, serving, wait_served
+
+from fedfleet_inference_api.scopes import OPEN, ROUTES, Scope
+
+IMAGE = {"content": png(), "headers": {"content-type": "image/png"}}
+
+
+@pytest.fixture(scope="module")
+def guarded(shared_store) -> Iterator[httpx.Client]:
+    """A service that asks for keys."""
+    version = publish(shared_store, seed=1)
+    with serving(shared_store, rest_auth="on", rate_per_s=0.0) as (service, connected):
+        wait_served(service, version)
+        yield connected
+
+
+def ask(client: httpx.Client, method: str, path: str, key: str = "") -> httpx.Response:
+    headers = {"x-api-key": key} if key else {}
+    content = png() if method == "POST" else None
+    return client.request(method, path.format(name="digits"), headers=headers, content=content)
+
+
+def code(response: httpx.Response) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_route_answers_keys_of_its_scopes_and_no_others(guarded, shared_store, route):
+    wanted = ROUTES[route]
+
+    without = ask(guarded, *route)
+
+    if wanted == OPEN:
+        assert without.status_code == 200
+        return
+    assert code(without) == (401, "UNAUTHENTICATED")
+    assert without.headers["www-authenticate"] == 'Bearer realm="fedfleet"'
+    for scope in Scope:
+        response = ask(guarded, *route, add_key(shared_store, scope.value).text)
+        if scope in wanted:
+            assert response.status_code == 200
+        else:
+            assert code(response) == (403, "NOT_ALLOWED")
+            assert f'scope="{wanted[0].value}"' in response.headers["www-authenticate"]
+            assert wanted[0].value in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Key": "{key}"},
+        {"Authorization": "Bearer {key}"},
+        {"Authorization": "bearer   {key}"},
+        {"X-API-Key": "{key}", "Authorization": "Bearer {key}"},
+    ],
+)
+def test_key_is_taken_from_either_header(guarded, shared_store, headers):
+    key = add_key(shared_store, "predict").text
+    filled = {name: value.format(key=key) for name, value in headers.items()}
+
+    assert guarded.post("/predict", content=png(), headers=filled).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Key": ""},
+        {"X-API-Key": "{key}0"},
+        {"X-API-Key": "{key}, {key}"},
+        {"X-API-Key": "{key}", "Authorization": "Bearer {other}"},
+        {"X-API-Key": "{key}", "Authorization": "Basic {key}"},
+        {"Authorization": "{key}"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer {unknown}"},
+        {"Cookie": "X-API-Key={key}"},
+    ],
+)
+def test_anything_else_is_no_key(shared_store, headers):
+    keys = {
+        "key": add_key(shared_store, "predict").text,
+        "other": add_key(shared_store, "predict").text,
+        "unknown": f"flk_{'0' * 16}_{'0' * 40}",
+    }
+    filled = {name: value.format(**keys) for name, value in headers.items()}
+    with serving(shared_store, rest_auth="on") as (_, client):
+        response = client.post("/predict", content=png(), headers=filled)
+        in_query = client.post("/predict", params={"x-api-key": keys["key"]}, content=png())
+
+    assert response.status_code == in_query.status_code == 401
+    assert not any(key in response.text for key in keys.values())
+
+
+def test_paths_that_do_not_exist_are_told_to_those_with_a_key_only(guarded, shared_store):
+    key = add_key(shared_store, "predict").text
+
+    assert code(ask(guarded, "GET", "/nothing")) == (401, "UNAUTHENTICATED")
+    assert code(ask(guarded, "DELETE", "/models/digits")) == (401, "UNAUTHENTICATED")
+    assert code(ask(guarded, "GET", "/nothing", key)) == (404, "NOT_FOUND")
+    assert code(ask(guarded, "DELETE", "/models/digits", key)) == (405, "METHOD_NOT_ALLOWED")
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if ROUTES[route] != OPEN])
+def test_line_break_behind_a_path_is_no_way_around_its_scope(guarded, shared_store, route):
+    key = add_key(shared_store, Scope.CAMERAS_ADMIN.value).text
+
+    assert code(ask(guarded, route[0], f"{route[1]}%0A", key)) == (404, "NOT_FOUND")
+    assert code(ask(guarded, route[0], f"{route[1]}%0A")) == (404, "NOT_FOUND")
+
+
+def test_caller_without_a_key_is_answered_before_it_has_sent_its_body(guarded):
+    address = (guarded.base_url.host, guarded.base_url.port)
+    with socket.create_connection(address, timeout=30) as caller:
+        caller.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
+        answer = caller.recv(1 << 16)
+
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"connection: close" in answer
+
+
+def test_revoked_key_stops_within_a_second(store):
+    version = publish(store, seed=1)
+    made = add_key(store, "predict")
+    with serving(store, rest_auth="on", rate_per_s=0.0) as (service, client):
+        wait_served(service, version)
+        assert ask(client, "POST", "/predict", made.text).status_code == 200
+        store.access.delete_key(made.id)
+        revoked_s = time.monotonic()
+        while ask(client, "POST", "/predict", made.text).status_code == 200:
+            assert time.monotonic() < revoked_s + 5
+        stopped_s = time.monotonic()
+
+    assert stopped_s - revoked_s < 1.5  # one, and the requests before and after it
+
+
+def test_store_that_cannot_be_asked_lets_nobody_in(store):
+    version = publish(store, seed=1)
+    key = add_key(store, "predict").text
+    with serving(store, rest_auth="on") as (service, client):
+        wait_served(service, version)
+        store.close()
+        response = ask(client, "POST", "/predict", key)
+        health = client.get("/livez")
+
+    assert code(response) == (503, "STORE_UNAVAILABLE")
+    assert response.headers["retry-after"] == "1"
+    assert health.status_code == 200
+
+
+def test_nobody_is_asked_for_a_key_where_the_service_is_told_not_to(store):
+    version = publish(store, seed=1)
+    for settings in ({}, {"rest_auth": "off"}):
+        with serving(store, **settings) as (service, client):
+            wait_served(service, version)
+            assert client.post("/predict", **IMAGE).status_code == 200
+            assert client.get("/models", headers={"x-api-key": "junk"}).status_code == 200
