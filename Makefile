@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 PROTO := build/proto
 PROTO_READY := $(PROTO)/venv/.ready
 # The other files of bench/ are what these share, and the experiments of docs/results.md.
-BENCHES := $(filter-out $(addprefix bench/,record.py processes.py loopback.py peaks.py exchange_worker.py simulating.py turns.py counting_relay.py cpu_quota.py) $(wildcard bench/experiment*.py),$(wildcard bench/*.py))
+BENCHES := $(filter-out $(addprefix bench/,record.py processes.py loopback.py peaks.py exchange_worker.py light_workers.py simulating.py turns.py counting_relay.py cpu_quota.py) $(wildcard bench/experiment*.py),$(wildcard bench/*.py))
 PROTOS := $(wildcard proto/fedfleet/v1/*.proto)
 PROTOC = PATH="$(PROTO)/venv/bin:$$PATH" python -m grpc_tools.protoc -I proto \
 	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
@@ -35,9 +35,21 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## Train on four worker processes, serve the model, ask it, stop.
 	@$(BIN)/fedfleet up --once
 
+# Tests that wait more than they work (slow links, deadlines, takeovers): they run beside the others.
+WAITING := tests/links $(addprefix tests/integration/test_,guest.py vanishing.py semi_synchronous.py \
+	resting_fleet.py standby.py enrolment.py drain.py redis_away.py)
+
 .PHONY: test
 test: setup ## Run the whole test suite (ARGS="-k name" narrows it).
+ifdef ARGS
 	@$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+else
+	@mkdir -p build; status=0; \
+	$(BIN)/python -m pytest -q --durations=8 -p no:cacheprovider $(WAITING) >build/waiting.log 2>&1 & \
+	waiting=$$!; trap 'kill $$waiting 2>/dev/null || true' EXIT; \
+	$(BIN)/python -m pytest -q --durations=15 $(WAITING:%=--ignore=%) || status=$$?; \
+	wait $$waiting || status=$$?; cat build/waiting.log; exit $$status
+endif
 
 .PHONY: lint
 lint: setup ## Check style and format.

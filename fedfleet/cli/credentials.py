@@ -15,6 +15,7 @@ from fedfleet.cli.settings import config_of, environment
 from fedfleet.errors import FedFleetError, NotFound, SettingInvalid
 from fedfleet.identity.credentials import (
     Credentials,
+    is_of_another_account,
     load_credentials,
     load_external,
     save_credentials,
@@ -35,8 +36,15 @@ def credentials_for(context: typer.Context, address: str) -> Credentials | None:
     held = held_credentials(context)
     if held is None or config.external is not None or time.time() < held.renew_at_s(0.0):
         return held
+    folder = folder_of(context)
+    if is_of_another_account(folder):  # who could not read any more what we would write
+        sys.stderr.write(
+            f"fedfleet: warning: certificate not renewed: {folder} belongs to another account, "
+            "which renews it\n"
+        )
+        return held
     enrolment = answering(enrolment_addresses(config.enroll, address))
-    return _renewed(folder_of(context), held, address, enrolment)
+    return _renewed(folder, held, address, enrolment)
 
 
 def held_credentials(context: typer.Context) -> Credentials | None:

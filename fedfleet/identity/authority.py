@@ -18,9 +18,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from fedfleet.errors import CertificateInvalid, InvalidInput, NotFound
+from fedfleet.errors import CertificateInvalid, InvalidInput, NotFound, StoreUnavailable
 from fedfleet.identity.certificates import (
+    BACK_S,
     CLIENT,
+    OWN_BACK_S,
     SERVER,
     Leaf,
     Pair,
@@ -148,7 +150,7 @@ class Authority:
         names = [x509.DNSName(TARGET_NAME), uri]
         leaf = Leaf(subject=name, names=names, uses=[SERVER, CLIENT])
         key = ec.generate_private_key(ec.SECP256R1())
-        chain = self._issue(key.public_key(), leaf, now_s, life_s).chain
+        chain = self._issue(key.public_key(), leaf, now_s, life_s, OWN_BACK_S).chain
         return Credentials(key_pem(key), chain, self.root)
 
     def issue_server(self, names: Sequence[str], now_s: float, life_s: float) -> Credentials:
@@ -165,7 +167,7 @@ class Authority:
             raise InvalidInput("a server's certificate must be for at least one host")
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = Leaf(subject=names[0][:64], names=hosts, uses=[SERVER])
-        certificate = make_leaf(self._issuing, key.public_key(), leaf, now_s, life_s)
+        certificate = make_leaf(self._issuing, key.public_key(), leaf, now_s, life_s, OWN_BACK_S)
         chain = chain_pem(certificate, self._issuing.certificate)
         return Credentials(key_pem(key), chain, self.root, "")
 
@@ -231,16 +233,21 @@ class Authority:
         """What is in the operator's folder, if it is of this authority and not to be renewed."""
         try:
             held = load_credentials(self._folder / OPERATOR_FOLDER)
-        except (NotFound, CertificateInvalid):
-            return None
+        except (NotFound, CertificateInvalid, StoreUnavailable):
+            return None  # a file that somebody else has put there is replaced, too
         certificate = read_certificate(held.chain)
         is_ours = held.root == self.root and _is_issued_by(certificate, self._issuing.certificate)
         return held if is_ours and now_s < held.renew_at_s(0.0) else None
 
     def _issue(
-        self, key: CertificatePublicKeyTypes, leaf: Leaf, now_s: float, life_s: float
+        self,
+        key: CertificatePublicKeyTypes,
+        leaf: Leaf,
+        now_s: float,
+        life_s: float,
+        back_s: float = BACK_S,
     ) -> Issued:
-        certificate = make_leaf(self._issuing, key, leaf, now_s, life_s)
+        certificate = make_leaf(self._issuing, key, leaf, now_s, life_s, back_s)
         chain = chain_pem(certificate, self._issuing.certificate)
         return Issued(chain, identity_in(certificate))
 

@@ -20,8 +20,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedfleet.errors import CertificateInvalid, InvalidInput
 
-# How much slower than the authority's a device's clock may be.
+# How much slower than the authority's a holder's clock may be.
 BACK_S = 300.0
+# The same for who checks a server's certificate, or an authority's: a device that starts without
+# the time must not be cut off whenever the coordinator starts again with a new one.
+OWN_BACK_S = 86400.0
 AUTHORITY_LIFE_S = 10 * 365.25 * 86400
 OWN_DOMAIN = "fedfleet.internal"
 MAX_HOST = 253
@@ -81,7 +84,8 @@ class Leaf:
 def make_root(key: ec.EllipticCurvePrivateKey, now_s: float) -> x509.Certificate:
     """A certificate of an authority's own, with one authority below it."""
     name = _name(f"FedFleet root {_identifier(key.public_key()).hex()[:8]}")
-    builder = _builder(name, name, key.public_key(), now_s, now_s + AUTHORITY_LIFE_S)
+    ends_at_s = now_s + AUTHORITY_LIFE_S
+    builder = _builder(name, name, key.public_key(), now_s - OWN_BACK_S, ends_at_s)
     return _authority(builder, path_length=1).sign(key, SHA256())
 
 
@@ -89,7 +93,8 @@ def make_issuing(root: Pair, key: ec.EllipticCurvePrivateKey, now_s: float) -> x
     """The certificate of the authority below the root, which issues leaves."""
     name = _name(f"FedFleet issuing {_identifier(key.public_key()).hex()[:8]}")
     ends_at_s = min(now_s + AUTHORITY_LIFE_S, _ends_at_s(root.certificate))
-    builder = _builder(name, root.certificate.subject, key.public_key(), now_s, ends_at_s)
+    issuer, begins_at_s = root.certificate.subject, now_s - OWN_BACK_S
+    builder = _builder(name, issuer, key.public_key(), begins_at_s, ends_at_s)
     builder = builder.add_extension(_authority_identifier(root), critical=False)
     return _authority(builder, path_length=0).sign(root.key, SHA256())
 
@@ -97,14 +102,23 @@ def make_issuing(root: Pair, key: ec.EllipticCurvePrivateKey, now_s: float) -> x
 def make_self_signed(key: ec.EllipticCurvePrivateKey, leaf: Leaf, now_s: float) -> x509.Certificate:
     """A leaf that vouches for itself, for as long as an authority lives."""
     name = _name(leaf.subject)
-    builder = _builder(name, name, key.public_key(), now_s, now_s + AUTHORITY_LIFE_S)
+    ends_at_s = now_s + AUTHORITY_LIFE_S
+    builder = _builder(name, name, key.public_key(), now_s - OWN_BACK_S, ends_at_s)
     return _leaf(builder, leaf).sign(key, SHA256())
 
 
 def make_leaf(
-    issuing: Pair, key: CertificatePublicKeyTypes, leaf: Leaf, now_s: float, life_s: float
+    issuing: Pair,
+    key: CertificatePublicKeyTypes,
+    leaf: Leaf,
+    now_s: float,
+    life_s: float,
+    back_s: float = BACK_S,
 ) -> x509.Certificate:
     """A leaf, valid from a little before now on, and never longer than its authority.
+
+    Args:
+        back_s: how long before now.
 
     Raises:
         CertificateInvalid: the authority's certificate has ended.
@@ -116,7 +130,7 @@ def make_leaf(
     if ends_at_s <= now_s:
         raise CertificateInvalid("the certificate authority's own certificate has ended")
     issuer = issuing.certificate.subject
-    builder = _builder(_name(leaf.subject), issuer, key, now_s, ends_at_s)
+    builder = _builder(_name(leaf.subject), issuer, key, now_s - back_s, ends_at_s)
     builder = builder.add_extension(_authority_identifier(issuing), critical=False)
     return _leaf(builder, leaf).sign(issuing.key, SHA256())
 
@@ -144,7 +158,7 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: CertificatePublicKeyTypes,
-    now_s: float,
+    begins_at_s: float,
     ends_at_s: float,
 ) -> x509.CertificateBuilder:
     return (
@@ -154,7 +168,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         # Whole seconds, as a certificate counts.
-        .not_valid_before(_time(math.floor(now_s - BACK_S)))
+        .not_valid_before(_time(math.floor(begins_at_s)))
         .not_valid_after(_time(math.ceil(ends_at_s)))
         .add_extension(x509.SubjectKeyIdentifier(_identifier(key)), critical=False)
     )

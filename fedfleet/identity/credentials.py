@@ -4,6 +4,7 @@ half of the new.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedfleet.errors import CertificateInvalid, NotFound
-from fedfleet.identity.certificates import BACK_S
-from fedfleet.identity.files import locked, read_private, read_public, write_private
-from fedfleet.identity.names import TARGET_NAME, Identity, identity_of
+from fedfleet.identity.certificates import BACK_S, OWN_BACK_S
+from fedfleet.identity.files import file_errors, locked, read_private, read_public, write_private
+from fedfleet.identity.names import TARGET_NAME, Identity, Role, identity_of
 from fedfleet.identity.pem import (
     check_pair,
     key_pem,
@@ -65,10 +66,15 @@ class Credentials:
     @property
     def issued_at_s(self) -> float:
         """When the certificate was issued, in seconds since the epoch."""
-        starts_at_s, expires_at_s = self._life()
+        begins_at_s, expires_at_s = self._life()
         # The authority's own are dated back; one of another authority may live shorter than that.
-        issued_at_s = starts_at_s + BACK_S
-        return issued_at_s if issued_at_s < expires_at_s else starts_at_s
+        issued_at_s = begins_at_s + (OWN_BACK_S if self._is_coordinators() else BACK_S)
+        return issued_at_s if issued_at_s < expires_at_s else begins_at_s
+
+    @property
+    def begins_at_s(self) -> float:
+        """When the certificate begins to count, in seconds since the epoch."""
+        return self._life()[0]
 
     @property
     def expires_at_s(self) -> float:
@@ -84,6 +90,12 @@ class Credentials:
         issued_at_s = self.issued_at_s
         life_s = self.expires_at_s - issued_at_s
         return issued_at_s + life_s * RENEW_AT * (1 + RENEW_JITTER * jitter)
+
+    def _is_coordinators(self) -> bool:
+        try:
+            return self.identity.role is Role.COORDINATOR
+        except CertificateInvalid:  # nobody's of a fleet
+            return False
 
     def _life(self) -> tuple[float, float]:
         leaf = read_certificate(self.chain)
@@ -145,6 +157,20 @@ def load_credentials(folder: Path) -> Credentials:
         return _parse(data)
     except CertificateInvalid as error:
         raise CertificateInvalid(f"{path}: {error.message}", detail=error.detail) from None
+
+
+def is_of_another_account(folder: Path) -> bool:
+    """Whether what a folder holds belongs to somebody else than this process runs as.
+
+    Raises:
+        NotFound: it holds nothing.
+        StoreUnavailable: that cannot be seen.
+    """
+    with file_errors(folder):
+        try:
+            return (folder / FILE).stat().st_uid != os.geteuid()
+        except FileNotFoundError:
+            raise NotFound(f"there are no credentials in {folder}: enrol first") from None
 
 
 def load_external(certificate: Path, key: Path, root: Path) -> Credentials:

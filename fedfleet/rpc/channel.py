@@ -20,7 +20,12 @@ SHARED: Options = (
     # in which heartbeats come too late.
     ("grpc.http2.bdp_probe", 0),
 )
-OPTIONS: Options = (*SHARED, ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES))
+OPTIONS: Options = (
+    *SHARED,
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # No proxy of the environment: the address that was checked is the one that is dialled.
+    ("grpc.enable_http_proxy", 0),
+)
 
 
 def open_channel(

@@ -32,8 +32,7 @@ class Connection:
         self, address: str, insecure: bool, credentials: Credentials | None, timeout_s: float
     ) -> None:
         host, _ = split_address(address)
-        # No proxy of the environment: the address that was checked is the one that is dialled.
-        options: Options = (*OPTIONS, ("grpc.enable_http_proxy", 0))
+        options: Options = OPTIONS
         if credentials is None:
             check_exposure(host, insecure, "the call to the coordinator")
             self._channel = grpc.insecure_channel(address, options=options)

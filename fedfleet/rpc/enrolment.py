@@ -135,6 +135,5 @@ def _open(address: str, shown: bytes) -> grpc.aio.Channel:
         *OPTIONS,
         *name_options(TARGET_NAME),
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_http_proxy", 0),
     )
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(shown), options=options)

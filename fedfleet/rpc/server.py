@@ -37,6 +37,8 @@ _BOUNDS: Mapping[Door, Options] = {
     Door.MUTUAL: (
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_concurrent_streams", MAX_CALLS),
+        # A worker has its stream; who only keeps a connection that others need comes again.
+        ("grpc.max_connection_idle_ms", 120_000),
     ),
     # Strangers say little, and do not stay.
     Door.OPEN: (
@@ -53,9 +55,9 @@ class RpcServer:
     """A server that is not yet listening; add services to ``grpc``, then ``start``.
 
     Bounded are connections, streams of one connection, the handshake, the size of a message, and
-    how long a caller may read nothing. Not bounded are the connections of one address or of one
-    certificate (who opens all of them keeps others out until they are closed), and how long a
-    connection that showed a certificate may stay without a call. Each handler bounds its waits.
+    how long a caller may read nothing, and with TLS how long a connection stays without a call.
+    Not bounded are the connections of one address or of one certificate: who opens all of them
+    keeps others out until they are closed. Each handler bounds its waits.
 
     Args:
         stall_s: how long a caller may read nothing of a stream before its call is ended.

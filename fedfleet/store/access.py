@@ -106,7 +106,9 @@ class Access(Protocol):
         """
 
     def forget_certificates(self, before_s: float) -> None:
-        """Remove those that ended before a time."""
+        """Remove those that ended before a time, but none that was revoked: the caller's clock may
+        be wrong, and what is forgotten is not refused.
+        """
 
     def add_key(self, key: KeyRecord) -> None:
         """Raises AlreadyExists."""

@@ -134,7 +134,8 @@ class RedisAccess:
 
     def forget_certificates(self, before_s: float) -> None:
         keys = self._keys
-        over = [one for one in self.certificates() if one.expires_at_s < before_s]
+        known = self.certificates()
+        over = [one for one in known if one.expires_at_s < before_s and not one.revoked]
         for start in range(0, max(1, len(over)), _BATCH):
             words = [
                 word for one in over[start : start + _BATCH] for word in (one.serial, _name(one))

@@ -97,9 +97,10 @@ FORGET = Script(
     "",
     """
 for i = more_args, #ARGV, 2 do
-  redis.call('HDEL', certificates, ARGV[i])
-  redis.call('SREM', revoked, ARGV[i])
-  redis.call('ZREM', certificate_names, ARGV[i + 1] .. ' ' .. ARGV[i])
+  if redis.call('SISMEMBER', revoked, ARGV[i]) == 0 then -- it may be by now
+    redis.call('HDEL', certificates, ARGV[i])
+    redis.call('ZREM', certificate_names, ARGV[i + 1] .. ' ' .. ARGV[i])
+  end
 end
 return done({'ok'})
 """,

@@ -6,7 +6,7 @@ import json
 
 from fedfleet.errors import Conflict, NotFound
 from fedfleet.store.protocols import AliasRecord, RegistryEvent, VersionRecord, check_alias
-from fedfleet.store.records import schema_from_text
+from fedfleet.store.records import from_text, schema_from_text
 from fedfleet.store.redis_lanes import RedisServer
 from fedfleet.store.redis_records import after
 from fedfleet.store.redis_scripts import MOVE, Script
@@ -89,12 +89,12 @@ class RedisRegistry:
 
     def events(self, after_id: int = 0, limit: int = 1000) -> list[RegistryEvent]:
         rows = after(self._server, self._keys.events, after_id, limit)
-        return [RegistryEvent(event_id=event_id, **json.loads(text)) for event_id, text in rows]
+        return [RegistryEvent(event_id=event_id, **from_text(text)) for event_id, text in rows]
 
     def _records(self, model: str, rows: list[tuple[int, bytes]]) -> list[VersionRecord]:
         if not rows:
             return []
-        records = [(number, json.loads(text)) for number, text in rows]
+        records = [(number, from_text(text)) for number, text in rows]
         digests = sorted({fields["schema_digest"] for _, fields in records})
         texts = self._server.read(("HMGET", self._keys.schemas, *digests))[0]
         schemas = {

@@ -79,7 +79,9 @@ class SqliteAccess:
 
     def forget_certificates(self, before_s: float) -> None:
         with self._database.transaction() as connection:
-            connection.execute("DELETE FROM certificates WHERE expires_at_s < ?", (before_s,))
+            connection.execute(
+                "DELETE FROM certificates WHERE expires_at_s < ? AND revoked = 0", (before_s,)
+            )
 
     def add_key(self, key: KeyRecord) -> None:
         with self._database.transaction() as connection:

@@ -6,6 +6,7 @@ import math
 import sqlite3
 from typing import Any
 
+from fedfleet.errors import StoreUnavailable
 from fedfleet.store.audit import AuditRecord, Deed, chained
 from fedfleet.store.records import from_text, to_text
 from fedfleet.store.sqlite_database import Database
@@ -59,6 +60,6 @@ def _record(row: sqlite3.Row) -> AuditRecord:
 def _fields(text: Any) -> dict[str, Any]:
     try:
         fields = from_text(text)
-    except (TypeError, ValueError):
+    except StoreUnavailable:
         return {"unreadable": str(text)}
-    return fields if isinstance(fields, dict) else {"unreadable": str(text)}
+    return fields

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -94,7 +93,7 @@ class Besieged:
 
 @contextmanager
 def coordinator_process(folder: Path, **settings: str) -> Iterator[Besieged]:
-    """Start it with mutual TLS, and look at its log when it has ended."""
+    """Start it with mutual TLS, and look at its log when it has ended: no key of it is there."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = [free_port() for _ in range(3)]
     log = folder / "coordinator.log"
@@ -119,7 +118,9 @@ def coordinator_process(folder: Path, **settings: str) -> Iterator[Besieged]:
         assert child.poll() is None, log.read_text()[-4000:]
         child.send_signal(signal.SIGTERM)
         assert child.wait(PATIENCE_S) == 0
-    check_log(log.read_text().splitlines(), [])
+    keys = [path.read_text().splitlines()[1] for path in (folder / "state" / "ca").rglob("*.key")]
+    assert keys
+    check_log(log.read_text().splitlines(), keys)
 
 
 @asynccontextmanager

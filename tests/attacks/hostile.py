@@ -95,8 +95,8 @@ class Hostile(Scripted):
         self, header: pb.UpdateHeader, requests: AsyncIterator[pb.UploadRequest]
     ) -> AsyncIterator[pb.UploadResponse]:
         yield ready(header.payload_bytes)
+        self.taken.put_nowait(header)  # the worker hangs up on its receipt
         yield receipt(header)
-        self.taken.put_nowait(header)
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,21 @@ async def endured(folder: Path, hostile: Hostile) -> After:
             "FEDFLEET_LOG_LEVEL": "debug",
         }
         with process(log, "-m", "fedfleet_worker", **settings) as worker:
-            header = await asyncio.wait_for(hostile.taken.get(), PATIENCE_S)
+            try:
+                header = await asyncio.wait_for(hostile.taken.get(), PATIENCE_S)
+            except asyncio.TimeoutError:
+                raise AssertionError(f"{len(hostile.failures)}: {tail(log)}") from None
             peak = await asyncio.to_thread(peak_bytes, worker.pid)
             values = await asyncio.to_thread(label_values, ops_port)
             worker.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(worker.wait, PATIENCE_S) == 0
     check_log(log.read_text().splitlines(), [])
     return After(header, peak, values)
+
+
+def tail(log: Path) -> str:
+    """The end of a log."""
+    return log.read_text()[-4000:]
 
 
 def peak_bytes(pid: int) -> int:

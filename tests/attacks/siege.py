@@ -27,8 +27,9 @@ from harness import (
 from fedfleet.errors import FedFleetError
 from fedfleet.identity.credentials import Credentials
 from fedfleet.obs.logs import JsonFormatter
+from fedfleet.rpc.enrolment import enrol
 from fedfleet.rpc.status import error_of
-from fedfleet.types import ModelState
+from fedfleet.types import Array, ModelState
 from fedfleet.v1 import control_service_pb2 as control_pb
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.updates import EncodedUpdate
@@ -67,9 +68,10 @@ class Siege:
         self.given: pb.Assignment
 
     async def enrolled(self, name: str) -> Credentials:
-        """Credentials by a token, whose secrets must show up nowhere."""
-        credentials = await self.running.enrolled(name)
-        self.secrets.append(credentials.key.decode().splitlines()[1])
+        """Credentials as a device comes by them; what is secret of them must show up nowhere."""
+        token = await self.running.token(name)
+        credentials = await enrol(self.running.enrol_address, token, name)
+        self.secrets += [token.split("_")[2], credentials.key.decode().splitlines()[1]]
         return credentials
 
     def update(self, assignment: pb.Assignment, name: str, delta: Any = 9.0) -> EncodedUpdate:
@@ -189,7 +191,7 @@ async def refused(codes: str | Collection[str], attack: Awaitable[object]) -> Fe
     return known
 
 
-def flat(state: ModelState, value: float, at: int = 0) -> np.ndarray:
+def flat(state: ModelState, value: float, at: int = 0) -> Array:
     """A delta that is harmless but for one element."""
     delta_P = np.full(state.trainable.shape, 0.1, np.float32)
     delta_P[at] = value

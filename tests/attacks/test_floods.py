@@ -52,7 +52,7 @@ def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Besieged]:
 
 
 def affordable(wanted: int, record: Record) -> int:
-    """As many sockets as this process, and the coordinator's, may have; the record says how many."""
+    """As many sockets as a process may have here; the test's record says how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, wanted + RESERVED * 2), hard))

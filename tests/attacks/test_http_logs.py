@@ -43,6 +43,7 @@ def logging_service(folder: str) -> Iterator[tuple[str, list[str]]]:
             "FEDFLEET_INFERENCE_PORT": "0",
             "FEDFLEET_REST_AUTH": "on",
             "FEDFLEET_RATE_PER_S": "0",
+            "FEDFLEET_SIGNER": "none",
             "FEDFLEET_LOG_LEVEL": "debug",
             "FEDFLEET_TRUSTED_PROXIES": "127.0.0.1",
         },

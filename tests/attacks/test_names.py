@@ -144,8 +144,16 @@ async def test_names_that_workers_may_not_give_are_refused(tmp_path: Path) -> No
         await siege.holds()
 
 
-@pytest.mark.parametrize("field", ["payload_digest", "base_digest", "schema_digest", "level"])
-@pytest.mark.parametrize("name", ["../../../etc/passwd", TEXTS[0], TEXTS[2]])
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("payload_digest", "../../../etc/passwd"),
+        ("payload_digest", TEXTS[0]),
+        ("base_digest", "../../../etc/passwd"),
+        ("schema_digest", TEXTS[2]),
+        ("level", TEXTS[3]),
+    ],
+)
 async def test_header_with_a_name_that_is_none_is_refused(
     field: str, name: str, tmp_path: Path
 ) -> None:

@@ -45,17 +45,17 @@ coordinator = false
 
 
 @pytest.mark.parametrize(
-    ("value", "code"),
+    ("value", "code", "at"),
     [
-        (NAN, "UPDATE_NOT_FINITE"),
-        (INF, "UPDATE_NOT_FINITE"),
-        (-INF, "UPDATE_NOT_FINITE"),
-        (3e38, "UPDATE_OUT_OF_RANGE"),
-        (-3e38, "UPDATE_OUT_OF_RANGE"),
-        (1025.0, "UPDATE_OUT_OF_RANGE"),
+        (NAN, "UPDATE_NOT_FINITE", 0),
+        (NAN, "UPDATE_NOT_FINITE", -1),
+        (INF, "UPDATE_NOT_FINITE", -1),
+        (-INF, "UPDATE_NOT_FINITE", 0),
+        (3e38, "UPDATE_OUT_OF_RANGE", 0),
+        (-3e38, "UPDATE_OUT_OF_RANGE", -1),
+        (1025.0, "UPDATE_OUT_OF_RANGE", -1),
     ],
 )
-@pytest.mark.parametrize("at", [0, -1])
 async def test_value_that_no_training_gives_is_refused_and_the_round_goes_on(
     value: float, code: str, at: int, tmp_path: Path
 ) -> None:

@@ -202,7 +202,7 @@ async def test_owner_that_stood_still_wakes_up_and_writes_nothing(
                     await worker.connect()
                 given = [await worker.assignment() for worker in before]
                 await before[0].upload(update_for(given[0], "worker-0", initial, 1.0))
-                late = update_for(given[1], "worker-1", initial, 3.0)
+                late = update_for(given[1], "worker-1", initial, 5.0)
                 upload = Unfinished(old, late.header, late.payload)
                 await upload.begin()
                 await pair.standing_by()
@@ -219,6 +219,9 @@ async def test_owner_that_stood_still_wakes_up_and_writes_nothing(
                     second = [await worker.assignment() for worker in after]
                     state = state_of_version(reader, "tiny")
                     kept = all_of(reader, run_id, "tiny")
+                    # What it finds when it wakes up, and would journal.
+                    failure = pb.AssignmentFailure(assignment_id=given[1].assignment_id, code="X")
+                    await before[1].send(failure=failure)
 
                     owner.send_signal(signal.SIGCONT)
                     error = await upload.finish()

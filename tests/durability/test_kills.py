@@ -9,8 +9,8 @@ import pytest
 from durability.killed_run import Outcome, killed_run, undisturbed_run
 from durability.points import AT_COMMIT, AT_END, BEFORE_COMMIT, targets
 
-KILLS = 8
-ROUNDS = 4
+KILLS = 6
+ROUNDS = 3
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["scaffold", "lossy"])

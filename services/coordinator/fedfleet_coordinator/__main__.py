@@ -13,7 +13,7 @@ from collections.abc import Callable
 os.environ["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY", "ERROR")
 
 from fedfleet.env import read
-from fedfleet.errors import FedFleetError, StateInUse
+from fedfleet.errors import FedFleetError, StateInUse, StoreFull, StoreUnavailable
 from fedfleet.obs.logs import setup_logging
 from fedfleet.store.open import open_store
 from fedfleet_coordinator.arenas import limit_arenas
@@ -39,7 +39,7 @@ async def serve(config: CoordinatorConfig) -> None:
         try:
             await coordinator.start()
             await coordinator.run_until(stop)
-        except StateInUse:
+        except (StateInUse, StoreFull, StoreUnavailable):
             if not stop.is_set():
                 raise
         finally:

@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 NOT_ISSUED = "certificates are not issued by this coordinator"
 MAX_PEM_BYTES = 16 << 10
 MAX_TOKEN = 256
-# Of an address, then one in so many seconds: for the log and the store, as guessing is hopeless.
+# Of an address, then one in so many seconds: for the log, as guessing is hopeless.
 FAILURES, FAILURE_EVERY_S = 20, 10.0
-# Of one holder.
+# Of one holder; with a certificate that has ended, of one holder from one address.
 RENEWALS, RENEWAL_EVERY_S = 20, 60.0
 
 
@@ -51,7 +51,7 @@ class EnrollmentServicer(pb_grpc.EnrollmentServiceServicer):
         check_count("bytes in a request", len(request.certificate_request), MAX_PEM_BYTES)
         host = host_of(context.peer())
         async with self._turns.of(host):
-            self._failures.check(host)
+            # A right token passes whatever its neighbours behind one address have tried.
             try:
                 issued = await issuing.enrol(
                     request.token, request.worker_id, request.certificate_request
@@ -66,9 +66,13 @@ class EnrollmentServicer(pb_grpc.EnrollmentServiceServicer):
         issuing = self._served()
         check_count("bytes in a request", len(request.certificate_request), MAX_PEM_BYTES)
         check_count("bytes in a certificate", len(request.ended_certificate), MAX_PEM_BYTES)
-        holder = caller() or await self._holder(issuing, request, host_of(context.peer()))
-        self._renewals.check(holder.text)
-        self._renewals.count(holder.text)
+        holder, host = caller(), ""
+        if holder is None:
+            # Counted apart: who sends again what it has overheard keeps nobody else out.
+            host = host_of(context.peer())
+            holder = await self._holder(issuing, request, host)
+        self._renewals.check(f"{holder.text} {host}")
+        self._renewals.count(f"{holder.text} {host}")
         issued = await issuing.renew(holder, request.certificate_request)
         logger.info("renewed", extra={"holder": holder.text})
         return pb.RenewResponse(certificate_chain=issued.chain)
@@ -76,7 +80,6 @@ class EnrollmentServicer(pb_grpc.EnrollmentServiceServicer):
     async def _holder(self, issuing: Issuing, request: pb.RenewRequest, host: str) -> Identity:
         """Who has sent a certificate along that may have ended."""
         async with self._turns.of(host):
-            self._failures.check(host)
             try:
                 return await issuing.holder_of_ended(
                     request.ended_certificate, request.certificate_request
@@ -91,6 +94,8 @@ class EnrollmentServicer(pb_grpc.EnrollmentServiceServicer):
         return self._issuing
 
     def _failed(self, event: str, host: str, error: FedFleetError) -> None:
+        """Count and log a failure; raises LimitExceeded instead where there were too many."""
+        self._failures.check(host)
         self._failures.count(host)
         fields = {"host": host, "code": error.code, "reason": error.message, "detail": error.detail}
         logger.warning(event, extra=fields)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
-from fedfleet.errors import CertificateInvalid, NotAllowed, NotFound, TokenInvalid, Unauthenticated
+from fedfleet.errors import (
+    CertificateInvalid,
+    NotAllowed,
+    NotFound,
+    StoreUnavailable,
+    TokenInvalid,
+    Unauthenticated,
+)
 from fedfleet.identity.authority import Authority, Issued
 from fedfleet.identity.names import Identity, Role
 from fedfleet.identity.tokens import matches, new_token, split_token
@@ -170,15 +178,43 @@ class Issuing:
         """Make a name's certificates and tokens worthless, and end its calls at once.
 
         Returns:
-            How many certificates were good until now.
+            How many certificates are worthless now, also by an earlier revocation.
+
+        Raises:
+            NotFound: the name has no certificates and no tokens.
+            StoreUnavailable: perhaps nothing was revoked, perhaps all; to be done again.
         """
+        return await self._trail.act(
+            "revoke", f"{role.value}/{name}", lambda: self._revoke(role, name)
+        )
 
-        async def act() -> int:
-            revoked = await self._executors.io(lambda: self._access.revoke(role.value, name))
-            self._gate.revoke([record.serial for record in revoked])
-            return len(revoked)
+    async def _revoke(self, role: Role, name: str) -> int:
+        has_token = await self._executors.io(lambda: self._has_token(role, name))
+        try:
+            await self._executors.io(lambda: self._access.revoke(role.value, name))
+        except StoreUnavailable:
+            # It may have been written all the same, and only the answer was lost.
+            with suppress(StoreUnavailable):
+                await self._shut_out(role, name)
+            raise
+        count = await self._shut_out(role, name)
+        if not count and not has_token:
+            raise NotFound(f"{role.value} {name} has no certificates and no tokens")
+        return count
 
-        return await self._trail.act("revoke", f"{role.value}/{name}", act)
+    async def _shut_out(self, role: Role, name: str) -> int:
+        """Tell the gate all that is revoked of a name; returns how many certificates that is."""
+        known = await self._executors.io(self._access.certificates)
+        revoked = {
+            record.serial
+            for record in known
+            if record.revoked and (record.role, record.name) == (role.value, name)
+        }
+        self._gate.revoke(revoked)
+        return len(revoked)
+
+    def _has_token(self, role: Role, name: str) -> bool:
+        return any((t.role, t.name) == (role.value, name) for t in self._access.tokens())
 
     def _token(self, text: str, name: str) -> TokenRecord:
         try:

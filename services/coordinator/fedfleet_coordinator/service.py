@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
 
 from fedfleet.obs.ops_server import OpsServer
 from fedfleet.rpc.access import AccessInterceptor, Door
 from fedfleet.rpc.exposure import check_exposure
 from fedfleet.rpc.gate import Gate
+from fedfleet.rpc.patience import within
+from fedfleet.rpc.retry import backoff_s
 from fedfleet.rpc.server import RpcServer
 from fedfleet.rpc.supervisor import Supervisor
 from fedfleet.store.protocols import Store
@@ -19,6 +24,7 @@ from fedfleet_coordinator.audit_trail import Trail
 from fedfleet_coordinator.config import DAY_S, CoordinatorConfig
 from fedfleet_coordinator.control import Bell, ControlServicer
 from fedfleet_coordinator.descriptors import connection_limit
+from fedfleet_coordinator.driver import STORE_FAULTS
 from fedfleet_coordinator.enrollment import EnrollmentServicer
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.federation import FederationServicer
@@ -34,6 +40,8 @@ from fedfleet_coordinator.trust import Trust, open_trust
 from fedfleet_coordinator.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ENROLLMENT = "fedfleet.v1.EnrollmentService"
 SERVICES = ("fedfleet.v1.FederationService", ENROLLMENT, "fedfleet.v1.ControlService")
@@ -60,6 +68,7 @@ class Coordinator:
             config.ops_host, config.ops_port, self._readiness, self._metrics.registry
         )
         self._state = "starting"
+        self._given_up = asyncio.Event()
         self.port = 0
         self.enroll_port = 0
 
@@ -78,6 +87,8 @@ class Coordinator:
         Raises:
             InsecureAddress, AddressInUse, SettingInvalid: it does not listen.
             StateInUse: another process owns the store; or ``give_up`` ended the wait for it.
+            StoreFull, StoreUnavailable: the store cannot be claimed; or ``give_up`` ended the wait.
+            LeaseLost: another process took the store over meanwhile.
             CertificateInvalid: its own certificates cannot be used.
         """
         config = self._config
@@ -92,14 +103,37 @@ class Coordinator:
         self._supervisor.start("lease", self._ownership.watch())
         trust = await self._executors.io(lambda: open_trust(config))
         around = self._surroundings(trust)
-        issuing = await self._open_issuing(trust, around)
-        runs = RunQueue(around, config.data_dir)
-        await runs.recover()
+        issuing = await self._through_faults(lambda: self._open_issuing(trust, around))
+        runs = await self._through_faults(lambda: self._recovered(around))
         await self._listen(trust, around, issuing, runs)
         self._supervisor.start("runs", runs.serve())
         self._state = "serving"
         fields = {"host": config.host, "port": self.port, "enroll_port": self.enroll_port}
         logger.info("coordinator_started", extra={**fields, "tls": config.uses_tls})
+
+    async def _through_faults(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what a fault of the store may only delay; again from the beginning after each.
+
+        Raises:
+            LeaseLost: another coordinator has taken the store over.
+            StoreFull, StoreUnavailable: ``give_up`` was called.
+        """
+        waits = backoff_s(0.5, 10.0)
+        while True:
+            try:
+                return await work()
+            except STORE_FAULTS as error:
+                self._state = f"starting: {error.message}"
+                fields = {"code": error.code, "reason": error.message}
+                logger.warning("start_delayed", extra=fields)
+                with suppress(asyncio.TimeoutError):
+                    await within(next(waits), self._supervisor.run_until(self._given_up))
+                    raise
+
+    async def _recovered(self, around: Surroundings) -> RunQueue:
+        runs = RunQueue(around, self._config.data_dir)
+        await runs.recover()
+        return runs
 
     def _surroundings(self, trust: Trust) -> Surroundings:
         return Surroundings(
@@ -120,8 +154,10 @@ class Coordinator:
             return None
         terms = Terms(self._config.certificate_days * DAY_S, self._config.renew_grace_days * DAY_S)
         access = self._store.access
-        upkeep = Upkeep(trust.authority, access, self._executors, terms.grace_s)
-        await upkeep.begin(self._gate)
+        upkeep = Upkeep(
+            trust.authority, access, self._executors, around.trail, self._gate, terms.grace_s
+        )
+        await upkeep.begin()
         self._supervisor.start("upkeep", upkeep.keep())
         return Issuing(trust.authority, access, self._executors, around.trail, self._gate, terms)
 
@@ -161,7 +197,8 @@ class Coordinator:
         await self._supervisor.run_until(stop)
 
     def give_up(self) -> None:
-        """Wait no longer for a store that another process owns."""
+        """Wait no longer for a store that another process owns, or that is away."""
+        self._given_up.set()
         self._ownership.give_up()
 
     async def close(self) -> None:

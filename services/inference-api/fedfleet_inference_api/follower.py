@@ -55,6 +55,7 @@ class Follower:
     2 s, up to a minute, and what the alias moves on to is tried at once.
 
     Args:
+        prepare: called before each look; raises a FedFleetError where nothing can be loaded yet.
         model: name of the model, or empty for the one whose registry entry changed last.
         clock: seconds that only grow.
     """
@@ -68,11 +69,13 @@ class Follower:
         model: str,
         alias: str,
         poll_s: float,
+        prepare: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.following = Following()
         self._registry = registry
         self._load = load
+        self._prepare = prepare
         self._metrics = metrics
         self._model = model
         self._alias = alias
@@ -110,6 +113,13 @@ class Follower:
 
     def poll(self) -> None:
         """Look once; load and swap when the alias points at another version."""
+        try:
+            self._prepare()
+        except FedFleetError as error:
+            if not self.following.failure:  # once, not at every look
+                logger.warning("not_prepared", exc_info=True)
+            self._fail(f"{error.code}: {error.message}")
+            return
         try:
             self._read_events()
             target = self._target() if self._pending else None

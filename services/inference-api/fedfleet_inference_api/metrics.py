@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from prometheus_client import (
@@ -106,6 +107,12 @@ class Metrics:
             "1 where the coordinator's signature over the served version was checked, else 0.",
             registry=self.registry,
         )
+        self.certificate_ends = Gauge(
+            "fedfleet_inference_certificate_end_timestamp_seconds",
+            "When the certificate for HTTPS ends, since the epoch; NaN: there is none.",
+            registry=self.registry,
+        )
+        self.certificate_ends.set(math.nan)
         self._round = Gauge(
             "fedfleet_inference_model_round",
             "Round of the served version.",

@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -95,6 +96,8 @@ class HttpServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._certificate is not None and counter % CERTIFICATE_TICKS == 0:
             self._certificate.refresh()
+            self._certificate.warn_of_end(time.time())
+            self._service.metrics.certificate_ends.set(self._certificate.ends_at_s)
         return await super().on_tick(counter)
 
     @contextmanager

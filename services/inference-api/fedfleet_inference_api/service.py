@@ -37,6 +37,7 @@ class InferenceService:
     def __init__(self, config: InferenceConfig, store: Store, signatures: SignatureCheck) -> None:
         self.config = config
         self.store = store
+        self._signatures = signatures
         self.metrics = Metrics()
         self.predictor = Predictor(config.threads, config.max_pending)
         self.follower = Follower(
@@ -46,8 +47,8 @@ class InferenceService:
             model=config.serve_model,
             alias=config.serve_alias,
             poll_s=config.registry_poll_s,
+            prepare=signatures.prepare,
         )
-        self._signatures = signatures
         self.is_draining = False
         self.busy = 0  # predictions that are received, wait or run; of the event loop
 

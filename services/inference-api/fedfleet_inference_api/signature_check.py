@@ -26,8 +26,8 @@ CA_FOLDER = "ca"
 class SignatureCheck:
     """Holds versions to one public key, which is read when it is first needed and then kept.
 
-    The coordinator may make the key after this service has started. Until then a sqlite: store
-    without one serves unsigned versions, as it did before there were signatures.
+    The coordinator may make the key after this service has started. Until it is there nothing can
+    be served: a key that whoever writes the store has removed must not open the door to them.
 
     Args:
         signer: the setting: a file, ``none``, or empty for the folder of a sqlite: store.
@@ -50,22 +50,26 @@ class SignatureCheck:
         beside = Path(path) / CA_FOLDER / PUBLIC_FILE
         self._path = (Path(signer) if self._is_named else beside).expanduser()
 
+    def prepare(self) -> None:
+        """Return if versions can be checked, or need not be.
+
+        Raises:
+            SignatureInvalid: the key is not there yet, or cannot be read.
+        """
+        if not self._is_off:
+            self._read()
+
     def check(self, record: VersionRecord) -> bool:
-        """Return whether a version is signed, if it may be served.
+        """Return whether a version's signature was checked, if it may be served.
 
         Raises:
             SignatureInvalid: it may not.
         """
-        title = f"{record.model} version {record.number}"
-        key = None if self._is_off else self._read(title)
-        if key is None:
-            if record.signature and not self._is_off:
-                raise SignatureInvalid(
-                    f"{title} is signed, and the signer's public key is not here: name a copy of "
-                    f"the coordinator's {PUBLIC_FILE} in FEDFLEET_SIGNER"
-                )
+        if self._is_off:
             logger.warning("version_not_verified", extra={"is_signed": bool(record.signature)})
             return False
+        title = f"{record.model} version {record.number}"
+        key = self._read()
         if not record.signature:
             raise SignatureInvalid(
                 f"{title} is not signed: it is older than the store's signer, or was altered. Let "
@@ -82,27 +86,28 @@ class SignatureCheck:
             ) from error
         return True
 
-    def _read(self, title: str) -> bytes | None:
-        """The key, None where none needs to be there."""
+    def _read(self) -> bytes:
+        """The key."""
         if self._key is None:
+            where = "that FEDFLEET_SIGNER names" if self._is_named else "in the store's folder"
             try:
                 key = read_public(self._path)
                 _try(key)
             except NotFound as error:
-                if self._is_named:
-                    raise self._unreadable(title, error.message) from error
-                return None
+                raise SignatureInvalid(
+                    f"no {PUBLIC_FILE} yet: the signer's public key {where} is not there, and "
+                    "nothing is served until it is. The coordinator makes it at its first start; "
+                    f"where that is elsewhere, name a copy of the coordinator's {PUBLIC_FILE} in "
+                    "FEDFLEET_SIGNER (none serves unsigned versions)",
+                    detail=error.message,
+                ) from error
             except (CertificateInvalid, StoreUnavailable) as error:
-                raise self._unreadable(title, error.message) from error
+                raise SignatureInvalid(
+                    f"no version can be verified: the signer's public key {where} cannot be read",
+                    detail=error.message,
+                ) from error
             self._key = key
         return self._key
-
-    def _unreadable(self, title: str, detail: str) -> SignatureInvalid:
-        where = "that FEDFLEET_SIGNER names" if self._is_named else "in the store's folder"
-        return SignatureInvalid(
-            f"{title} cannot be verified: the signer's public key {where} cannot be read",
-            detail=detail,
-        )
 
 
 def _try(key: bytes) -> None:

@@ -7,7 +7,6 @@ import ssl
 import time
 
 from fedfleet.errors import CertificateInvalid, SettingInvalid
-from fedfleet.identity.certificates import BACK_S
 from fedfleet.identity.credentials import Credentials
 from fedfleet.rpc.address import split_address
 
@@ -21,7 +20,7 @@ def clock_fault(certificate_pem: bytes, now_s: float) -> str:
         CertificateInvalid: it cannot be read.
     """
     certificate = Credentials(b"", certificate_pem, b"")
-    begins_at_s, ends_at_s = certificate.issued_at_s - BACK_S, certificate.expires_at_s
+    begins_at_s, ends_at_s = certificate.begins_at_s, certificate.expires_at_s
     if begins_at_s <= now_s < ends_at_s:
         return ""
     which, at_s = ("begins", begins_at_s) if now_s < begins_at_s else ("ended", ends_at_s)

@@ -55,7 +55,11 @@ class PlainAccess:
         return revoked
 
     def forget_certificates(self, before_s: float) -> None:
-        kept = {s: c for s, c in self._certificates.items() if c.expires_at_s >= before_s}
+        kept = {
+            serial: certificate
+            for serial, certificate in self._certificates.items()
+            if certificate.expires_at_s >= before_s or certificate.revoked
+        }
         self._certificates = kept
 
     def add_key(self, key: KeyRecord) -> None:

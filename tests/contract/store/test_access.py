@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from contract.store.builders import a_certificate, a_key, a_token
-from contract.store.places import Place
+from contract.store.places import PLACES, Place
 from contract.store.plain_access import PlainAccess
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -136,6 +138,18 @@ def test_certificates_are_listed_and_forgotten_by_their_end(store: Store) -> Non
     ]
 
 
+def test_revoked_certificates_are_never_forgotten(store: Store) -> None:
+    store.access.add_certificate(a_certificate("1", expires_at_s=10.0))
+    store.access.add_certificate(a_certificate("2", expires_at_s=10.0, name="pi-8"))
+    store.access.revoke("worker", "pi-7")
+
+    store.access.forget_certificates(float("inf"))
+
+    revoked = a_certificate("1", expires_at_s=10.0, revoked=True)
+    assert store.access.certificates() == [revoked]
+    assert store.access.certificate("1") == revoked
+
+
 IDS = st.sampled_from(["1", "2", "3"])
 NAMES = st.sampled_from(["pi-1", "pi-2"])
 ROLES = st.sampled_from(["worker", "operator"])
@@ -145,19 +159,12 @@ TIMES = st.sampled_from([10.0, 20.0, 30.0])
 class Histories(RuleBasedStateMachine):
     """Calls a store and the plain model of it, compares both."""
 
-    place: Place
+    make_place: Callable[[], Place]
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = self.place.open()
+        self.store = self.make_place().open()
         self.plain = PlainAccess()
-        access = self.store.access
-        tokens, keys = access.tokens(), access.keys()
-        for token in tokens:
-            access.delete_token(token.token_id)
-        for key in keys:
-            access.delete_key(key.key_id)
-        access.forget_certificates(float("inf"))
 
     def teardown(self) -> None:
         self.store.close()
@@ -217,8 +224,17 @@ def outcome(call: Callable[[Any], Any], access: Any) -> Any:
         return error.code
 
 
-def test_access_answers_as_the_plain_model(place: Place) -> None:
-    machine = type("Machine", (Histories,), {"place": place})
+@pytest.mark.parametrize("kind", sorted(PLACES))
+def test_access_answers_as_the_plain_model(kind: str, tmp_path: Path) -> None:
+    number = count()
+
+    def make_place() -> Place:
+        """Another one each time: what is revoked cannot be cleared away."""
+        folder = tmp_path / str(next(number))
+        folder.mkdir()
+        return PLACES[kind](folder)
+
+    machine = type("Machine", (Histories,), {"make_place": staticmethod(make_place)})
 
     run_state_machine_as_test(
         machine, settings=settings(max_examples=30, stateful_step_count=30, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import socket
 import ssl
 import time
@@ -111,6 +112,42 @@ def test_files_that_cannot_be_used_leave_the_old_certificate(authority, tmp_path
     assert [record.message for record in caplog.records] == ["certificate_refused"] * 2
     path.write_bytes(good)
     assert certificate.refresh()
+
+
+def test_certificate_that_ends_soon_is_warned_of_once_a_day(authority, tmp_path, caplog):
+    path, now_s = issue(authority, tmp_path / "web"), time.time()
+    certificate = ServerCertificate(path, path)
+    assert certificate.ends_at_s == pytest.approx(now_s + DAY_S, abs=60)
+
+    certificate.warn_of_end(certificate.ends_at_s - 14 * DAY_S)
+    assert caplog.records == []
+    for late_s in (1, 2, DAY_S, DAY_S + 1, 14 * DAY_S, 14 * DAY_S + 2, 16 * DAY_S):
+        certificate.warn_of_end(certificate.ends_at_s - 14 * DAY_S + late_s)
+    warned = [(record.message, record.left_days) for record in caplog.records]
+    assert warned == [("certificate_ends_soon", days) for days in (14.0, 13.0, 0.0, -2.0)]
+
+    save_credentials(path.parent, authority.issue_server(["127.0.0.1"], now_s, 30 * DAY_S))
+    assert certificate.refresh()
+    certificate.warn_of_end(now_s)
+    assert len(caplog.records) == 4
+    assert certificate.ends_at_s == pytest.approx(now_s + 30 * DAY_S, abs=60)
+
+
+def test_end_of_the_certificate_is_a_metric(store, authority, tmp_path, caplog):
+    name = "fedfleet_inference_certificate_end_timestamp_seconds"
+    path = issue(authority, tmp_path / "web")
+    with serving(store) as (_, client):
+        assert math.isnan(_value(client, name))
+    with serving(store, **both(path)) as (_, client):
+        ends_at_s = ServerCertificate(path, path).ends_at_s
+        wait_until(lambda: _value(client, name) == ends_at_s)
+    assert "certificate_ends_soon" in [record.message for record in caplog.records]
+
+
+def _value(client: httpx.Client, metric: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{metric} ")]
+    return float(line.split()[1])
 
 
 def test_bad_files_are_named_at_the_start(authority, tmp_path):

@@ -22,7 +22,8 @@ COMMAND = [sys.executable, "-m", "fedfleet_inference_api"]
 
 def environ(state: Path, **settings: object) -> dict[str, str]:
     own = {f"FEDFLEET_{name.upper()}": str(value) for name, value in settings.items()}
-    return {**os.environ, "FEDFLEET_STORE": f"sqlite:{state}", "FEDFLEET_THREADS": "1", **own}
+    shared = {"FEDFLEET_THREADS": "1", "FEDFLEET_SIGNER": "none"}
+    return {**os.environ, "FEDFLEET_STORE": f"sqlite:{state}", **shared, **own}
 
 
 class Process:
@@ -156,7 +157,11 @@ def test_port_in_use_is_one_line_with_its_code(tmp_path):
         ({"host": "203.0.113.7", "insecure": 1}, "SETTING_INVALID", "FEDFLEET_HOST"),
         ({"inference_port": 70000}, "SETTING_INVALID", "FEDFLEET_INFERENCE_PORT"),
         ({"log_level": "loud"}, "SETTING_INVALID", "'loud'"),
-        ({"store": "redis://nowhere", "inference_port": 0}, "SETTING_INVALID", "FEDFLEET_SIGNER"),
+        (
+            {"store": "redis://nowhere", "signer": "", "inference_port": 0},
+            "SETTING_INVALID",
+            "FEDFLEET_SIGNER",
+        ),
         ({"store": "nowhere", "inference_port": 0}, "SETTING_INVALID", "'nowhere'"),
         ({"inference_certificate": "/nowhere"}, "SETTING_INVALID", "set both"),
         (

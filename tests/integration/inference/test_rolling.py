@@ -109,7 +109,12 @@ def test_restart_of_one_after_the_other_fails_no_request(tmp_path, store):
     config.write_text(CONFIG.format(port=port, stats=stats, first=ports[0], second=ports[1]))
     log = tmp_path / "services.log"
     command = (sys.executable, "-m", "fedfleet_inference_api")
-    settings = {"store": f"sqlite:{tmp_path / 'state'}", "threads": 1, "drain_s": 2}
+    settings = {
+        "store": f"sqlite:{tmp_path / 'state'}",
+        "threads": 1,
+        "drain_s": 2,
+        "signer": "none",
+    }
 
     def start(stack: ExitStack, own: int) -> subprocess.Popen[bytes]:
         return stack.enter_context(child(*command, log=log, inference_port=own, **settings))

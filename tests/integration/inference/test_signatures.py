@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -104,23 +105,31 @@ def test_version_with_an_altered_schema_is_refused(store, folder, sign):
         assert_refused(service, client, "is not what the signer signed")
 
 
-def test_record_that_cannot_be_read_leaves_the_old_version_and_one_line(
-    store, folder, sign, caplog
+@pytest.mark.parametrize("text", ["{", "", "[]", "[" * 100_000])
+def test_record_that_is_damaged_leaves_the_old_version_and_one_line(
+    store, folder, sign, caplog, text
 ):
     first = publish(store, seed=1, sign=sign)
     with serving(store, store=f"sqlite:{folder}") as (service, client):
         wait_served(service, first)
         publish(store, seed=2, aliases=(), sign=sign)
-        alter(folder, "UPDATE versions SET card = '{' WHERE number = 2")
+        alter(folder, "UPDATE versions SET card = ? WHERE number = 2", text)
         store.registry.set_alias("digits", "latest", 2)
         wait_until(lambda: service.follower.following.failure != "")
 
         for _ in range(20):  # looks of the follower go on beside them
             assert client.post("/predict", **IMAGE).json()["model"]["version"] == 1
+        listed, shown = client.get("/models"), client.get("/models/digits")
+        detail = client.get("/readyz").json()["detail"]
         store.registry.set_alias("digits", "latest", 1)
         wait_until(lambda: service.follower.following.failure == "")
-    failed = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert [record.message for record in failed] == ["registry_follower_failed"]
+    for answer in (listed, shown):
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "STORE_UNAVAILABLE"
+        assert "a record in the store is damaged" in answer.json()["error"]["message"]
+    assert "STORE_UNAVAILABLE: a record in the store is damaged" in detail
+    failed = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.message for record in failed] == ["registry_unreadable"]
 
 
 def test_older_version_that_is_dressed_as_a_newer_one_is_refused(store, folder, sign):
@@ -198,13 +207,17 @@ async def test_version_of_a_real_coordinator_is_signed_and_checked(tmp_path):
     assert "fedfleet_inference_model_verified 1.0" in metrics
 
 
-def test_signer_that_comes_after_the_service_holds_from_then_on(store, folder):
+def test_service_waits_for_a_signer_that_comes_after_it(store, folder):
     """As where the inference service is started before the coordinator's first start."""
-    old = publish(store, seed=1)
     with serving(store, store=f"sqlite:{folder}") as (service, client):
-        wait_served(service, old)
-        assert "fedfleet_inference_model_verified 0.0" in client.get("/metrics").text
+        wait_until(lambda: service.follower.following.failure != "")
+        early = client.get("/readyz")
+        old = publish(store, seed=1)
+        assert client.post("/predict", **IMAGE).json()["error"]["code"] == "NO_MODEL"
         signer = VersionSigner(Signer.open(folder / "ca"))
+        title = f"digits version {old.number} could not be loaded: SIGNATURE_INVALID"
+        wait_until(lambda: title in service.follower.following.failure)
+        assert client.get("/readyz").status_code == 503
         second = publish(store, seed=2, sign=signer.sign)
         wait_served(service, second)
         assert "fedfleet_inference_model_verified 1.0" in client.get("/metrics").text
@@ -213,6 +226,26 @@ def test_signer_that_comes_after_the_service_holds_from_then_on(store, folder):
         publish(store, seed=3)
         wait_until(lambda: service.follower.following.failure != "")
         assert client.post("/predict", **IMAGE).json()["model"]["version"] == 2
+    assert early.status_code == 503
+    assert early.json()["detail"].startswith("SIGNATURE_INVALID: no signer.pem yet")
+
+
+def test_removed_signer_and_signature_let_nothing_pass_after_a_restart(store, folder, sign, caplog):
+    """What whoever can write to the store's folder tries."""
+    first = publish(store, seed=1, sign=sign)
+    with serving(store, store=f"sqlite:{folder}") as (service, _):
+        wait_served(service, first)
+    (folder / "ca" / "signer.pem").unlink()
+    alter(folder, "UPDATE versions SET signature = '' WHERE number = 1")
+    with serving(store, store=f"sqlite:{folder}") as (service, client):
+        wait_until(lambda: service.follower.following.failure != "")
+        answer, ready = client.post("/predict", **IMAGE), client.get("/readyz")
+
+    assert (answer.status_code, ready.status_code) == (503, 503)
+    assert answer.json()["error"]["code"] == "NO_MODEL"
+    assert "no signer.pem yet" in ready.json()["detail"]
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == ["not_prepared"]  # once, not at every look
 
 
 def test_signed_version_is_refused_where_the_key_is_not(store, folder, sign, tmp_path):

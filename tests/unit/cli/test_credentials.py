@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,5 +86,21 @@ def test_credentials_due_for_renewal_are_used_while_nobody_renews_them(
 def test_credentials_that_have_ended_are_not_used(tmp_path: Path, authority: Authority) -> None:
     save_credentials(tmp_path, operator(authority, time.time() - 7200.0, 3600.0))
 
+    around = context(FEDFLEET_CREDENTIALS=str(tmp_path), FEDFLEET_ENROLL=NOWHERE)
     with pytest.raises(Unavailable):
-        credentials_for(context(FEDFLEET_CREDENTIALS=str(tmp_path)), NOWHERE)
+        credentials_for(around, NOWHERE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_credentials_of_another_account_are_left_as_they_are(
+    tmp_path: Path, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root would write a file that the coordinator cannot read any more."""
+    held = operator(authority, time.time() - 3000.0, 3600.0)
+    save_credentials(tmp_path, held)
+    os.chown(tmp_path / "credentials.pem", 12345, 12345)
+
+    assert credentials_for(context(FEDFLEET_CREDENTIALS=str(tmp_path)), NOWHERE) == held
+
+    assert "belongs to another account" in capsys.readouterr().err
+    assert load_credentials(tmp_path) == held

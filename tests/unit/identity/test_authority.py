@@ -409,6 +409,20 @@ def test_local_operator_is_made_anew_where_it_is_of_no_use(own: Path, foreign: A
     assert load_credentials(own / "operator") == fourth
 
 
+def test_local_operator_that_cannot_be_read_is_made_anew(own: Path) -> None:
+    """As where another account has renewed it, and owns the file now."""
+    path = own / "operator" / "credentials.pem"
+    authority = Authority.open(own)
+    first = authority.local_operator(NOW_S)
+    path.unlink()
+    path.symlink_to(path.name)  # which stops root, too
+
+    second = authority.local_operator(NOW_S)
+
+    assert second.identity.serial != first.identity.serial
+    assert load_credentials(own / "operator") == second
+
+
 def test_folder_that_is_a_file_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "ca").touch()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from fedfleet.identity.credentials import (
     FILE,
     Credentials,
     certificate_request,
+    is_of_another_account,
     load_credentials,
     load_external,
     new_key,
@@ -129,6 +131,30 @@ def test_life_of_a_certificate_is_from_its_issue(authority: Authority) -> None:
     assert credentials.expires_at_s == now_s + 60 == credentials.identity.expires_at_s
     assert credentials.renew_at_s(0.0) == now_s + 40
     assert credentials.target_name == TARGET_NAME
+
+
+@pytest.mark.parametrize("life_s", [3600.0, 30 * 86400.0])
+def test_life_of_the_coordinators_own_is_from_its_issue_too(
+    authority: Authority, life_s: float
+) -> None:
+    """It is dated back by more, which may not make it due for renewal at once, or too late."""
+    now_s = float(int(time.time()))
+
+    own = authority.server_credentials(now_s, life_s)
+
+    assert own.begins_at_s == now_s - 86400
+    assert own.issued_at_s == now_s
+    assert own.renew_at_s(0.0) == now_s + life_s * 2 / 3
+
+
+def test_owner_of_credentials_is_seen(tmp_path: Path, good: Credentials) -> None:
+    with pytest.raises(NotFound, match="no credentials in"):
+        is_of_another_account(tmp_path)
+    save_credentials(tmp_path, good)
+    assert not is_of_another_account(tmp_path)
+    if os.geteuid() == 0:  # who alone may give a file away
+        os.chown(tmp_path / "credentials.pem", 12345, -1)
+        assert is_of_another_account(tmp_path)
 
 
 @pytest.fixture

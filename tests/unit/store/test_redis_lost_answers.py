@@ -49,18 +49,22 @@ def test_a_write_whose_answer_is_lost_happens_once(
         wanted = everything(store)
     losses = []
     for after in range(5):
-        with open_store(f"redis://{relay.address}/0?namespace={uuid.uuid4().hex}") as store:
-            prepare(store)
+        namespace = uuid.uuid4().hex
+        with (
+            open_store(server.url(namespace)) as near,
+            open_store(f"redis://{relay.address}/0?namespace={namespace}") as store,
+            Redis(port=server.port) as console,
+        ):
+            prepare(near)
+            console.script_flush()
             before = relay.lost_answers
-            with Redis(port=server.port) as console:
-                console.script_flush()
 
             relay.lose_answers(1, after=after)
             WRITES[name](store)
-            losses.append(relay.lost_answers - before)
             relay.lose_answers(0)
 
-            assert everything(store) == wanted
+            losses.append(relay.lost_answers - before)
+            assert everything(near) == wanted
     assert losses[0] == 1
     assert losses[-1] == 0
 

@@ -21,16 +21,16 @@ def credentials(tmp_path: Path) -> Credentials:
 
 def test_clock_is_no_fault_within_a_certificates_life(credentials: Credentials) -> None:
     assert clock_fault(credentials.chain, NOW_S) == ""
-    assert clock_fault(credentials.chain, NOW_S - 200) == ""  # they are dated back
+    assert clock_fault(credentials.chain, NOW_S - 0.9 * DAY_S) == ""  # they are dated back
     assert clock_fault(credentials.chain, NOW_S + 6.9 * DAY_S) == ""
 
 
-def test_clock_that_is_a_day_off_is_named_with_both_times(credentials: Credentials) -> None:
-    behind = clock_fault(credentials.chain, NOW_S - DAY_S)
+def test_clock_that_is_days_off_is_named_with_both_times(credentials: Credentials) -> None:
+    behind = clock_fault(credentials.chain, NOW_S - 2 * DAY_S)
     ahead = clock_fault(credentials.chain, NOW_S + 8 * DAY_S)
 
-    assert "begins at 2025-06-15 15:01:40 UTC" in behind
-    assert "this device's clock says 2025-06-14 15:06:40 UTC" in behind
+    assert "begins at 2025-06-14 15:06:40 UTC" in behind
+    assert "this device's clock says 2025-06-13 15:06:40 UTC" in behind
     assert "ended at 2025-06-22 15:06:40 UTC" in ahead
 
 
