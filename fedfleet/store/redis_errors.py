@@ -33,12 +33,22 @@ def passes(error: RedisError) -> bool:
     return isinstance(error, _PASSES) or _code(error) in _PASSING_CODES
 
 
-def store_error(error: RedisError, password: str) -> FedFleetError:
-    """The error to raise. Addresses go to the private detail only, the password nowhere."""
+def store_error(error: RedisError, password: str, *, unsure: bool = False) -> FedFleetError:
+    """The error to raise. Addresses go to the private detail only, the password nowhere.
+
+    Args:
+        unsure: an earlier try of the same write may have happened, so nobody may be told that
+            nothing was written.
+    """
     detail = str(error)
     if password:
         detail = detail.replace(password, "***")
-    return _kind(error)(_message(error), detail=f"{type(error).__name__}: {detail[:300]}")
+    detail = f"{type(error).__name__}: {detail[:300]}"
+    if unsure and _kind(error) is StoreFull:
+        return StoreUnavailable(
+            "the store's Redis has no room left and lost an answer: make room there", detail=detail
+        )
+    return _kind(error)(_message(error), detail=detail)
 
 
 def _kind(error: RedisError) -> type[FedFleetError]:

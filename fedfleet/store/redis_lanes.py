@@ -151,7 +151,7 @@ class RedisServer:
             yield lane
         except RedisError as error:
             # Without its cause, whose text nobody has looked through.
-            raise store_error(error, self._password) from None
+            raise store_error(error, self._password, unsure=lane.in_doubt) from None
         finally:
             if self._closed.is_set():
                 lane.wire.disconnect()

@@ -9,17 +9,28 @@ from fedfleet.store.redis_connection import Reply
 from fedfleet.store.redis_lanes import RedisServer
 
 _MOST_ID = 2**63
+# Rows of a stream that one command asks for.
+AT_ONCE = 2000
 
 
 def after(
     server: RedisServer, stream: str, after_id: int, limit: int | None
 ) -> list[tuple[int, bytes]]:
-    """Ids and texts of a stream that come after an id, in order; no limit is None, or below 0."""
-    if limit == 0 or after_id >= _MOST_ID:
-        return []
-    count = () if limit is None or limit < 0 else ("COUNT", limit)
-    rows = server.read(("XRANGE", stream, f"{max(0, after_id) + 1}-0", "+", *count))[0]
-    return [(int(row_id.partition(b"-")[0]), fields[1]) for row_id, fields in rows]
+    """Ids and texts of a stream that come after an id, in order; no limit is None, or below 0.
+
+    Asked for in pieces: one command for all of a long run would hold up everybody else's.
+    """
+    found: list[tuple[int, bytes]] = []
+    most = _MOST_ID if limit is None or limit < 0 else limit
+    while len(found) < most and after_id < _MOST_ID:
+        count = min(AT_ONCE, most - len(found))
+        first = f"{max(0, after_id) + 1}-0"
+        rows = server.read(("XRANGE", stream, first, "+", "COUNT", count))[0]
+        found += [(int(row_id.partition(b"-")[0]), fields[1]) for row_id, fields in rows]
+        if len(rows) < count:
+            break
+        after_id = found[-1][0]
+    return found
 
 
 def run_of(fields: Reply) -> RunRecord:

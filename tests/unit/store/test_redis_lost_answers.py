@@ -8,14 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 from answer_relay import AnswerRelay, answer_relay
-from contract.store.builders import digest_of
+from contract.store.builders import a_run, an_entry, digest_of
 from contract.store.writes import WRITES, everything, prepare
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 from redis_process import RedisProcess, redis_process
 
-from fedfleet.errors import StoreUnavailable
+from fedfleet.errors import StoreFull, StoreUnavailable
+from fedfleet.store import redis_records
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
+from fedfleet.store.redis_errors import store_error
 
 DATA = bytes(range(256)) * 5000  # two chunks
 
@@ -159,3 +162,25 @@ def test_an_upload_that_is_cut_is_resumed_where_the_server_has_it(
     assert held.offset_bytes == len(DATA)
     held.commit()
     assert store.blobs.read(digest_of(DATA)) == DATA
+
+
+def test_no_room_after_a_lost_answer_is_no_promise_that_nothing_was_written() -> None:
+    error = OutOfMemoryError("OOM command not allowed when used memory > 'maxmemory'.")
+
+    assert isinstance(store_error(error, ""), StoreFull)
+    assert isinstance(store_error(error, "", unsure=True), StoreUnavailable)
+
+
+def test_a_long_stream_is_read_in_pieces(
+    server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_records, "AT_ONCE", 3)
+    with open_store(server.url(uuid.uuid4().hex)) as store:
+        store.journal.create_run(a_run(), an_entry())
+        written = [store.journal.append(an_entry(kind=f"k{at}")) for at in range(8)]
+        read = store.journal.entries("run-1")
+
+        assert [entry.event_id for entry in read[1:]] == [entry.event_id for entry in written]
+        for limit in (1, 3, 4, 7):
+            found = store.journal.entries("run-1", after_id=written[0].event_id, limit=limit)
+            assert found == written[1 : 1 + limit]
