@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -14,7 +16,11 @@ from typing import Any
 
 from fedfleet.errors import FedFleetError, SettingInvalid
 
+logger = logging.getLogger(__name__)
+
 LEVELS = ("debug", "info", "warning", "error")
+# Of what is printed without an end of the line.
+MAX_PRINTED = 1 << 14
 
 # What the current task or thread is busy with: run_id, round, worker_id and the like.
 _context: ContextVar[Mapping[str, Any]] = ContextVar(
@@ -103,3 +109,42 @@ def setup_logging(service: str, level: str) -> None:
     handler.setFormatter(JsonFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+
+
+@contextmanager
+def prints_as_records() -> Iterator[None]:
+    """Log what libraries print on stderr inside the ``with`` block, a record for each line.
+
+    grpc prints a traceback when a caller resets a call at once: whoever reads the log as lines of
+    JSON would stumble over it.
+    """
+    with redirect_stderr(_Printed()):
+        yield
+
+
+class _Printed(io.TextIOBase):
+    """Logs each line that is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = ""
+        self._lock = threading.Lock()
+        self._logging = threading.local()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if getattr(self._logging, "now", False):
+            return len(text)  # logging itself has failed, and says so here
+        with self._lock:
+            *lines, self._rest = (self._rest + text).split("\n")
+            if len(self._rest) > MAX_PRINTED:
+                lines, self._rest = [*lines, self._rest], ""
+        self._logging.now = True
+        try:
+            for line in filter(None, lines):
+                logger.warning("printed", extra={"text": line[:MAX_PRINTED]})
+        finally:
+            self._logging.now = False
+        return len(text)

@@ -86,6 +86,16 @@ class Http2:
 
     def call(self, path: str) -> int:
         """Begin a gRPC call; returns its stream."""
+        stream, block = self._begin(path)
+        self._send(block)
+        return stream
+
+    def call_and_reset(self, path: str) -> None:
+        """Begin a call and cancel it with the same bytes."""
+        stream, block = self._begin(path)
+        self._send(block + frame(RESET, 0, stream, CANCEL.to_bytes(4, "big")))
+
+    def _begin(self, path: str) -> tuple[int, bytes]:
         stream, self._next = self._next, self._next + 2
         fields = {
             ":method": "POST",
@@ -96,8 +106,7 @@ class Http2:
             "content-type": "application/grpc",
         }
         block = b"".join(b"\0" + literal(name) + literal(value) for name, value in fields.items())
-        self._send(frame(HEADERS, END_HEADERS, stream, block))
-        return stream
+        return stream, frame(HEADERS, END_HEADERS, stream, block)
 
     def data(self, stream: int, data: bytes) -> int:
         """Send what the windows allow now, without ending the stream; returns how much."""
@@ -107,10 +116,6 @@ class Http2:
         self._window -= size
         self._windows[stream] -= size
         return size
-
-    def reset(self, stream: int) -> None:
-        """Cancel a call."""
-        self._send(frame(RESET, 0, stream, CANCEL.to_bytes(4, "big")))
 
     def _send(self, data: bytes) -> None:
         try:

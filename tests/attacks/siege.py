@@ -167,6 +167,7 @@ def logged() -> Iterator[list[str]]:
 def check_log(lines: list[str], secrets: list[str]) -> None:
     """Every record is one line of printable ASCII, nothing crashed, and no secret is in it."""
     for line in lines:
+        assert line.startswith("{"), line
         record = json.loads(line)
         assert line.isascii()
         assert line.isprintable()

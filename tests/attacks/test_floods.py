@@ -140,20 +140,26 @@ async def test_calls_that_are_begun_and_reset_are_not_counted_for_ever(
 ) -> None:
     async with honest_beside(besieged) as field:
         context = tls_context(field.insider.credentials, tmp_path)
-        await asyncio.to_thread(begin_and_reset, besieged, context, 2000)
+        begun = await asyncio.to_thread(begin_and_reset, besieged.port, context, CONNECT, 1000)
+        assert begun > MAX_CALLS
+        await asyncio.to_thread(
+            begin_and_reset, besieged.enroll_port, tls_context(None), HEALTH, 1000
+        )
         worker = ScriptedWorker(field.insider, MALLORY)
         await worker.connect()
         worker.leave()
 
 
-def begin_and_reset(besieged: Besieged, context: ssl.SSLContext, count: int) -> None:
-    with Http2(besieged.port, context) as connection:
+def begin_and_reset(port: int, context: ssl.SSLContext, method: str, count: int) -> int:
+    """Begin calls and cancel them at once; returns how many, until the server hangs up."""
+    with Http2(port, context) as connection:
         connection.pump(1.0)
-        for _ in range(count):
-            connection.reset(connection.call(CONNECT))
+        for number in range(count):
+            connection.call_and_reset(method)
             connection.pump()
-            if connection.is_closed:  # it may be hung up on
-                return
+            if connection.is_closed:
+                return number
+    return count
 
 
 async def test_messages_that_are_begun_and_never_ended(besieged: Besieged, tmp_path: Path) -> None:

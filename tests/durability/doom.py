@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from durability.points import AT_START, LATEST, TIMED, Target
+from durability.points import AT_FIRST_START, AT_START, LATEST, TIMED, Target
 
 import fedfleet_coordinator.driver as driver
 import fedfleet_coordinator.federation as federation
 import fedfleet_coordinator.workshop as workshop
+from fedfleet.identity import files
 from fedfleet.rounds import events
 from fedfleet.rounds.round_sum import RoundSum
 from fedfleet.store import (
@@ -58,7 +59,8 @@ class Doom:
         """Pass a point."""
         target = self._target
         with self._lock:
-            if self.round < target.round and point not in AT_START:
+            starts = point in AT_START or point in AT_FIRST_START
+            if self.round < target.round and not starts:
                 return
             if point == target.point:
                 self._passes += 1
@@ -124,6 +126,8 @@ def wrap_coordinator(doom: Doom) -> None:
 
     workshop.Workshop.__init__ = made  # type: ignore[method-assign]
     workshop.Workshop._begin = begun  # type: ignore[method-assign]
+    wrap(doom, files, "_write", before="keeping")
+    wrap(doom, files, "_sync_folder", before="kept")
     wrap(doom, events, "from_fields", after="replaying")
     wrap(doom, federation, "_receipt", before="receipt")
     wrap(doom, workshop.Workshop, "fold", before="folding", after="folded")

@@ -16,6 +16,11 @@ AT_START = {
     "claimed": 1,
     "reading": 9,  # what the store has was read, on the way to where the run was
 }
+# Of the first start with TLS alone, so never drawn for a run.
+AT_FIRST_START = {
+    "keeping": 1,  # a file of the certificate authority is about to be written
+    "kept": 1,  # it lies there, its folder is not synced
+}
 BEFORE_COMMIT = {
     **AT_START,
     TIME: 1,

@@ -14,7 +14,7 @@ os.environ["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY", "ERROR")
 
 from fedfleet.env import read
 from fedfleet.errors import FedFleetError, StateInUse, StoreFull, StoreUnavailable
-from fedfleet.obs.logs import setup_logging
+from fedfleet.obs.logs import prints_as_records, setup_logging
 from fedfleet.store.open import open_store
 from fedfleet_coordinator.arenas import limit_arenas
 from fedfleet_coordinator.config import CoordinatorConfig
@@ -58,7 +58,8 @@ def main() -> int:
         setup_logging("coordinator", config.log_level)
         limit_arenas()
         raise_limit()
-        asyncio.run(serve(config))
+        with prints_as_records():
+            asyncio.run(serve(config))
     except FedFleetError as error:
         sys.stderr.write(f"fedfleet-coordinator: {error.code}: {error.message}\n")
         return 1

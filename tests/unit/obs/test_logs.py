@@ -124,6 +124,32 @@ def test_setup_writes_lines_of_the_level_and_above_to_stderr():
     assert done.stdout == ""
 
 
+def test_what_is_printed_becomes_records():
+    code = (
+        "import logging, sys, traceback\n"
+        "from fedfleet.obs.logs import prints_as_records, setup_logging\n"
+        "setup_logging('worker', 'INFO')\n"
+        "with prints_as_records():\n"
+        "    try:\n"
+        "        raise ValueError('x')\n"
+        "    except ValueError:\n"
+        "        traceback.print_exc()\n"
+        "    sys.stderr.write('a' * 20_000)\n"
+        "    logging.getLogger().handlers[0].format = None\n"  # what logging says of it is dropped
+        "    logging.getLogger('a').info('lost')\n"
+        "sys.stderr.write('plain\\n')\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    *printed, plain = done.stderr.splitlines()
+    texts = [json.loads(line)["text"] for line in printed]
+    assert texts[0] == "Traceback (most recent call last):"
+    assert texts[-2:] == ["ValueError: x", "a" * (1 << 14)]
+    assert {json.loads(line)["event"] for line in printed} == {"printed"}
+    assert plain == "plain"
+
+
 def test_setup_refuses_an_unknown_level():
     with pytest.raises(SettingInvalid, match="'loud': must be one of debug"):
         setup_logging("worker", "loud")
