@@ -6,7 +6,6 @@ Beside each flood an honest worker dials anew, and completes its round in a stat
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from fedfleet.rpc.gate import MAX_CALLS
 from fedfleet.v1 import enrollment_service_pb2 as enrollment_pb
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.limits import MAX_REQUEST_BYTES, MAX_STRANGER_BYTES
+from fedfleet_coordinator.descriptors import raise_limit
 
 CONNECTIONS = 10_000
 HANDSHAKES = 2_000
@@ -41,7 +41,6 @@ UPLOAD = "/fedfleet.v1.FederationService/Upload"
 CONNECT = "/fedfleet.v1.FederationService/Connect"
 HEALTH = "/grpc.health.v1.Health/Watch"
 
-
 Record = Callable[[str, object], None]
 
 
@@ -53,13 +52,10 @@ def besieged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Besieged]:
 
 def affordable(wanted: int, record: Record) -> int:
     """As many sockets as a process may have here; the test's record says how many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, wanted + RESERVED * 2), hard))
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(wanted, soft - RESERVED)
+    limit = raise_limit()
+    count = min(wanted, limit - RESERVED)
     if count < 100:
-        pytest.skip(f"RLIMIT_NOFILE is {soft}: too few for a flood")
+        pytest.skip(f"RLIMIT_NOFILE is {limit}: too few for a flood")
     record("sockets", count)
     return count
 

@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from attacks.siege import BOTH_COUNT, DELTA, HONEST, MALLORY, Siege, besieged, refused
 from harness import PATIENCE_S, ScriptedWorker, state_of_version
 
 from fedfleet.rpc.channel import open_channel
+from fedfleet.rpc.status import error_of
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
 from fedfleet.wire.updates import EncodedUpdate
@@ -56,7 +58,9 @@ async def test_upload_that_is_sent_again_counts_once(when: str, tmp_path: Path) 
 
         for _ in range(3):
             assert (await replayed(siege.insider.federation.Upload, recording)).duplicate
-        assert all(one.duplicate for one in (await answered(begun(siege, mine, mine))).values())
+        receipts = await answered(siege, mine, mine)
+        assert receipts
+        assert all(receipt.duplicate for receipt in receipts.values())
 
         if when == "in the round":
             await siege.upload_and_finish()
@@ -117,7 +121,7 @@ async def test_upload_of_a_run_that_is_over_does_not_count_in_the_next(tmp_path:
 async def test_different_uploads_for_one_assignment_at_once_count_once(tmp_path: Path) -> None:
     async with besieged(tmp_path, BOTH_COUNT) as siege:
         updates = [siege.update(siege.given, MALLORY, float(delta)) for delta in range(2, 6)]
-        receipts = await answered(begun(siege, *updates))
+        receipts = await answered(siege, *updates)
 
         journalled = siege.running.store.journal.updates(siege.run_id, 1)
         (record,) = [one for one in journalled if one.worker_id == MALLORY]
@@ -131,22 +135,15 @@ async def test_different_uploads_for_one_assignment_at_once_count_once(tmp_path:
         await counted_once(siege, float(2 + counted))
 
 
-def begun(siege: Siege, *updates: EncodedUpdate) -> list[asyncio.Future[pb.Receipt]]:
-    """Uploads of the attacker that are under way at once."""
+async def answered(siege: Siege, *updates: EncodedUpdate) -> dict[int, pb.Receipt]:
+    """Upload all at once; the receipts by the number of their update. The others are told."""
     upload = siege.insider.federation.Upload
-    return [asyncio.ensure_future(replayed(upload, recorded(update))) for update in updates]
-
-
-async def answered(calls: list[asyncio.Future[pb.Receipt]]) -> dict[int, pb.Receipt]:
-    """The receipts that came by the first one, by the number of their call; ends the others."""
-    receipts: dict[int, pb.Receipt] = {}
-    waiting = set(calls)
-    while not receipts:
-        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        receipts = {calls.index(one): one.result() for one in done if one.exception() is None}
-    for call in waiting:
-        call.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    answers = await asyncio.gather(
+        *(replayed(upload, recorded(update)) for update in updates), return_exceptions=True
+    )
+    receipts = {n: one for n, one in enumerate(answers) if isinstance(one, pb.Receipt)}
+    told = [error_of(one).code for one in answers if isinstance(one, grpc.RpcError)]
+    assert told == ["ASSIGNMENT_CLOSED"] * (len(updates) - len(receipts))
     return receipts
 
 

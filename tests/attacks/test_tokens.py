@@ -142,8 +142,8 @@ async def test_guesses_are_few_also_when_they_come_at_once(tmp_path: Path) -> No
 
         codes = [dict(one.trailing_metadata())[CODE_KEY] for one in answers]
         assert set(codes) == {"TOKEN_INVALID", "LIMIT_EXCEEDED"}
-        # Some are looked at together, before the first of them counts.
-        assert FAILURES <= codes.count("TOKEN_INVALID") < 2 * FAILURES
+        # One more every ten seconds, should this machine be as slow as that.
+        assert FAILURES <= codes.count("TOKEN_INVALID") <= FAILURES + 1
         error = await refused("LIMIT_EXCEEDED", enroll(guesses[0]))
         assert "try again in" in error.message
         # One bad device keeps nobody out who shares its address, and has not used a token up.
