@@ -35,9 +35,10 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## Train on four worker processes, serve the model, ask it, stop.
 	@$(BIN)/fedfleet up --once
 
-# Tests that wait more than they work (slow links, deadlines, takeovers): they run beside the others.
-WAITING := tests/links $(addprefix tests/integration/test_,guest.py vanishing.py semi_synchronous.py \
-	resting_fleet.py standby.py enrolment.py drain.py redis_away.py)
+# The suite runs in two processes, side by side: most of these tests wait more than they work.
+BESIDE := tests/links tests/attacks tests/durability tests/contract $(addprefix tests/integration/test_,\
+	guest.py vanishing.py semi_synchronous.py resting_fleet.py standby.py enrolment.py drain.py \
+	redis_away.py)
 
 .PHONY: test
 test: setup ## Run the whole test suite (ARGS="-k name" narrows it).
@@ -45,10 +46,10 @@ ifdef ARGS
 	@$(BIN)/python -m pytest -q --durations=15 $(ARGS)
 else
 	@mkdir -p build; status=0; \
-	$(BIN)/python -m pytest -q --durations=8 -p no:cacheprovider $(WAITING) >build/waiting.log 2>&1 & \
-	waiting=$$!; trap 'kill $$waiting 2>/dev/null || true' EXIT; \
-	$(BIN)/python -m pytest -q --durations=15 $(WAITING:%=--ignore=%) || status=$$?; \
-	wait $$waiting || status=$$?; cat build/waiting.log; exit $$status
+	$(BIN)/python -m pytest -q --durations=8 -p no:cacheprovider $(BESIDE) >build/beside.log 2>&1 & \
+	beside=$$!; trap 'kill $$beside 2>/dev/null || true' EXIT; \
+	$(BIN)/python -m pytest -q --durations=15 $(BESIDE:%=--ignore=%) || status=$$?; \
+	wait $$beside || status=$$?; cat build/beside.log; exit $$status
 endif
 
 .PHONY: lint
