@@ -445,9 +445,9 @@ async def refused(running: Running, workers: Doomed, run_id: str, count: int) ->
 
 
 async def test_device_whose_clock_is_behind_is_told_to_set_it(tmp_path: Path) -> None:
-    """As by a day: for it, the coordinator's certificates begin tomorrow."""
+    """As by two days: for it, the coordinator's certificates, a day back, begin tomorrow."""
     now_s = time.time()
-    made = new_token(Authority.open(tmp_path / "store" / "ca", now_s + DAY_S).pin)
+    made = new_token(Authority.open(tmp_path / "store" / "ca", now_s + 2 * DAY_S).pin)
     async with running_coordinator(tmp_path / "store", tls="on") as running:
         running.store.access.add_token(
             TokenRecord(
