@@ -14,6 +14,8 @@ SHARED: Options = (
     # A peer that went away without a word is noticed within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # The ping's own limit, a minute unless it is set, would come before that one.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     # Without probing, a stream has 64 KiB and the message being read on its way. Probing lets that
     # grow to megabytes: lost and sent again when the connection is cut, and on a slow link a queue
@@ -43,6 +45,8 @@ def open_channel(
     reconnect = (
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
+        # Bounds one attempt to connect: a machine that is gone is left for a standby.
+        ("grpc.min_reconnect_backoff_ms", 5000),
     )
     apart = (("grpc.use_local_subchannel_pool", int(own_connection)),)
     options: Options = (*OPTIONS, *reconnect, *apart)

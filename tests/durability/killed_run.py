@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from durability.lives import POLL_S, Doomed, Lives, Operator, counted_fleet
-from durability.points import STOP, Target, targets
+from durability.points import STOP, Target, at_messages, targets
 from durability.verdict import Verdict, judge, left_behind, surprises, without_receipt
 from redis_process import RedisProcess, redis_process
 
@@ -193,6 +193,8 @@ def killed_run(
     """A seed's run with its deaths; what came of it as one flat record."""
     redis_kills = plan_redis(seed, kills) if store == "redis" else {}
     aims = targets(seed, kills, rounds, stops=kills // KILLS_A_STOP)
+    if store == "redis":
+        aims = [at_messages(aim) for aim in aims]
     killed = carry_out(folder, store, recipe_of(seed, rounds), aims, redis_kills)
     verdict, deaths = killed.verdict, killed.lives.deaths
     calm = undisturbed.verdict

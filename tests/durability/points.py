@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # In the order in which a coordinator passes them after its start, each with the most passes after
 # which it may die. At TIME it dies whenever the seed says, wherever it is.
@@ -52,6 +52,8 @@ AT_COMMIT = {
 AT_END = {"finishing": 1, "in_finish": 6, "finished": 1, "forgetting_run": 1}
 MOST = {**BEFORE_COMMIT, **AT_COMMIT, **AT_END}
 ORDER = [*AT_START, STOP, *MOST]
+# Of one step that is whole or not at all: a store behind a network takes it as one message.
+STEPS = ("in_claim", "accepting", "in_commit", "in_finish")
 # Whoever comes by there without having died at its point dies there: so no life outlasts its round.
 LATEST = {
     **dict.fromkeys([*BEFORE_COMMIT, STOP], "committing"),
@@ -92,6 +94,13 @@ def targets(seed: int, kills: int, rounds: int, stops: int = 0) -> list[Target]:
         points = [*_of_round(draw, count, last=round == rounds), *[STOP] * stopped.count(round)]
         drawn += [_target(draw, round, point) for point in sorted(points, key=ORDER.index)]
     return drawn
+
+
+def at_messages(target: Target) -> Target:
+    """The same target for a store to which a step is one message, not many statements."""
+    if target.point not in STEPS:
+        return target
+    return replace(target, passes=1 + target.passes % 2)
 
 
 def _of_round(draw: random.Random, count: int, *, last: bool) -> list[str]:
