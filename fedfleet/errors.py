@@ -12,6 +12,7 @@
     |  |- ImageInvalid               IMAGE_INVALID
     |  |- ImageTooLarge              IMAGE_TOO_LARGE
     |  |- BodyTooLarge               BODY_TOO_LARGE
+    |  |- CameraInvalid              CAMERA_INVALID
     |  |- SchemaMismatch             SCHEMA_MISMATCH
     |  |- UpdateInvalid              UPDATE_INVALID
     |  |  |- UpdateNotFinite         UPDATE_NOT_FINITE
@@ -141,6 +142,12 @@ class BodyTooLarge(InvalidInput):
 
     code = "BODY_TOO_LARGE"
     http = 413
+
+
+class CameraInvalid(InvalidInput):
+    """A camera's configuration cannot be used, or its address is not among the allowed ones."""
+
+    code = "CAMERA_INVALID"
 
 
 class SchemaMismatch(InvalidInput):

@@ -983,6 +983,8 @@ class Version(google.protobuf.message.Message):
     CARD_JSON_FIELD_NUMBER: builtins.int
     METRICS_JSON_FIELD_NUMBER: builtins.int
     SIGNATURE_FIELD_NUMBER: builtins.int
+    LINEAGE_JSON_FIELD_NUMBER: builtins.int
+    RETIRED_AT_S_FIELD_NUMBER: builtins.int
     model: builtins.str
     number: builtins.int
     """Counted from 1 for each model."""
@@ -1002,6 +1004,10 @@ class Version(google.protobuf.message.Message):
     """Metrics of the round. One JSON object."""
     signature: builtins.str
     """Ed25519 in hex over the version's manifest; empty where it is unsigned."""
+    lineage_json: builtins.str
+    """How it came about: the recipe's digest, the algorithm, its widths. One JSON object."""
+    retired_at_s: builtins.float
+    """Seconds since the epoch; 0 while the version's bytes are kept."""
     def __init__(
         self,
         *,
@@ -1017,8 +1023,10 @@ class Version(google.protobuf.message.Message):
         card_json: builtins.str = ...,
         metrics_json: builtins.str = ...,
         signature: builtins.str = ...,
+        lineage_json: builtins.str = ...,
+        retired_at_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["card_json", b"card_json", "created_at_s", b"created_at_s", "digest", b"digest", "metrics_json", b"metrics_json", "model", b"model", "number", b"number", "parent", b"parent", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "signature", b"signature", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["card_json", b"card_json", "created_at_s", b"created_at_s", "digest", b"digest", "lineage_json", b"lineage_json", "metrics_json", b"metrics_json", "model", b"model", "number", b"number", "parent", b"parent", "retired_at_s", b"retired_at_s", "round", b"round", "run_id", b"run_id", "schema_digest", b"schema_digest", "signature", b"signature", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___Version: typing_extensions.TypeAlias = Version
 
@@ -1199,3 +1207,307 @@ class SetAliasResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["alias", b"alias"]) -> None: ...
 
 Global___SetAliasResponse: typing_extensions.TypeAlias = SetAliasResponse
+
+@typing.final
+class RollBackAliasRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    ALIAS_FIELD_NUMBER: builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    alias: builtins.str
+    expected_revision: builtins.int
+    """The revision that was read; absent rolls back whatever it is."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        alias: builtins.str = ...,
+        expected_revision: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_expected_revision", b"_expected_revision", "alias", b"alias", "expected_revision", b"expected_revision", "model", b"model"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_expected_revision", b"_expected_revision"]) -> typing.Literal["expected_revision"] | None: ...
+
+Global___RollBackAliasRequest: typing_extensions.TypeAlias = RollBackAliasRequest
+
+@typing.final
+class RollBackAliasResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: builtins.int
+    LEFT_VERSION_FIELD_NUMBER: builtins.int
+    left_version: builtins.int
+    """What the alias named until now."""
+    @property
+    def alias(self) -> Global___Alias: ...
+    def __init__(
+        self,
+        *,
+        alias: Global___Alias | None = ...,
+        left_version: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["alias", b"alias"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["alias", b"alias", "left_version", b"left_version"]) -> None: ...
+
+Global___RollBackAliasResponse: typing_extensions.TypeAlias = RollBackAliasResponse
+
+@typing.final
+class RetireVersionsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    keep: builtins.int
+    """How many of the newest versions stay, 1 or more."""
+    dry_run: builtins.bool
+    """Say which ones would go, and do nothing."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        keep: builtins.int = ...,
+        dry_run: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dry_run", b"dry_run", "keep", b"keep", "model", b"model"]) -> None: ...
+
+Global___RetireVersionsRequest: typing_extensions.TypeAlias = RetireVersionsRequest
+
+@typing.final
+class RetireVersionsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    size_bytes: builtins.int
+    """Bytes of the blobs that they name; some may be shared with versions that stay."""
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """In order."""
+
+    def __init__(
+        self,
+        *,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["size_bytes", b"size_bytes", "versions", b"versions"]) -> None: ...
+
+Global___RetireVersionsResponse: typing_extensions.TypeAlias = RetireVersionsResponse
+
+@typing.final
+class ExportVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    version: builtins.str
+    """A number or an alias."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "version", b"version"]) -> None: ...
+
+Global___ExportVersionRequest: typing_extensions.TypeAlias = ExportVersionRequest
+
+@typing.final
+class ExportVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """At most 1 MiB each."""
+    @property
+    def header(self) -> Global___ExportHeader:
+        """First."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ExportHeader | None = ...,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["header", "chunk"] | None: ...
+
+Global___ExportVersionResponse: typing_extensions.TypeAlias = ExportVersionResponse
+
+@typing.final
+class ExportHeader(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    SCHEMA_JSON_FIELD_NUMBER: builtins.int
+    schema_json: builtins.str
+    """Ordered tensors of the model: a JSON list of {name, shape, kind}."""
+    @property
+    def version(self) -> Global___Version: ...
+    def __init__(
+        self,
+        *,
+        version: Global___Version | None = ...,
+        schema_json: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["version", b"version"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["schema_json", b"schema_json", "version", b"version"]) -> None: ...
+
+Global___ExportHeader: typing_extensions.TypeAlias = ExportHeader
+
+@typing.final
+class ImportVersionRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """At most 1 MiB each."""
+    @property
+    def header(self) -> Global___ImportHeader:
+        """First."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ImportHeader | None = ...,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["header", "chunk"] | None: ...
+
+Global___ImportVersionRequest: typing_extensions.TypeAlias = ImportVersionRequest
+
+@typing.final
+class ImportHeader(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    SCHEMA_JSON_FIELD_NUMBER: builtins.int
+    CARD_JSON_FIELD_NUMBER: builtins.int
+    METRICS_JSON_FIELD_NUMBER: builtins.int
+    LINEAGE_JSON_FIELD_NUMBER: builtins.int
+    ALIASES_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Name of the model here."""
+    digest: builtins.str
+    size_bytes: builtins.int
+    schema_json: builtins.str
+    card_json: builtins.str
+    metrics_json: builtins.str
+    lineage_json: builtins.str
+    """Where the version comes from."""
+    @property
+    def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Set to the version; may be empty."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        digest: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        schema_json: builtins.str = ...,
+        card_json: builtins.str = ...,
+        metrics_json: builtins.str = ...,
+        lineage_json: builtins.str = ...,
+        aliases: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "card_json", b"card_json", "digest", b"digest", "lineage_json", b"lineage_json", "metrics_json", b"metrics_json", "model", b"model", "schema_json", b"schema_json", "size_bytes", b"size_bytes"]) -> None: ...
+
+Global___ImportHeader: typing_extensions.TypeAlias = ImportHeader
+
+@typing.final
+class ImportVersionResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    @property
+    def version(self) -> Global___Version: ...
+    def __init__(
+        self,
+        *,
+        version: Global___Version | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["version", b"version"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["version", b"version"]) -> None: ...
+
+Global___ImportVersionResponse: typing_extensions.TypeAlias = ImportVersionResponse
+
+@typing.final
+class RegistryEvent(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    ALIAS_FIELD_NUMBER: builtins.int
+    event_id: builtins.int
+    kind: builtins.str
+    """version, alias or retired."""
+    model: builtins.str
+    version: builtins.int
+    alias: builtins.str
+    """Of kind alias."""
+    def __init__(
+        self,
+        *,
+        event_id: builtins.int = ...,
+        kind: builtins.str = ...,
+        model: builtins.str = ...,
+        version: builtins.int = ...,
+        alias: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alias", b"alias", "event_id", b"event_id", "kind", b"kind", "model", b"model", "version", b"version"]) -> None: ...
+
+Global___RegistryEvent: typing_extensions.TypeAlias = RegistryEvent
+
+@typing.final
+class ListRegistryEventsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AFTER_ID_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    after_id: builtins.int
+    model: builtins.str
+    """Empty: of all models."""
+    limit: builtins.int
+    """At most so many; 0 is 1000."""
+    def __init__(
+        self,
+        *,
+        after_id: builtins.int = ...,
+        model: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_id", b"after_id", "limit", b"limit", "model", b"model"]) -> None: ...
+
+Global___ListRegistryEventsRequest: typing_extensions.TypeAlias = ListRegistryEventsRequest
+
+@typing.final
+class ListRegistryEventsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RegistryEvent]: ...
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[Global___RegistryEvent] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
+
+Global___ListRegistryEventsResponse: typing_extensions.TypeAlias = ListRegistryEventsResponse

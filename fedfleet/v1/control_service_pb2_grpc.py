@@ -126,6 +126,31 @@ class ControlServiceStub(object):
                 request_serializer=fedfleet_dot_v1_dot_control__service__pb2.SetAliasRequest.SerializeToString,
                 response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.SetAliasResponse.FromString,
                 _registered_method=True)
+        self.RollBackAlias = channel.unary_unary(
+                '/fedfleet.v1.ControlService/RollBackAlias',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.RollBackAliasRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RollBackAliasResponse.FromString,
+                _registered_method=True)
+        self.RetireVersions = channel.unary_unary(
+                '/fedfleet.v1.ControlService/RetireVersions',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.RetireVersionsRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RetireVersionsResponse.FromString,
+                _registered_method=True)
+        self.ExportVersion = channel.unary_stream(
+                '/fedfleet.v1.ControlService/ExportVersion',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.ExportVersionRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ExportVersionResponse.FromString,
+                _registered_method=True)
+        self.ImportVersion = channel.stream_unary(
+                '/fedfleet.v1.ControlService/ImportVersion',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.ImportVersionRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ImportVersionResponse.FromString,
+                _registered_method=True)
+        self.ListRegistryEvents = channel.unary_unary(
+                '/fedfleet.v1.ControlService/ListRegistryEvents',
+                request_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListRegistryEventsRequest.SerializeToString,
+                response_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListRegistryEventsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer(object):
@@ -250,6 +275,41 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollBackAlias(self, request, context):
+        """Point an alias back at the version that it named before, under the same check.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireVersions(self, request, context):
+        """Let go of the bytes of old versions; never of one that an alias names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportVersion(self, request, context):
+        """The bytes of a version, a safetensors file, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportVersion(self, request_iterator, context):
+        """Add a version that no run here made: first its header, then its bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRegistryEvents(self, request, context):
+        """What happened in the registry since an id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -342,6 +402,31 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.SetAlias,
                     request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.SetAliasRequest.FromString,
                     response_serializer=fedfleet_dot_v1_dot_control__service__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'RollBackAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackAlias,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RollBackAliasRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.RollBackAliasResponse.SerializeToString,
+            ),
+            'RetireVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireVersions,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.RetireVersionsRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.RetireVersionsResponse.SerializeToString,
+            ),
+            'ExportVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportVersion,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ExportVersionRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.ExportVersionResponse.SerializeToString,
+            ),
+            'ImportVersion': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportVersion,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ImportVersionRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.ImportVersionResponse.SerializeToString,
+            ),
+            'ListRegistryEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRegistryEvents,
+                    request_deserializer=fedfleet_dot_v1_dot_control__service__pb2.ListRegistryEventsRequest.FromString,
+                    response_serializer=fedfleet_dot_v1_dot_control__service__pb2.ListRegistryEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -832,6 +917,141 @@ class ControlService(object):
             '/fedfleet.v1.ControlService/SetAlias',
             fedfleet_dot_v1_dot_control__service__pb2.SetAliasRequest.SerializeToString,
             fedfleet_dot_v1_dot_control__service__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/RollBackAlias',
+            fedfleet_dot_v1_dot_control__service__pb2.RollBackAliasRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.RollBackAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/RetireVersions',
+            fedfleet_dot_v1_dot_control__service__pb2.RetireVersionsRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.RetireVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/ExportVersion',
+            fedfleet_dot_v1_dot_control__service__pb2.ExportVersionRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.ExportVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportVersion(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedfleet.v1.ControlService/ImportVersion',
+            fedfleet_dot_v1_dot_control__service__pb2.ImportVersionRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.ImportVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRegistryEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedfleet.v1.ControlService/ListRegistryEvents',
+            fedfleet_dot_v1_dot_control__service__pb2.ListRegistryEventsRequest.SerializeToString,
+            fedfleet_dot_v1_dot_control__service__pb2.ListRegistryEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

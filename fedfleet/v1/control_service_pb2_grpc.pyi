@@ -313,7 +313,87 @@ _ControlServiceSetAliasType = typing_extensions.TypeVar(
     ],
 )
 
-class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlServiceGetRunType, _ControlServiceListRunsType, _ControlServiceStopRunType, _ControlServiceWatchRunType, _ControlServiceListWorkersType, _ControlServiceCreateTokenType, _ControlServiceListTokensType, _ControlServiceDeleteTokenType, _ControlServiceRevokeWorkerType, _ControlServiceRevokeOperatorType, _ControlServiceCreateKeyType, _ControlServiceListKeysType, _ControlServiceRevokeKeyType, _ControlServiceListAuditType, _ControlServiceListVersionsType, _ControlServiceGetVersionType, _ControlServiceSetAliasType]):
+_ControlServiceRollBackAliasType = typing_extensions.TypeVar(
+    '_ControlServiceRollBackAliasType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RollBackAliasRequest,
+        fedfleet.v1.control_service_pb2.RollBackAliasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RollBackAliasRequest,
+        fedfleet.v1.control_service_pb2.RollBackAliasResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RollBackAliasRequest,
+        fedfleet.v1.control_service_pb2.RollBackAliasResponse,
+    ],
+)
+
+_ControlServiceRetireVersionsType = typing_extensions.TypeVar(
+    '_ControlServiceRetireVersionsType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RetireVersionsRequest,
+        fedfleet.v1.control_service_pb2.RetireVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RetireVersionsRequest,
+        fedfleet.v1.control_service_pb2.RetireVersionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RetireVersionsRequest,
+        fedfleet.v1.control_service_pb2.RetireVersionsResponse,
+    ],
+)
+
+_ControlServiceExportVersionType = typing_extensions.TypeVar(
+    '_ControlServiceExportVersionType',
+    grpc.UnaryStreamMultiCallable[
+        fedfleet.v1.control_service_pb2.ExportVersionRequest,
+        fedfleet.v1.control_service_pb2.ExportVersionResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        fedfleet.v1.control_service_pb2.ExportVersionRequest,
+        fedfleet.v1.control_service_pb2.ExportVersionResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        fedfleet.v1.control_service_pb2.ExportVersionRequest,
+        fedfleet.v1.control_service_pb2.ExportVersionResponse,
+    ],
+)
+
+_ControlServiceImportVersionType = typing_extensions.TypeVar(
+    '_ControlServiceImportVersionType',
+    grpc.StreamUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ImportVersionRequest,
+        fedfleet.v1.control_service_pb2.ImportVersionResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ImportVersionRequest,
+        fedfleet.v1.control_service_pb2.ImportVersionResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ImportVersionRequest,
+        fedfleet.v1.control_service_pb2.ImportVersionResponse,
+    ],
+)
+
+_ControlServiceListRegistryEventsType = typing_extensions.TypeVar(
+    '_ControlServiceListRegistryEventsType',
+    grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListRegistryEventsRequest,
+        fedfleet.v1.control_service_pb2.ListRegistryEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListRegistryEventsRequest,
+        fedfleet.v1.control_service_pb2.ListRegistryEventsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListRegistryEventsRequest,
+        fedfleet.v1.control_service_pb2.ListRegistryEventsResponse,
+    ],
+)
+
+class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlServiceGetRunType, _ControlServiceListRunsType, _ControlServiceStopRunType, _ControlServiceWatchRunType, _ControlServiceListWorkersType, _ControlServiceCreateTokenType, _ControlServiceListTokensType, _ControlServiceDeleteTokenType, _ControlServiceRevokeWorkerType, _ControlServiceRevokeOperatorType, _ControlServiceCreateKeyType, _ControlServiceListKeysType, _ControlServiceRevokeKeyType, _ControlServiceListAuditType, _ControlServiceListVersionsType, _ControlServiceGetVersionType, _ControlServiceSetAliasType, _ControlServiceRollBackAliasType, _ControlServiceRetireVersionsType, _ControlServiceExportVersionType, _ControlServiceImportVersionType, _ControlServiceListRegistryEventsType]):
     """For operators: runs, workers, tokens, keys, versions, the audit log. All that the command line
     shows comes from here. Observers may call what only reads.
     """
@@ -392,6 +472,26 @@ class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlSe
             fedfleet.v1.control_service_pb2.SetAliasRequest,
             fedfleet.v1.control_service_pb2.SetAliasResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RollBackAliasRequest,
+            fedfleet.v1.control_service_pb2.RollBackAliasResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RetireVersionsRequest,
+            fedfleet.v1.control_service_pb2.RetireVersionsResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            fedfleet.v1.control_service_pb2.ExportVersionRequest,
+            fedfleet.v1.control_service_pb2.ExportVersionResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ImportVersionRequest,
+            fedfleet.v1.control_service_pb2.ImportVersionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListRegistryEventsRequest,
+            fedfleet.v1.control_service_pb2.ListRegistryEventsResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -468,6 +568,26 @@ class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlSe
             fedfleet.v1.control_service_pb2.SetAliasRequest,
             fedfleet.v1.control_service_pb2.SetAliasResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RollBackAliasRequest,
+            fedfleet.v1.control_service_pb2.RollBackAliasResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.RetireVersionsRequest,
+            fedfleet.v1.control_service_pb2.RetireVersionsResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            fedfleet.v1.control_service_pb2.ExportVersionRequest,
+            fedfleet.v1.control_service_pb2.ExportVersionResponse,
+        ],
+        grpc.aio.StreamUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ImportVersionRequest,
+            fedfleet.v1.control_service_pb2.ImportVersionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            fedfleet.v1.control_service_pb2.ListRegistryEventsRequest,
+            fedfleet.v1.control_service_pb2.ListRegistryEventsResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     SubmitRun: _ControlServiceSubmitRunType
@@ -515,6 +635,21 @@ class ControlServiceStub(typing.Generic[_ControlServiceSubmitRunType, _ControlSe
 
     SetAlias: _ControlServiceSetAliasType
     """Point an alias at a version, if nobody moved it since it was read."""
+
+    RollBackAlias: _ControlServiceRollBackAliasType
+    """Point an alias back at the version that it named before, under the same check."""
+
+    RetireVersions: _ControlServiceRetireVersionsType
+    """Let go of the bytes of old versions; never of one that an alias names."""
+
+    ExportVersion: _ControlServiceExportVersionType
+    """The bytes of a version, a safetensors file, in order."""
+
+    ImportVersion: _ControlServiceImportVersionType
+    """Add a version that no run here made: first its header, then its bytes."""
+
+    ListRegistryEvents: _ControlServiceListRegistryEventsType
+    """What happened in the registry since an id."""
 
 ControlServiceAsyncStub: typing_extensions.TypeAlias = ControlServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -588,6 +723,26 @@ ControlServiceAsyncStub: typing_extensions.TypeAlias = ControlServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         fedfleet.v1.control_service_pb2.SetAliasRequest,
         fedfleet.v1.control_service_pb2.SetAliasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RollBackAliasRequest,
+        fedfleet.v1.control_service_pb2.RollBackAliasResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.RetireVersionsRequest,
+        fedfleet.v1.control_service_pb2.RetireVersionsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        fedfleet.v1.control_service_pb2.ExportVersionRequest,
+        fedfleet.v1.control_service_pb2.ExportVersionResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ImportVersionRequest,
+        fedfleet.v1.control_service_pb2.ImportVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        fedfleet.v1.control_service_pb2.ListRegistryEventsRequest,
+        fedfleet.v1.control_service_pb2.ListRegistryEventsResponse,
     ],
 ]
 
@@ -731,5 +886,45 @@ class ControlServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[fedfleet.v1.control_service_pb2.SetAliasResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.SetAliasResponse]]:
         """Point an alias at a version, if nobody moved it since it was read."""
+
+    @abc.abstractmethod
+    def RollBackAlias(
+        self,
+        request: fedfleet.v1.control_service_pb2.RollBackAliasRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.RollBackAliasResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.RollBackAliasResponse]]:
+        """Point an alias back at the version that it named before, under the same check."""
+
+    @abc.abstractmethod
+    def RetireVersions(
+        self,
+        request: fedfleet.v1.control_service_pb2.RetireVersionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.RetireVersionsResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.RetireVersionsResponse]]:
+        """Let go of the bytes of old versions; never of one that an alias names."""
+
+    @abc.abstractmethod
+    def ExportVersion(
+        self,
+        request: fedfleet.v1.control_service_pb2.ExportVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[fedfleet.v1.control_service_pb2.ExportVersionResponse], collections.abc.AsyncIterator[fedfleet.v1.control_service_pb2.ExportVersionResponse]]:
+        """The bytes of a version, a safetensors file, in order."""
+
+    @abc.abstractmethod
+    def ImportVersion(
+        self,
+        request_iterator: _MaybeAsyncIterator[fedfleet.v1.control_service_pb2.ImportVersionRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.ImportVersionResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.ImportVersionResponse]]:
+        """Add a version that no run here made: first its header, then its bytes."""
+
+    @abc.abstractmethod
+    def ListRegistryEvents(
+        self,
+        request: fedfleet.v1.control_service_pb2.ListRegistryEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fedfleet.v1.control_service_pb2.ListRegistryEventsResponse, collections.abc.Awaitable[fedfleet.v1.control_service_pb2.ListRegistryEventsResponse]]:
+        """What happened in the registry since an id."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -40,6 +40,9 @@ SIBLINGS = {
     ("fedfleet.cli.simulate", "fedfleet.sim.traces"),
     # torchvision cannot be imported beside a CPU torch without it, also where CIFAR is fetched.
     ("fedfleet.data.cifar_download", "fedfleet.models.torchvision_ops"),
+    # The golden batch is drawn the same on every device, as partitions are.
+    ("fedfleet.models.golden", "fedfleet.data.draws"),
+    ("fedfleet.models.golden", "fedfleet.data.images"),
 }
 
 # Imports inside functions, each to keep a command or a recipe from waiting for it.

@@ -1,0 +1,1 @@
+"""Cameras: where frames come from, what is seen on them, and what is told of it."""
