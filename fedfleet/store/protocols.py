@@ -106,6 +106,11 @@ class VersionRecord:
         card: what serving needs: architecture, options, input, classes. JSON object.
         metrics: metrics of its round. JSON object.
         signature: Ed25519 in hex over ``manifest_of``; empty where it is unsigned.
+        lineage: how it came about beside run, round and parent: the recipe's digest, the algorithm,
+            the widths it can be cut to, software versions; of an imported version where it came
+            from. JSON object.
+        retired_at_s: since when its bytes are no longer kept, None while they are. It is of the
+            store and not of the version: nobody signs it.
     """
 
     model: str
@@ -120,6 +125,8 @@ class VersionRecord:
     card: Mapping[str, Any]
     metrics: Mapping[str, Any] = field(default_factory=dict)
     signature: str = ""
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    retired_at_s: float | None = None
 
 
 def manifest_of(version: VersionRecord) -> bytes:
@@ -136,6 +143,8 @@ def manifest_of(version: VersionRecord) -> bytes:
         "created_at_s": float(version.created_at_s),
         "card": version.card,
         "metrics": version.metrics,
+        # Absent where there is none: versions that were signed before there was one stay valid.
+        **({"lineage": version.lineage} if version.lineage else {}),
     }
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
@@ -155,7 +164,8 @@ class RegistryEvent:
     """Something that a follower of the registry wants to know.
 
     Args:
-        kind: ``version`` (a version was committed) or ``alias`` (an alias was set).
+        kind: ``version`` (a version was committed or added), ``alias`` (an alias was set) or
+            ``retired`` (a version's bytes are kept no longer).
     """
 
     event_id: int
@@ -335,7 +345,29 @@ class Registry(Protocol):
         Raises:
             InvalidInput: not a name that an alias can have.
             NotFound: no such version.
-            Conflict: the alias is at another revision than expected.
+            Conflict: the alias is at another revision than expected, or the version is retired.
+        """
+
+    def add(self, version: VersionRecord, aliases: tuple[str, ...] = ()) -> VersionRecord:
+        """Store a version that no run here made (an import), and announce it, in one transaction.
+
+        Its blob must be stored already; ``aliases`` are set to it in the same transaction.
+
+        Raises:
+            Conflict: its number is not the model's next one.
+            NotFound: the blob is not there.
+        """
+
+    def retire(self, model: str, number: int, at_s: float) -> VersionRecord:
+        """Keep a version's record and let go of its bytes, in one transaction.
+
+        The blob is deleted unless another record needs it (as ``Blobs.delete`` has it). A version
+        that is retired already is returned as it is.
+
+        Raises:
+            NotFound: no such version.
+            Conflict: an alias points at it, it is its model's newest, or the run that made it goes
+                on and has committed nothing later.
         """
 
     def events(self, after_id: int = 0, limit: int = 1000) -> list[RegistryEvent]:
