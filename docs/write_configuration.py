@@ -22,6 +22,7 @@ from fedfleet.env import variable
 from fedfleet.models import config as models
 from fedfleet.rounds.config import RoundsConfig
 from fedfleet.rounds.levels import LevelsConfig
+from fedfleet.rounds.promotion import PromotionConfig
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import SELECTIONS
 from fedfleet.tables import describe
@@ -51,6 +52,7 @@ RECIPE = {
     "evaluation": EvaluationConfig,
     "wire": WireConfig,
     "levels": LevelsConfig,
+    "promote": PromotionConfig,
 }
 # Which the reader finds in the file as names: their values are not in the dataclass.
 CHOICES: Mapping[tuple[str, str], tuple[str, ...]] = {

@@ -256,6 +256,8 @@ class Evaluation:
         correct, top5: examples whose label was the first answer, among the first five.
         class_samples, class_correct, class_predicted: length C, per class.
         confusion: examples per label (C rows) and answer (C columns); empty where not counted.
+        scores: measures by name that cannot be added, such as a detector's ``map50``; of the sum
+            of two evaluations there are none.
     """
 
     samples: int
@@ -266,6 +268,7 @@ class Evaluation:
     class_correct: tuple[int, ...]
     class_predicted: tuple[int, ...]
     confusion: tuple[tuple[int, ...], ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -273,10 +276,14 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
+        """Of a detector its recall."""
         return self.correct / self.samples if self.samples else math.nan
 
     def __add__(self, other: Evaluation) -> Evaluation:
-        """The evaluation on both data sets together (exact, but for the loss's rounding)."""
+        """The evaluation on both data sets together (exact, but for the loss's rounding).
+
+        Scores are of neither, and left out.
+        """
         if len(self.class_samples) != len(other.class_samples):
             raise SchemaMismatch("evaluations over different numbers of classes cannot be added")
 
@@ -307,6 +314,7 @@ class Evaluation:
             "class_correct": list(self.class_correct),
             "class_predicted": list(self.class_predicted),
             **({"confusion": [list(row) for row in self.confusion]} if self.confusion else {}),
+            **({"scores": dict(self.scores)} if self.scores else {}),
         }
 
     @classmethod
@@ -320,6 +328,7 @@ class Evaluation:
             class_correct=tuple(value["class_correct"]),
             class_predicted=tuple(value["class_predicted"]),
             confusion=tuple(map(tuple, value.get("confusion", ()))),
+            scores=dict(value.get("scores", {})),
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -46,6 +47,8 @@ class RunView:
             self._bar.update(self._task, result="training")
         if event.kind == "round_committed":
             self._committed(event)
+        if event.kind == "version_judged":
+            self._out.print(verdict(json.loads(event.fields_json)))
         self._refresh()
 
     def workers(self, workers: Sequence[pb.Worker]) -> None:
@@ -105,3 +108,11 @@ class RunView:
         if self._live is not None:
             self._workers = ()
             self._live.stop()
+
+
+def verdict(fields: Mapping[str, Any]) -> str:
+    """What the recipe's gates came to, in a line. Any: they are JSON."""
+    title = f"version {fields['version']}"
+    if fields["promoted"]:
+        return plain(f"{title} is {fields['alias']} now")
+    return plain(f"{title} is not {fields['alias']}: {fields['reason']}")

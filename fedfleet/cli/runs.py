@@ -195,7 +195,7 @@ def _brief(fields: Mapping[str, Any]) -> str:
     shown = dict(fields)
     metrics = shown.pop("metrics", None) or {}
     evaluation = shown.get("evaluation") or metrics.get("evaluation")
-    for name in ("evaluation", "digest", "state_digest", "ladder", "blobs"):
+    for name in ("evaluation", "digest", "state_digest", "ladder", "blobs", "gates"):
         shown.pop(name, None)
     empty: tuple[object, ...] = ("", None, [], 0)
     words = [f"{name}={_value(value)}" for name, value in shown.items() if value not in empty]

@@ -21,6 +21,7 @@ from fedfleet.models.config import ModelConfig
 from fedfleet.rounds.asynchronous import check_asynchronous
 from fedfleet.rounds.config import MAX_TOTAL_WEIGHT, RoundsConfig
 from fedfleet.rounds.levels import LevelsConfig
+from fedfleet.rounds.promotion import PromotionConfig
 from fedfleet.rounds.selection import SELECTIONS, WITH_CHANCES, check_selection
 from fedfleet.tables import parse_table, printable, shown, suggest
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
@@ -42,6 +43,7 @@ class Recipe:
         name: name of the model in the registry.
         seed: from which every random choice of the run is derived, in [0, 2^63).
         levels: the widths that workers train; None where all train the whole model.
+        promote: the gates before a version goes to work; None where nobody judges them.
         source: the TOML text.
     """
 
@@ -55,6 +57,7 @@ class Recipe:
     evaluation: EvaluationConfig
     wire: WireConfig
     levels: LevelsConfig | None = None
+    promote: PromotionConfig | None = None
     source: str
 
     @property
@@ -82,6 +85,7 @@ def parse_recipe(text: str) -> Recipe:
         "evaluation",
         "wire",
         "levels",
+        "promote",
     ]
     for name in tables:
         if name not in allowed:
@@ -110,6 +114,7 @@ def parse_recipe(text: str) -> Recipe:
         evaluation=evaluation,
         wire=wire,
         levels=levels,
+        promote=_promotion(tables, evaluation),
         source=text,
     )
 
@@ -313,6 +318,17 @@ def _levels(
             "wire.error_feedback = false"
         )
     return levels
+
+
+def _promotion(tables: Mapping[str, Any], evaluation: EvaluationConfig) -> PromotionConfig | None:
+    if "promote" not in tables:
+        return None
+    if not evaluation.coordinator:
+        raise RecipeInvalid(
+            "[promote]: versions are judged by the coordinator's evaluation; leave out "
+            "evaluation.coordinator = false, or this table"
+        )
+    return parse_table(PromotionConfig, _table(tables, "promote"), "promote")
 
 
 def _check_asynchrony(

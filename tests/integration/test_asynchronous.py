@@ -38,7 +38,8 @@ from fedfleet.types import Array, ModelState
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.v1 import federation_service_pb2 as federation_pb
 from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
-from fedfleet_coordinator.workshop import Made, Workshop
+from fedfleet_coordinator.made import Made
+from fedfleet_coordinator.workshop import Workshop
 
 
 def recipe(algorithm: str, *, workers: int = 3, rounds: int = 3, cohort: int = 1) -> str:

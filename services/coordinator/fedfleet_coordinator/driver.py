@@ -49,6 +49,7 @@ from fedfleet.wire.updates import check_header, header_to_json
 from fedfleet_coordinator.event_log import EventLog, replay
 from fedfleet_coordinator.level_desk import LevelDesk
 from fedfleet_coordinator.making import Making
+from fedfleet_coordinator.promoting import Promoter
 from fedfleet_coordinator.reports import observe_round
 from fedfleet_coordinator.starts import Place, Start
 from fedfleet_coordinator.surroundings import Surroundings
@@ -98,6 +99,7 @@ class RunDriver:
         executors = around.executors
         self._compute = executors.compute_aside if self._overlaps else executors.compute
         self._making = Making(self._todo.put_nowait)
+        self._promoter = Promoter(run.run_id, recipe.promote, around, workshop.measure)
         # Payloads of refused updates. They go when the round closes: until then a journalled
         # update of another worker may have the very same bytes.
         self._refused: set[str] = set()
@@ -122,6 +124,7 @@ class RunDriver:
         await self._around.executors.io(lambda: self._workshop.load_rounds(open_rounds, entries))
         # The last commit's updates: the process may have ended before they were forgotten.
         await self._forget_updates(run.round)
+        await self._promoter.settle(self._recipe.name, run.round)
         # Workers may be downloading what their assignments start from.
         for work in (act.Work.TRAIN, act.Work.EVALUATE):
             for assignment_id in self._machine.open(work):
@@ -395,6 +398,7 @@ class RunDriver:
         elif isinstance(action, act.CloseRound):
             self._workshop.keep_rounds(self._machine.open_rounds)
             await self._forget_updates(action.round)
+            await self._promoter.settle(self._recipe.name, action.round)
         else:
             await self._finish(action)
 
@@ -511,8 +515,9 @@ class RunDriver:
         made = await executors.compute(make_next)
         duration_s = time.time() - self._cohort_at_s
         moved = self._around.traffic.take_round()
+        cohort = len(self._machine.cohort)
         version = await executors.io(
-            lambda: self._workshop.version_of(made, action.round, duration_s, moved)
+            lambda: self._workshop.version_of(made, action.round, cohort, duration_s, moved)
         )
         if self._around.sign is not None:
             version = self._around.sign(version)
@@ -526,15 +531,7 @@ class RunDriver:
             )
 
         def commit(entry: Entry) -> VersionRecord:
-            fields = {**entry.fields, "metrics": version.metrics}
-            if not made.needed <= {version.digest}:
-                fields["blobs"] = sorted(made.needed - {version.digest})
-            if made.base.state_digest:
-                fields["state_digest"] = made.base.state_digest
-            if made.ladder.deltas:
-                fields["ladder"] = made.ladder.to_json()
-            if made.narrow:
-                fields["ladders"] = {lane: one.to_json() for lane, one in made.narrow.items()}
+            fields = {**entry.fields, "metrics": version.metrics, **made.to_fields()}
             return store.commit_round(
                 RoundCommit(
                     run_id=self.run_id,

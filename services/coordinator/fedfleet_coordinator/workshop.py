@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fedfleet.codecs import identity
 from fedfleet.codecs.chain import Chain
 from fedfleet.data.shard import Examples, load_examples
 from fedfleet.errors import Conflict
+from fedfleet.models.card import ModelCard
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.history import History, split_history
 from fedfleet.rounds.level_facts import without_levels
@@ -30,6 +31,7 @@ from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import needs_history
 from fedfleet.rounds.static_norm import Measured, with_measured
 from fedfleet.store.protocols import Entry, RunRecord, Store, UpdateRecord, VersionRecord
+from fedfleet.training.measuring import measure_version
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.training.trainers import Trainers
@@ -45,48 +47,12 @@ from fedfleet.wire.updates import (
     section_info,
 )
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
+from fedfleet_coordinator.lineage import lineage_of
+from fedfleet_coordinator.made import Base, Made, needed_blobs
 from fedfleet_coordinator.reports import read_measured, round_metrics
 from fedfleet_coordinator.starts import Place, Start, Starts
 from fedfleet_coordinator.traffic import Moved
 from fedfleet_coordinator.ways import Way, Ways, read_way
-
-
-@dataclass(frozen=True)
-class Base:
-    """The version that a round starts from.
-
-    Args:
-        state: what training goes on from.
-        digest, size_bytes: of the published version's blob.
-        number: of the published version; None for the initial state.
-        state_digest: of the state's blob, where another state was published.
-    """
-
-    state: ModelState
-    digest: str
-    size_bytes: int
-    number: int | None
-    state_digest: str = ""
-
-
-@dataclass(frozen=True)
-class Made:
-    """A next version that is stored as a blob and not yet committed."""
-
-    base: Base
-    ladder: Ladder
-    narrow: Mapping[str, Ladder]
-    memory: Memory
-    history: History
-    memory_digest: str
-    broadcast: tuple[pb.BroadcastSection, ...]
-    evaluation: Evaluation | None
-
-    @property
-    def needed(self) -> set[str]:
-        """Digests of the blobs that the next round will live on."""
-        ladders = (self.ladder, *self.narrow.values())
-        return _needed(self.base, ladders, self.broadcast, self.memory_digest)
 
 
 class Workshop:
@@ -318,6 +284,15 @@ class Workshop:
             base, ladder, narrow, outcome.memory, history, memory_digest, broadcast, evaluation
         )
 
+    def measure(self, card: ModelCard, state: ModelState) -> Evaluation | None:
+        """Count how a version of another run does on this run's test examples, if there are any.
+
+        Raises what ``measure_version`` raises.
+        """
+        if self._examples is None:
+            return None
+        return measure_version(card, state, self._examples, self._recipe.evaluation)
+
     def _counted(self, round: int, assignment_ids: Collection[str]) -> list[UpdateRecord]:
         """The updates that a round closes with, ordered by worker: the same in every driver."""
         records = self._store.journal.updates(self._run_id, round)
@@ -365,9 +340,13 @@ class Workshop:
         return IDENTITY
 
     def version_of(
-        self, made: Made, round: int, duration_s: float, moved: Mapping[str, Moved]
+        self, made: Made, round: int, cohort: int, duration_s: float, moved: Mapping[str, Moved]
     ) -> VersionRecord:
-        """The record under which a next version is committed."""
+        """The record under which a next version is committed.
+
+        Args:
+            cohort: how many workers were asked to train.
+        """
         records = self._store.journal.updates(self._run_id, round)
         metrics = round_metrics(records, made.evaluation, duration_s, moved)
         if self._algorithm.asynchrony is not None:
@@ -385,6 +364,7 @@ class Workshop:
             created_at_s=time.time(),
             card=self.card.to_json(),
             metrics=metrics,
+            lineage=lineage_of(self._recipe, cohort),
         )
 
     def advance(self, made: Made, version: VersionRecord) -> None:
@@ -445,7 +425,7 @@ class Workshop:
     def needed(self) -> set[str]:
         """Digests of the blobs that the current round lives on, its updates aside."""
         ladders = (self.ladder, *self.narrow.values())
-        needed = _needed(self.base, ladders, self.broadcast, self._memory_digest)
+        needed = needed_blobs(self.base, ladders, self.broadcast, self._memory_digest)
         return needed | self._starts.digests | self._announced | self._ways.blobs
 
     # State from the store
@@ -564,14 +544,3 @@ def _commit_of(entries: Iterable[Entry], round: int) -> Mapping[str, Any]:
 def _blobs_of(entries: Iterable[Entry]) -> set[str]:
     """Digests that journal entries name."""
     return {digest for entry in entries for digest in entry.fields.get("blobs", ())}
-
-
-def _needed(
-    base: Base,
-    ladders: Iterable[Ladder],
-    broadcast: Iterable[pb.BroadcastSection],
-    memory_digest: str,
-) -> set[str]:
-    sent = (one.digest for one in broadcast)
-    ways = (digest for ladder in ladders for digest in ladder.blobs)
-    return {*ways, base.state_digest, memory_digest, *sent} - {""}
