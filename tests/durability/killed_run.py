@@ -68,6 +68,7 @@ deadline_s = 300
 # one worker hands to the next; versions that are made while workers train on; losses that were
 # asked for before the draw.
 UNORDERED = "buffered"  # its versions depend on who is first
+GROUPED = "chains"  # asks all workers for the first round
 VARIANTS = {
     "fedavg": "",
     "evaluated": '[evaluation]\nworkers = "all"',
@@ -75,7 +76,7 @@ VARIANTS = {
     "fedadam": '[algorithm]\nname = "fedadam"',
     "lossy": '[wire]\nuplink = "topk:0.1|int8"\ndownlink = "int8"',
     "levels": '[algorithm]\nname = "heterofl"\n[levels]\nrates = [1.0, 0.5]\nshares = [0.5, 0.5]',
-    "chains": '[algorithm]\nname = "fedseq"\nshare = 1.0\nmin_examples = 100000\nmax_workers = 2\n'
+    GROUPED: '[algorithm]\nname = "fedseq"\nshare = 1.0\nmin_examples = 100000\nmax_workers = 2\n'
     "grouping_epochs = 1\nexemplars = 2",
     UNORDERED: '[algorithm]\nname = "fedbuff"',
     "probed": 'selection = "power-of-choice"\nloss = "full"\ncandidates = {workers}',
@@ -90,11 +91,12 @@ def recipe_of(seed: int, rounds: int) -> str:
     variant = variant_of(seed)
     # All are awaited, so that a cohort is drawn from all after a restart too.
     waits = "" if variant == UNORDERED else f"min_workers = {WORKERS}\n"
+    drawn = random.Random(seed).randint(2, WORKERS)
     return RECIPE.format(
         seed=seed,
         workers=WORKERS,
         rounds=rounds,
-        cohort=random.Random(seed).randint(2, WORKERS),
+        cohort=WORKERS if variant == GROUPED else drawn,
         more=waits + VARIANTS[variant].format(workers=WORKERS),
     )
 

@@ -156,3 +156,25 @@ async def test_a_version_is_judged_after_a_restart_and_once(tmp_path: Path) -> N
         judged = verdicts(running, run_id)
 
     assert [one["version"] for one in judged] == [1, 2]
+
+
+async def test_old_versions_make_room_but_not_the_one_at_work(tmp_path: Path) -> None:
+    recipe = recipe_of(5)
+    good = fitted(recipe)
+    async with running_coordinator(tmp_path, keep_versions=2) as running:
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(recipe)
+        state = initial_of(recipe)
+        # The first goes to work, the others are worse.
+        for round in range(1, 6):
+            await train(worker, state, good if round == 1 else -good * round)
+            await running.until(run_id, "version_judged", round)
+            state = state_of_version(running.store, "digits")
+        await running.finished(run_id)
+        versions = running.store.registry.versions("digits")
+        kept = [v.number for v in versions if v.retired_at_s is None]
+        sizes = [running.store.blobs.size(v.digest) is not None for v in versions]
+
+    assert kept == [5, 4, 1]
+    assert sizes == [True, True, False, False, True]

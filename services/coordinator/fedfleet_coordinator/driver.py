@@ -99,7 +99,7 @@ class RunDriver:
         executors = around.executors
         self._compute = executors.compute_aside if self._overlaps else executors.compute
         self._making = Making(self._todo.put_nowait)
-        self._promoter = Promoter(run.run_id, recipe.promote, around, workshop.measure)
+        self._promoter = Promoter(run.run_id, recipe, around)
         # Payloads of refused updates. They go when the round closes: until then a journalled
         # update of another worker may have the very same bytes.
         self._refused: set[str] = set()
@@ -124,7 +124,7 @@ class RunDriver:
         await self._around.executors.io(lambda: self._workshop.load_rounds(open_rounds, entries))
         # The last commit's updates: the process may have ended before they were forgotten.
         await self._forget_updates(run.round)
-        await self._promoter.settle(self._recipe.name, run.round)
+        await self._promoter.settle(run.round, self._workshop)
         # Workers may be downloading what their assignments start from.
         for work in (act.Work.TRAIN, act.Work.EVALUATE):
             for assignment_id in self._machine.open(work):
@@ -398,7 +398,7 @@ class RunDriver:
         elif isinstance(action, act.CloseRound):
             self._workshop.keep_rounds(self._machine.open_rounds)
             await self._forget_updates(action.round)
-            await self._promoter.settle(self._recipe.name, action.round)
+            await self._promoter.settle(action.round, self._workshop)
         else:
             await self._finish(action)
 

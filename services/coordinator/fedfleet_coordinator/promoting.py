@@ -21,11 +21,13 @@ from fedfleet.errors import (
 )
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds.promotion import PromotionConfig, Verdict, judge
+from fedfleet.rounds.recipe import Recipe
 from fedfleet.store.protocols import AliasRecord, Entry, VersionRecord
 from fedfleet.training.measuring import is_finite_on_golden
 from fedfleet.types import Evaluation, ModelState
 from fedfleet.wire.weights import decode_state
 from fedfleet_coordinator.surroundings import Surroundings
+from fedfleet_coordinator.workshop import Workshop
 
 logger = logging.getLogger(__name__)
 
@@ -62,35 +64,34 @@ class _Case:
 
 
 class Promoter:
-    """Judges each version of a run that was evaluated, once, whatever is restarted in between.
+    """Judges each version of a run that was evaluated, once, whatever is restarted in between."""
 
-    Args:
-        config: None where the recipe has no gates; then nothing happens.
-        measure: evaluates another run's version on this run's examples; keeps a core busy.
-    """
-
-    def __init__(
-        self,
-        run_id: str,
-        config: PromotionConfig | None,
-        around: Surroundings,
-        measure: Measure,
-    ) -> None:
+    def __init__(self, run_id: str, recipe: Recipe, around: Surroundings) -> None:
         self._run_id = run_id
-        self._config = config
+        self._model = recipe.name
+        self._config = recipe.promote
         self._around = around
         self._store, self._executors = around.store, around.executors
-        self._measure = measure
 
-    async def settle(self, model: str, round: int) -> None:
-        """Judge what a round committed, and move the alias if it passes."""
-        config = self._config
-        if config is None:
-            return
-        case = await self._executors.io(lambda: self._case(config, model, round))
+    async def settle(self, round: int, workshop: Workshop) -> None:
+        """Judge what a round committed, then let old versions make room."""
+        if self._config is not None:
+            await self._judge_round(self._config, round, workshop.measure)
+        newest, needed = workshop.base.number, workshop.needed
+        if newest is not None:
+            retire = self._around.retention.after_commit
+            await self._executors.io(lambda: retire(self._model, newest, needed))
+
+    async def _judge_round(self, config: PromotionConfig, round: int, measure: Measure) -> None:
+        """Move the alias if the round's version passes.
+
+        Args:
+            measure: evaluates another run's version on this run's examples; keeps a core busy.
+        """
+        case = await self._executors.io(lambda: self._case(config, round))
         if case is None:
             return
-        verdict, reason = await self._executors.compute(lambda: self._judge(config, case))
+        verdict, reason = await self._executors.compute(lambda: self._judge(config, case, measure))
         has_passed = verdict.is_passed and not reason
         if has_passed:
             try:
@@ -108,8 +109,8 @@ class Promoter:
         await self._executors.io(lambda: self._note(case.version, fields))
         self._around.changed()
 
-    def _case(self, config: PromotionConfig, model: str, round: int) -> _Case | None:
-        registry = self._store.registry
+    def _case(self, config: PromotionConfig, round: int) -> _Case | None:
+        registry, model = self._store.registry, self._model
         newest = registry.newest_number(model)
         version = registry.version(model, newest) if newest else None
         if version is None or (version.run_id, version.round) != (self._run_id, round):
@@ -123,14 +124,14 @@ class Promoter:
         current = registry.version(model, alias.number) if alias else None
         return _Case(version, alias, current)
 
-    def _judge(self, config: PromotionConfig, case: _Case) -> tuple[Verdict, str]:
+    def _judge(self, config: PromotionConfig, case: _Case, measure: Measure) -> tuple[Verdict, str]:
         """The verdict, and why no comparison was possible, empty where it was or need not be."""
         card = ModelCard.from_json(case.version.card)
         candidate = Evaluation.from_json(case.version.metrics["evaluation"])
         current, reason = None, ""
         if case.current is not None:
             try:
-                current = self._evaluation_of(case.current, card)
+                current = self._evaluation_of(case.current, card, measure)
             except _INCOMPARABLE as error:
                 reason = (
                     f"version {case.current.number}, which {config.alias!r} names, cannot be "
@@ -145,7 +146,9 @@ class Promoter:
         )
         return verdict, reason
 
-    def _evaluation_of(self, version: VersionRecord, card: ModelCard) -> Evaluation:
+    def _evaluation_of(
+        self, version: VersionRecord, card: ModelCard, measure: Measure
+    ) -> Evaluation:
         """How the version that the alias names does on the same examples as this run's.
 
         What its record says holds where this run made it; the examples of another may be others.
@@ -156,7 +159,7 @@ class Promoter:
         own = ModelCard.from_json(version.card)
         if own.classes != card.classes:
             raise DataInvalid("it has other classes")
-        found = self._measure(own, self._state_of(version))
+        found = measure(own, self._state_of(version))
         if found is None:
             raise DataInvalid("there are no examples here")
         return found

@@ -11,6 +11,7 @@ from fedfleet_coordinator.audit_trail import Trail
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.metrics import CoordinatorMetrics
+from fedfleet_coordinator.retention import Retention
 from fedfleet_coordinator.traffic import Traffic
 
 
@@ -21,6 +22,7 @@ class Surroundings:
     Args:
         changed: called after each journal entry, for those who watch runs.
         trail: the audit log.
+        retention: of old versions' bytes.
         sign: a version's record with its signature; None where nothing is signed.
     """
 
@@ -32,4 +34,5 @@ class Surroundings:
     supervisor: Supervisor
     changed: Callable[[], None]
     trail: Trail
+    retention: Retention
     sign: Callable[[VersionRecord], VersionRecord] | None = None
