@@ -120,10 +120,12 @@ def _environment_default(item: Field[Any]) -> str:
     value = item.default
     if value is MISSING:
         return "required"
-    if value is None or value in ("", ()):
+    if value is None or (not value and not isinstance(value, (bool, int, float))):
         return "not set"
     if isinstance(value, bool):
         value = int(value)
+    if isinstance(value, (tuple, frozenset)):
+        value = ",".join(map(str, sorted(value)))
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

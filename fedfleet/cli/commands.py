@@ -83,11 +83,32 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
         },
     ),
     "models": Branch(
-        "Look at model versions and move their aliases.",
+        "Look at model versions, compare, name, retire, export and import them.",
         {
             "list": Leaf("fedfleet.cli.models:list_versions", "List versions and aliases."),
             "show": Leaf("fedfleet.cli.models:show", "Show one version."),
+            "diff": Leaf("fedfleet.cli.model_diff:diff", "Compare two versions of a model."),
+            "history": Leaf(
+                "fedfleet.cli.model_history:history",
+                "Show what happened to a model's versions and aliases, in order.",
+            ),
             "promote": Leaf("fedfleet.cli.models:promote", "Point an alias at a version."),
+            "rollback": Leaf(
+                "fedfleet.cli.model_history:rollback",
+                "Point an alias back at the version that it named before.",
+            ),
+            "retire": Leaf(
+                "fedfleet.cli.model_history:retire",
+                "Let go of old versions' weights; their records stay, and what an alias names.",
+            ),
+            "export": Leaf(
+                "fedfleet.cli.model_transfer:export",
+                "Write a version to a folder, which plain PyTorch can load.",
+            ),
+            "import": Leaf(
+                "fedfleet.cli.model_transfer:import_version",
+                "Add a version from a folder that export has written.",
+            ),
         },
     ),
     "predict": Leaf("fedfleet.cli.predict:predict", "Ask the inference service about an image."),

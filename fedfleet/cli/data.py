@@ -49,7 +49,7 @@ def describe(
     classes = shards.spec.classes
     with working(console(), f"splitting {plain(parsed.data.dataset)}", shown=not as_json):
         labels = shards.train.labels
-        rows = describe_partition(labels, shards.indexes, classes, shards.owners)
+        rows = describe_partition(labels, shards.indexes, classes, shards.owners, shards.boxes)
     if plot is not None and draw is not None:
         try:
             draw(
@@ -64,6 +64,7 @@ def describe(
                 "partition": parsed.data.partition,
                 "seed": parsed.seed,
                 "examples": len(labels),
+                **({"boxes": _boxes(rows)} if _has_boxes(rows) else {}),
                 "classes": list(classes),
                 "shards": [row.to_json(classes) for row in rows],
             }
@@ -142,25 +143,38 @@ def partition_title(recipe: Recipe, rows: list[ShardRow]) -> str:
         setting += f", feature noise up to {data.feature_noise:g}"
         if data.noisy_workers is not None:
             setting += f" on the last {data.noisy_workers}"
-    examples = sum(row.examples for row in rows)
-    return f"{data.dataset}, {examples} training examples, partition {setting}, seed {recipe.seed}"
+    examples = f"{sum(row.examples for row in rows)} training examples"
+    if _has_boxes(rows):
+        examples += f" with {_boxes(rows)} boxes"
+    return f"{data.dataset}, {examples}, partition {setting}, seed {recipe.seed}"
+
+
+def _has_boxes(rows: list[ShardRow]) -> bool:
+    return any(row.boxes is not None for row in rows)
+
+
+def _boxes(rows: list[ShardRow]) -> int:
+    return sum(row.boxes or 0 for row in rows)
 
 
 def _print(out: Console, recipe: Recipe, rows: list[ShardRow], classes: tuple[str, ...]) -> None:
     names = classes if len(classes) <= MOST_COLUMNS else ()
-    right = ("worker", "examples", "classes", "entropy", "skew", *names)
+    has_boxes = _has_boxes(rows)
+    sizes = ("examples", "boxes") if has_boxes else ("examples",)
+    right = ("worker", *sizes, "classes", "entropy", "skew")
     most = max(max(row.per_class) for row in rows)
     # Either a column for each class, or the commonest ones by name.
-    last = names or ("most examples of",)
+    last = names or (f"most {sizes[-1]} of",)
     has_owners = any(row.owners for row in rows)
     table = fitting_table(
         out,
         partition_title(recipe, rows),
-        (*right[:5], "mix", *last, *(("belong to",) if has_owners else ())),
+        (*right, "mix", *last, *(("belong to",) if has_owners else ())),
         [
             (
                 str(row.shard),
                 str(row.examples),
+                *((str(row.boxes),) if has_boxes else ()),
                 str(row.classes_held),
                 f"{row.entropy:.2f}",
                 f"{row.skew:.2f}",
@@ -170,12 +184,13 @@ def _print(out: Console, recipe: Recipe, rows: list[ShardRow], classes: tuple[st
             )
             for row in rows
         ],
-        right=right,
+        right=(*right, *names),
         leave_out=() if names else last,
     )
     out.print(table)
     out.print(
-        "mix: one bar per class, of one scale; entropy: of the labels, in bits; "
+        f"mix: one bar per class, of one scale{', its boxes counted' if has_boxes else ''}; "
+        "entropy: of the labels, in bits; "
         "skew: 0 = everybody's mix, 1 = nothing of it"
     )
 

@@ -21,7 +21,8 @@ def plot_partition(
     classes: Sequence[str],
     groups: Sequence[int] | None,
 ) -> None:
-    """Write a picture: above each worker its number of examples, below them one row per class.
+    """Write a picture: above each worker its number of examples (or of boxes, where the
+    data set has them), below them one row per class.
 
     Args:
         path: its ending names the format, ``.png`` or ``.svg``.
@@ -31,5 +32,6 @@ def plot_partition(
         OSError: the file cannot be written.
     """
     per_class = [row.per_class for row in rows]
-    figure = draw_partition(per_class, classes, groups, title=title)
+    counted = "boxes" if any(row.boxes is not None for row in rows) else "examples"
+    figure = draw_partition(per_class, classes, groups, title=title, counted=counted)
     figure.savefig(path, dpi=_DOTS_PER_INCH)

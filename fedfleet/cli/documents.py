@@ -130,6 +130,19 @@ def version_document(version: pb.Version, aliases: Iterable[pb.Alias]) -> Docume
         "card": json.loads(version.card_json or "{}"),
         "metrics": json.loads(version.metrics_json or "{}"),
         "signature": version.signature or None,
+        "lineage": json.loads(version.lineage_json or "{}"),
+        "retired_at_s": version.retired_at_s or None,
+    }
+
+
+def registry_event_document(event: pb.RegistryEvent) -> Document:
+    """Something that happened to a version or an alias."""
+    return {
+        "event_id": event.event_id,
+        "kind": event.kind,
+        "model": event.model,
+        "version": event.version,
+        "alias": event.alias or None,
     }
 
 

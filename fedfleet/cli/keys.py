@@ -20,8 +20,8 @@ def create(
         list[str],
         typer.Option(
             metavar="SCOPE",
-            help="What it opens: predict, models:read, models:promote, cameras:admin. "
-            "Once for each.",
+            help="What it opens: predict, models:read, models:promote, cameras:read, "
+            "cameras:admin. Once for each.",
         ),
     ],
     valid: Annotated[

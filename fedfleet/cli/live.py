@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedfleet.cli.output import bars, number, percent, plain
+from fedfleet.cli.output import bars, number, plain
+from fedfleet.cli.quality import told_json
 from fedfleet.cli.workers import worker_state
 from fedfleet.v1 import control_service_pb2 as pb
 
@@ -61,8 +62,7 @@ class RunView:
         evaluation = metrics.get("evaluation") or {}
         words = []
         if evaluation:
-            words.append(f"accuracy {percent(evaluation['accuracy'])}")
-            words.append(f"loss {number(evaluation['loss'])}")
+            words.append(told_json(evaluation))
         else:
             words.append(f"train loss {number(metrics.get('train', {}).get('train_loss'))}")
         result = "  ".join(words)

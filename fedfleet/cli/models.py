@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from fedfleet.cli.documents import alias_document, version_document
+from fedfleet.cli.model_arguments import Model, alias_names, evaluation_of
 from fedfleet.cli.output import (
     ago,
     console,
@@ -22,8 +23,6 @@ from fedfleet.cli.output import (
 from fedfleet.cli.session import connect
 from fedfleet.cli.settings import Coordinator, Json
 from fedfleet.v1 import control_service_pb2 as pb
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
 
 
 def list_versions(
@@ -49,17 +48,17 @@ def list_versions(
     columns = ("model", *right, "run", "made", "aliases")
     table = make_table("", columns, right=right)
     for version in response.versions:
-        evaluation = _evaluation(version)
+        evaluation = evaluation_of(version)
         table.add_row(
             plain(version.model),
             str(version.number),
             str(version.round),
             percent(evaluation.get("accuracy")),
             number(evaluation.get("loss")),
-            size(version.size_bytes),
-            version.run_id,
+            "retired" if version.retired_at_s else size(version.size_bytes),
+            plain(version.run_id) or "imported",
             ago(version.created_at_s),
-            _names(version, response.aliases[version.model].aliases),
+            alias_names(version, response.aliases[version.model].aliases),
         )
     console().print(table if response.versions else "There is no version yet.")
 
@@ -81,21 +80,21 @@ def show(
         write_json(version_document(found, response.aliases))
         return
     card = json.loads(found.card_json or "{}")
-    evaluation = _evaluation(found)
+    evaluation = evaluation_of(found)
     table = make_table("", ("", ""))
     table.show_header = False
     for name, value in (
         ("model", found.model),
         ("version", str(found.number)),
-        ("aliases", _names(found, response.aliases) or "-"),
+        ("aliases", alias_names(found, response.aliases) or "-"),
         ("architecture", f"{card.get('architecture')} {json.dumps(card.get('options', {}))}"),
         ("classes", ", ".join(card.get("classes", ()))),
         ("accuracy", percent(evaluation.get("accuracy"))),
         ("loss", number(evaluation.get("loss"))),
-        ("run, round", f"{found.run_id}, {found.round}"),
-        ("made from", str(found.parent) if found.parent else "the initial state"),
+        *_origin(found),
         ("made", local_time(found.created_at_s)),
         ("size", size(found.size_bytes)),
+        *([("retired", local_time(found.retired_at_s))] if found.retired_at_s else ()),
         ("SHA-256", found.digest),
         ("signature", found.signature or "none"),
     ):
@@ -132,11 +131,24 @@ def promote(
     )
 
 
-def _evaluation(version: pb.Version) -> dict[str, Any]:
-    """The coordinator's evaluation of a version, empty where there is none. Any: it is JSON."""
-    metrics = json.loads(version.metrics_json or "{}")
-    return dict(metrics.get("evaluation") or {})
+def _origin(version: pb.Version) -> list[tuple[str, str]]:
+    """How a version came about."""
+    lineage: dict[str, Any] = json.loads(version.lineage_json or "{}")
+    software = lineage.pop("software", {})
+    imported = lineage.pop("imported", None)
+    rows = [(name, _text(value)) for name, value in sorted(lineage.items())]
+    if software:
+        made_by = ", ".join(f"{name} {release}" for name, release in software.items())
+        rows.append(("software", made_by))
+    if imported is not None:
+        return [("imported", _text(imported)), *rows]
+    made_from = str(version.parent) if version.parent else "the initial state"
+    return [
+        ("run, round", f"{version.run_id}, {version.round}"),
+        ("made from", made_from),
+        *rows,
+    ]
 
 
-def _names(version: pb.Version, aliases: Any) -> str:
-    return ", ".join(plain(a.name) for a in aliases if a.version == version.number)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from fedfleet.cli.output import bars, console, make_table, percent, plain, write_json
 from fedfleet.cli.session import inference_of
@@ -15,6 +16,7 @@ from fedfleet.errors import BodyTooLarge, DataMissing, FedFleetError
 
 # The service's own limit is a setting of its; this one keeps a slip of the hand out of memory.
 MAX_IMAGE_BYTES = 256 << 20
+_SIDES = ("left", "top", "right", "bottom")
 
 
 def predict(
@@ -37,26 +39,40 @@ def predict(
 
 
 def print_answer(out: Console, answer: dict[str, Any]) -> None:
-    """Print the classes that an answer names, most probable first. Any: it is JSON.
+    """Print what an answer names, the surest first. Any: it is JSON.
 
     Raises:
         FedFleetError: the answer is not one of the inference service.
     """
     try:
         model = answer["model"]
-        version = f"version {model['version']}, round {model['round']}"
-        table = make_table(
-            f"Prediction of {plain(model['name'])}, {version}",
-            ("", "label", "probability", ""),
-            right=("probability",),
-        )
-        for place, item in enumerate(answer["predictions"], start=1):
-            full = bars([1.0], most=1.0, encoding=out.encoding)
-            bar = full * round(30 * item["probability"])
-            table.add_row(str(place), plain(item["label"]), percent(item["probability"]), bar)
+        title = f"{plain(model['name'])}, version {model['version']}, round {model['round']}"
+        is_detector = answer.get("detections") is not None
+        table = _boxes(answer, title) if is_detector else _classes(out, answer, title)
     except (KeyError, TypeError, ValueError) as error:
         raise FedFleetError("the inference service answered with something else") from error
     out.print(table)
+
+
+def _classes(out: Console, answer: dict[str, Any], title: str) -> Table:
+    table = make_table(
+        f"Prediction of {title}", ("", "label", "probability", ""), right=("probability",)
+    )
+    full = bars([1.0], most=1.0, encoding=out.encoding)
+    for place, item in enumerate(answer["predictions"], start=1):
+        bar = full * round(30 * item["probability"])
+        table.add_row(str(place), plain(item["label"]), percent(item["probability"]), bar)
+    return table
+
+
+def _boxes(answer: dict[str, Any], title: str) -> Table:
+    """Where something was seen: its sides as shares of the image's."""
+    columns = ("", "label", "score", *_SIDES)
+    table = make_table(f"Seen by {title}", columns, right=columns[2:])
+    for place, item in enumerate(answer["detections"], start=1):
+        sides = [percent(item["box"][side]) for side in _SIDES]
+        table.add_row(str(place), plain(item["label"]), percent(item["score"]), *sides)
+    return table
 
 
 def _read(path: Path) -> bytes:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from fedfleet.cli.documents import traffic_document
 from fedfleet.cli.output import bars, fitting_table, make_table, number, percent, size
+from fedfleet.cli.quality import class_quality, quality_column
 from fedfleet.reports.round_result import RoundResult
-from fedfleet.types import Evaluation
+from fedfleet.types import MAP50, Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_from_message
 
@@ -56,8 +57,9 @@ def last_evaluation(rounds: Sequence[RoundResult]) -> tuple[int, Evaluation] | N
 
 def print_rounds(out: Console, rounds: Sequence[RoundResult]) -> None:
     """Print one line per round, and what they moved in all."""
+    quality = quality_column([item.evaluation for item in rounds])
     columns = (
-        *("round", "version", "updates", "samples", "accuracy", "loss", "train loss"),
+        *("round", "version", "updates", "samples", quality, "loss", "train loss"),
         *("up", "down", "took"),
     )
     rows = [_round_row(item) for item in rounds]
@@ -72,7 +74,7 @@ def _round_row(item: RoundResult) -> tuple[str, ...]:
         "-" if item.version is None else str(item.version),
         str(item.updates),
         f"{item.weight:g}",
-        percent(evaluation.accuracy if evaluation else None),
+        percent(evaluation.quality if evaluation else None),
         number(evaluation.loss if evaluation else None),
         number(item.metrics.get("train_loss")),
         size(item.bytes_up),
@@ -102,6 +104,9 @@ def print_result(out: Console, rounds: Sequence[RoundResult], classes: Sequence[
 
 
 def _print_global(out: Console, round: int, evaluation: Evaluation) -> None:
+    if MAP50 in evaluation.scores:
+        _print_detector(out, round, evaluation)
+        return
     columns = ("round", "accuracy", "top-5", "loss", "test examples")
     table = make_table("Global model", columns, right=columns)
     table.add_row(
@@ -114,30 +119,42 @@ def _print_global(out: Console, round: int, evaluation: Evaluation) -> None:
     out.print(table)
 
 
+def _print_detector(out: Console, round: int, evaluation: Evaluation) -> None:
+    columns = ("round", "mAP@0.5", "mAP@0.5:0.95", "recall", "precision", "loss", "boxes")
+    table = make_table("Global model", columns, right=columns)
+    answered = sum(evaluation.class_predicted)
+    table.add_row(
+        str(round),
+        percent(evaluation.scores[MAP50]),
+        percent(evaluation.scores.get("map")),
+        percent(evaluation.accuracy),
+        percent(evaluation.correct / answered if answered else None),
+        number(evaluation.loss),
+        str(evaluation.samples),
+    )
+    out.print(table)
+
+
 def _print_classes(out: Console, evaluation: Evaluation, classes: Sequence[str]) -> None:
     rows = [
-        (name, right / many if many else None, many, predicted)
-        for name, right, many, predicted in zip(
-            classes,
-            evaluation.class_correct,
-            evaluation.class_samples,
-            evaluation.class_predicted,
-            strict=False,
+        (name, class_quality(evaluation, place, name), many, predicted)
+        for place, (name, many, predicted) in enumerate(
+            zip(classes, evaluation.class_samples, evaluation.class_predicted, strict=False)
         )
     ]
-    title = "Accuracy per class"
+    is_detector = MAP50 in evaluation.scores
+    quality = "AP@0.5" if is_detector else "accuracy"
+    title = "Average precision per class" if is_detector else "Accuracy per class"
     if len(rows) > MOST_CLASSES:
         rows = sorted(rows, key=lambda row: 1.0 if row[1] is None else row[1])[:MOST_CLASSES]
-        title = f"Accuracy per class, the {MOST_CLASSES} worst of {len(classes)}"
+        title = f"{title}, the {MOST_CLASSES} worst of {len(classes)}"
     table = make_table(
         title,
-        ("class", "accuracy", "", "examples", "predicted"),
-        right=("accuracy", "examples", "predicted"),
+        ("class", quality, "", "examples", "predicted"),
+        right=(quality, "examples", "predicted"),
     )
-    for name, accuracy, many, predicted in rows:
-        table.add_row(
-            name, percent(accuracy), _bar(out, accuracy or 0.0), str(many), str(predicted)
-        )
+    for name, share, many, predicted in rows:
+        table.add_row(name, percent(share), _bar(out, share or 0.0), str(many), str(predicted))
     out.print(table)
 
 

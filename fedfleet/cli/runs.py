@@ -33,6 +33,7 @@ from fedfleet.cli.session import connect
 from fedfleet.cli.settings import Coordinator, Json, RecipeArgument
 from fedfleet.errors import FedFleetError, NotFound, error_for_code
 from fedfleet.rpc.control import ControlClient
+from fedfleet.types import MAP50
 from fedfleet.v1 import control_service_pb2 as pb
 
 # Optional[...]: Typer evaluates it, on Python 3.10 too.
@@ -200,6 +201,9 @@ def _brief(fields: Mapping[str, Any]) -> str:
     empty: tuple[object, ...] = ("", None, [], 0)
     words = [f"{name}={_value(value)}" for name, value in shown.items() if value not in empty]
     if evaluation:
+        precision = evaluation.get("scores", {}).get(MAP50)
+        if precision is not None:
+            words.append(f"{MAP50}={percent(precision)}")
         words.append(
             f"accuracy={percent(evaluation['accuracy'])} loss={number(evaluation['loss'])}"
         )

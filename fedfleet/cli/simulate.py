@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from fedfleet.cli.output import console, number, percent, size, write_json
+from fedfleet.cli.output import console, number, size, write_json
 from fedfleet.cli.progress import progress
+from fedfleet.cli.quality import told
 from fedfleet.cli.recipes import load_recipe, shipped
 from fedfleet.cli.recording import options_of, recording
 from fedfleet.cli.report import print_result, print_rounds, print_traffic
@@ -221,8 +222,7 @@ def _brief(done: SimulatedRound) -> str:
         moved += f"  {number(done.virtual_s)} s on devices"
     if done.evaluation is None:
         return f"train loss {number(done.metrics.get('train_loss'))}  {moved}"
-    evaluated = done.evaluation
-    return f"accuracy {percent(evaluated.accuracy)}  loss {number(evaluated.loss)}  {moved}"
+    return f"{told(done.evaluation)}  {moved}"
 
 
 def _result(done: SimulatedRound) -> RoundResult:

@@ -139,8 +139,7 @@ def _ask(
         _wait_served(client, children, version)
     answer = client.predict(sample.png)
     print_answer(out, answer)
-    is_right = answer["predictions"][0]["label"] == sample.label
-    out.print(f"true label: {sample.label} ({'right' if is_right else 'wrong'})")
+    out.print(sample.verdict(answer))
     out.print(f"by hand: curl -F file=@{shlex.quote(str(path))} {fleet.inference}/predict")
 
 

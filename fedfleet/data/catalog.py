@@ -25,10 +25,13 @@ Split = Literal["train", "test"]
 SOURCES: Mapping[str, str] = {
     "cifar10": "fedfleet.data.cifar:CIFAR10",
     "cifar100": "fedfleet.data.cifar:CIFAR100",
+    "coco": "fedfleet.data.coco:COCO",
     "digits": "fedfleet.data.digits:DIGITS",
     "folder": "fedfleet.data.folder:FOLDER",
     "shakespeare": "fedfleet.data.shakespeare:SHAKESPEARE",
+    "shapes": "fedfleet.data.shapes:SHAPES",
     "synthetic": "fedfleet.data.synthetic:SYNTHETIC",
+    "voc": "fedfleet.data.voc:VOC",
 }
 
 
@@ -39,11 +42,13 @@ class DatasetSpec:
     Args:
         classes: label names, in the order of the label numbers.
         groups: the group that each class belongs to, from 0, where the classes come in groups.
+        kind: ``detection`` where the splits have boxes (``images.BoxedImages``).
     """
 
     inputs: InputSpec
     classes: tuple[str, ...]
     groups: tuple[int, ...] | None = None
+    kind: Literal["classification", "detection"] = "classification"
 
 
 class DatasetSource(Protocol):

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedfleet.types import is_name
+
+MAX_CLASS_NAME = 100  # characters
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DigitsOptions:
@@ -57,6 +61,50 @@ class FolderOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CocoOptions:
+    """``coco``: images with boxes in a COCO JSON file.
+
+    Args:
+        classes: the categories to find, in the order of the labels; every worker must name the
+            same ones. Boxes of other categories are left out.
+        image_size: side in pixels that images are scaled to.
+        train, test: names of the two sets in the data folder: the images lie in ``NAME/``, their
+            boxes in ``annotations/instances_NAME.json`` or ``NAME/_annotations.coco.json``.
+    """
+
+    classes: tuple[str, ...]
+    image_size: int = 320
+    train: str = "train"
+    test: str = "test"
+
+    def __post_init__(self) -> None:
+        _check_boxed(self.classes, self.image_size, self.train, self.test)
+        for field in ("train", "test"):
+            name = getattr(self, field)
+            if not is_name(name) or name.startswith("."):
+                raise ValueError(f"{field} = {name!r}: cannot be the name of a set of images")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocOptions:
+    """``voc``: images with boxes in the folders of Pascal VOC.
+
+    Args:
+        classes: as of ``coco``.
+        image_size: as of ``coco``.
+        train, test: the lists of ``ImageSets/Main`` that name the images of each split.
+    """
+
+    classes: tuple[str, ...]
+    image_size: int = 320
+    train: Literal["train", "trainval", "val", "test"] = "trainval"
+    test: Literal["train", "trainval", "val", "test"] = "test"
+
+    def __post_init__(self) -> None:
+        _check_boxed(self.classes, self.image_size, self.train, self.test)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShakespeareOptions:
     """``shakespeare``: which character follows; each speaking role is an owner.
 
@@ -86,6 +134,29 @@ class ShakespeareOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShapesOptions:
+    """``shapes``: coloured shapes on textured ground, generated, to train a detector on.
+
+    Args:
+        samples: training images; a quarter as many test images come on top.
+        image_size: side in pixels.
+        most: shapes of an image at most.
+    """
+
+    samples: int = 2000
+    image_size: int = 128
+    most: int = 4
+
+    def __post_init__(self) -> None:
+        if self.samples < 4:
+            raise ValueError(f"samples = {self.samples}: must be 4 or more")
+        if not 32 <= self.image_size <= 1024:
+            raise ValueError(f"image_size = {self.image_size}: must be from 32 to 1024")
+        if not 1 <= self.most <= 16:
+            raise ValueError(f"most = {self.most}: must be from 1 to 16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticOptions:
     """``synthetic``: Gaussian clouds, one per class, for tests and latency measurements.
 
@@ -105,13 +176,32 @@ class SyntheticOptions:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be {least} or more")
 
 
+def _check_boxed(classes: tuple[str, ...], image_size: int, train: str, test: str) -> None:
+    """What is asked of every set of images with boxes that lies on disk."""
+    if not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"classes = {list(classes)}: needs one or more different names")
+    for name in classes:
+        if not name or not name.isprintable() or len(name) > MAX_CLASS_NAME:
+            raise ValueError(
+                f"classes: {name[:MAX_CLASS_NAME]!r} cannot be the name of a class; take 1 to "
+                f"{MAX_CLASS_NAME} printable characters"
+            )
+    if not 32 <= image_size <= 1024:
+        raise ValueError(f"image_size = {image_size}: must be from 32 to 1024")
+    if train == test:
+        raise ValueError(f'test = "{test}": must be another set than train')
+
+
 BUILT_IN: Mapping[str, type] = {
     "digits": DigitsOptions,
     "cifar10": CifarOptions,
     "cifar100": CifarOptions,
+    "coco": CocoOptions,
     "folder": FolderOptions,
     "shakespeare": ShakespeareOptions,
+    "shapes": ShapesOptions,
     "synthetic": SyntheticOptions,
+    "voc": VocOptions,
 }
 
 # Beyond these a Dirichlet split is one class per shard, or even, to within a rounding error.

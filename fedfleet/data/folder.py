@@ -23,7 +23,7 @@ from fedfleet.types import InputSpec
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
 
 # The constants for photographs (ImageNet), whose range fits other images well enough.
-_COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _GREY = ((0.449,), (0.226,))
 
 
@@ -32,7 +32,7 @@ class Folder:
     """The data set; its classes are the recipe's, its images the device's."""
 
     def describe(self, options: FolderOptions) -> DatasetSpec:
-        mean, std = _GREY if options.channels == 1 else _COLOUR
+        mean, std = _GREY if options.channels == 1 else COLOUR
         side = options.image_size
         inputs = InputSpec(channels=options.channels, height=side, width=side, mean=mean, std=std)
         return DatasetSpec(inputs, options.classes)
@@ -85,7 +85,8 @@ class FolderImages:
     def _decode(self, file: Path) -> Pixels:
         spec, shown = self._inputs, file.as_posix()
         try:
-            image = decode_image((self._root / file).read_bytes())
+            data = (self._root / file).read_bytes()
+            image = decode_image(data, side=max(spec.height, spec.width))
             return fit_pixels(image, channels=spec.channels, height=spec.height, width=spec.width)
         except ImageTooLarge as error:
             raise ImageTooLarge(f"{shown}: {error.message}") from error

@@ -1,6 +1,7 @@
 """What a data set's split is: labels known at once, images decoded when they are asked for.
 
-Legend: N = examples of the split, n = examples asked for, C = channels, H, W = size, T = tokens.
+Legend: N = examples of the split, n = examples asked for, C = channels, H, W = size, T = tokens,
+M = boxes of the image that has most.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import numpy.typing as npt
 Labels = npt.NDArray[np.int64]
 Index = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
+# Of each image (n, M, 5): rows of (label, left, top, right, bottom), the sides as shares of the
+# image's in [0, 1]; an image with fewer boxes ends in rows whose label is -1.
+Boxes = npt.NDArray[np.float32]
 
 
 class LabeledImages(Protocol):
@@ -45,6 +49,17 @@ class OwnedImages(LabeledImages, Protocol):
         """By owner's number; each owns an example of this split. The same name is the same owner
         in both splits, the number need not be.
         """
+
+
+@runtime_checkable
+class BoxedImages(LabeledImages, Protocol):
+    """A split of which each image has boxes: data to train a detector on.
+
+    An image's label is the class of its largest box, 0 where it has none; partitions go by it.
+    """
+
+    def load_boxes(self, index: Index) -> Boxes:
+        """The boxes of an index (n,), in its order: float32, shape (n, M, 5)."""
 
 
 class FirstImages:

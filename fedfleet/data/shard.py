@@ -1,21 +1,30 @@
 """The examples that one worker, or the coordinator's evaluation, works on.
 
-Legend: n = examples, C = channels, H, W = size, T = tokens.
+Legend: n = examples, C = channels, H, W = size, T = tokens, M = boxes of the image that has most.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from fedfleet.data.boxes import check_boxes
 from fedfleet.data.catalog import Split, describe, open_dataset
 from fedfleet.data.config import DataConfig
 from fedfleet.data.draws import Draws
-from fedfleet.data.images import Index, LabeledImages, Labels, OwnedImages, Pixels
+from fedfleet.data.images import (
+    BoxedImages,
+    Boxes,
+    Index,
+    LabeledImages,
+    Labels,
+    OwnedImages,
+    Pixels,
+)
 from fedfleet.data.noise import add_noise, noise_level
 from fedfleet.data.partition import partition
 from fedfleet.errors import DataEmpty, DataInvalid, DataMissing
@@ -27,18 +36,22 @@ class Examples:
 
     Args:
         images: uint8, shape (n, C, H, W); of a data set of text its tokens, shape (n, T).
-        labels: int64, shape (n,).
+        labels: int64, shape (n,); with boxes the class of the largest.
+        boxes: float32, shape (n, M, 5), as ``images.Boxes`` says; None where the task is to
+            classify whole images.
     """
 
     images: Pixels
     labels: Labels
+    boxes: Boxes | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Index) -> Examples:
         """The examples at an index, in its order."""
-        return Examples(self.images[index], self.labels[index])
+        boxes = None if self.boxes is None else self.boxes[index]
+        return Examples(self.images[index], self.labels[index], boxes)
 
 
 class ShardLoader(Protocol):
@@ -96,6 +109,11 @@ class Shards:
         names = train.owner_names
         return [tuple(names[i] for i in np.unique(train.owners[rows])) for rows in self.indexes]
 
+    @property
+    def boxes(self) -> Boxes | None:
+        """Those of the whole training split; None where the data set has none."""
+        return self._boxes(self.train, np.arange(len(self.train.labels), dtype=np.int64))
+
     def load(self, split: Split, shard: int | None) -> Examples:
         """Load a shard: of the partition for training; for test every ``workers``-th row, or what
         belongs to the shard's owners where the partition is natural.
@@ -147,7 +165,19 @@ class Shards:
                 f'data set "{self._config.dataset}" gave images of {pixels.dtype} {pixels.shape}, '
                 f"it describes them as uint8 {want}"
             )
-        return Examples(pixels, images.labels[index])
+        return Examples(pixels, images.labels[index], self._boxes(images, index))
+
+    def _boxes(self, images: LabeledImages, index: Index) -> Boxes | None:
+        if self.spec.kind != "detection":
+            return None
+        if not isinstance(images, BoxedImages):
+            raise DataInvalid(
+                f'data set "{self._config.dataset}" describes itself as of kind "detection", '
+                "its split has no load_boxes()"
+            )
+        boxes = images.load_boxes(index)
+        check_boxes(boxes, len(index), len(self.spec.classes))
+        return boxes
 
     def _with_noise(self, examples: Examples, shard: int, workers: int) -> Examples:
         if self._config.feature_noise is None:
@@ -157,7 +187,7 @@ class Shards:
         if level == 0:
             return examples
         draws = Draws(self._seed, "noise", str(shard))
-        return Examples(add_noise(examples.images, level, draws), examples.labels)
+        return replace(examples, images=add_noise(examples.images, level, draws))
 
 
 def load_examples(

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fedfleet.errors import FedFleetError, SettingInvalid
+from fedfleet.obs.redaction import redact_line
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ _context: ContextVar[Mapping[str, Any]] = ContextVar(
 
 # Attributes that every record has: what else hangs on a record came from ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_NEVER_SECRET = frozenset({"time", "level", "service", "logger"})
 
 
 @contextmanager
@@ -69,7 +72,8 @@ class JsonFormatter(logging.Formatter):
         own = {key: value for key, value in vars(record).items() if not key.startswith("_")}
         extra = {key: value for key, value in own.items() if key not in _STANDARD}
         fields = {**_context.get(), **extra, **_error_fields(record)}
-        return _one_line({**fixed, **{k: v for k, v in fields.items() if k not in fixed}})
+        line = _one_line({**fixed, **{k: v for k, v in fields.items() if k not in fixed}})
+        return redact_line(line, _NEVER_SECRET)
 
 
 def _error_fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -58,6 +58,11 @@ ROLES: Mapping[str, Rule] = {
     "/fedfleet.v1.ControlService/ListVersions": READERS,
     "/fedfleet.v1.ControlService/GetVersion": READERS,
     "/fedfleet.v1.ControlService/SetAlias": OPERATOR,
+    "/fedfleet.v1.ControlService/RollBackAlias": OPERATOR,
+    "/fedfleet.v1.ControlService/RetireVersions": OPERATOR,
+    "/fedfleet.v1.ControlService/ExportVersion": READERS,
+    "/fedfleet.v1.ControlService/ImportVersion": OPERATOR,
+    "/fedfleet.v1.ControlService/ListRegistryEvents": READERS,
     "/grpc.health.v1.Health/Check": ANYONE,
     "/grpc.health.v1.Health/List": ANYONE,
     "/grpc.health.v1.Health/Watch": ANYONE,
@@ -93,7 +98,8 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None
-        behavior = handler.stream_stream or handler.unary_stream or handler.unary_unary
+        streaming = handler.stream_stream or handler.stream_unary
+        behavior = streaming or handler.unary_stream or handler.unary_unary
         if not handler.request_streaming:
             behavior = _reading_one(behavior, self._stall_s)
         # All of them, so that grpc reads nothing for a caller who is not let in.

@@ -10,6 +10,7 @@ from fedfleet.errors import TimedOut, Unavailable
 from fedfleet.identity.credentials import Credentials
 from fedfleet.rpc.access_calls import AccessCalls
 from fedfleet.rpc.connection import Connection
+from fedfleet.rpc.registry_calls import RegistryCalls
 from fedfleet.rpc.retry import backoff_s
 from fedfleet.v1 import control_service_pb2 as pb
 
@@ -21,7 +22,7 @@ WATCH_CALL_S = 60.0
 AWAY_S = 30.0
 
 
-class ControlClient(AccessCalls):
+class ControlClient(AccessCalls, RegistryCalls):
     """The coordinator's ControlService; answers are its messages. Safe from several threads.
 
     Every call raises what the coordinator raised, Unavailable where it cannot be reached, and
@@ -110,28 +111,6 @@ class ControlClient(AccessCalls):
         with self._connection.errors():
             request = pb.ListWorkersRequest()
             return list(self._stub.ListWorkers(request, timeout=self._timeout_s).workers)
-
-    def list_versions(self, model: str = "") -> pb.ListVersionsResponse:
-        """Ask for the versions, newest first, and aliases of a model (empty: of all)."""
-        with self._connection.errors():
-            request = pb.ListVersionsRequest(model=model)
-            return self._stub.ListVersions(request, timeout=self._timeout_s)
-
-    def get_version(self, model: str, version: str) -> pb.GetVersionResponse:
-        """Ask for one version by its number or an alias."""
-        with self._connection.errors():
-            request = pb.GetVersionRequest(model=model, version=version)
-            return self._stub.GetVersion(request, timeout=self._timeout_s)
-
-    def set_alias(
-        self, model: str, alias: str, version: int, expected_revision: int | None = None
-    ) -> pb.Alias:
-        """Point an alias at a version; Conflict where it is at another revision than expected."""
-        with self._connection.errors():
-            request = pb.SetAliasRequest(
-                model=model, alias=alias, version=version, expected_revision=expected_revision
-            )
-            return self._stub.SetAlias(request, timeout=self._timeout_s).alias
 
     def close(self) -> None:
         """End every call in progress, also those of other threads."""

@@ -21,16 +21,19 @@ from fedfleet.store.redis_scripts import Script
 from fedfleet.store.redis_settings import check_settings
 from fedfleet.store.redis_url import RedisAddress
 
-# Of the layout of keys (redis_keys.py).
-SCHEMA_VERSION = 1
+# Of the layout of keys (redis_keys.py). 2: records have a lineage, versions can be retired.
+SCHEMA_VERSION = 2
 
 _BEGIN = Script(
     "meta",
     "schema",
     """
-redis.call('HSETNX', meta, 'schema', schema)
-return done({redis.call('HGET', meta, 'schema')})
+local found = redis.call('HGET', meta, 'schema')
+if found and tonumber(found) >= tonumber(schema) then return done({found}) end
+redis.call('HSET', meta, 'schema', schema)
+return done({schema})
 """,
+    when_full=True,
 )
 
 
@@ -93,7 +96,7 @@ class RedisStore:
     def _check_schema(self) -> None:
         meta = self._server.keys.meta
         found = self._server.read(("HGET", meta, "schema"))[0]
-        if found is None:
+        if found is None or int(found) < SCHEMA_VERSION:
             found = self._server.write(_BEGIN, [meta], [SCHEMA_VERSION])[0]
         if int(found) > SCHEMA_VERSION:
             raise StoreUnavailable(

@@ -13,7 +13,7 @@ from fedfleet.store.protocols import BlobWriter
 from fedfleet.store.redis_blob_writer import RedisBlobWriter
 from fedfleet.store.redis_lanes import RedisServer
 from fedfleet.store.redis_partials import CHUNK_BYTES, Partial, chunks_of
-from fedfleet.store.redis_scripts import Script
+from fedfleet.store.redis_scripts import DROP_BLOB, Script
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 # What is read, or put, with one question.
@@ -34,28 +34,14 @@ return done({'ok'})
 # A write although nothing changes: what is there already is on the disk when it returns.
 _TOUCH = Script("blob", "", "return done({redis.call('GET', blob) or ''})", when_full=True)
 
-# As _NEEDED in sqlite.py.
 _DELETE = Script(
     "blob refs going",
     "digest",
-    """
-local held = redis.call('HGETALL', refs)
-for i = 1, #held, 2 do
-  local kind, run_id = string.sub(held[i], 1, 1), string.sub(held[i], 3)
-  if kind == 'v' then return done({'needed', held[i + 1]}) end
-  local live = redis.call('HGET', going, run_id)
-  if live then
-    local round, memory = string.match(live, '^(%S+) (.*)$')
-    if kind == 'u' and tonumber(held[i + 1]) > tonumber(round) then
-      return done({'needed', 'an update of run ' .. run_id})
-    elseif kind == 'm' and memory == digest then
-      return done({'needed', 'the memory of run ' .. run_id})
-    end
-  end
-end
-redis.call('UNLINK', blob, refs)
-for i = more_keys, #KEYS do redis.call('UNLINK', KEYS[i]) end
-return done({'ok'})
+    f"""{DROP_BLOB}
+local why = needed()
+if why then return done({{'needed', why}}) end
+drop_blob()
+return done({{'ok'}})
 """,
     when_full=True,
 )

@@ -62,6 +62,10 @@ class Keys:
         """(hash) number -> JSON."""
         return self._of("versions", model)
 
+    def retired(self, model: str) -> str:
+        """(hash) number -> since when, of the versions whose bytes are kept no longer."""
+        return self._of("retired", model)
+
     def aliases(self, model: str) -> str:
         """(hash) alias -> "NUMBER REVISION"."""
         return self._of("aliases", model)
@@ -75,7 +79,7 @@ class Keys:
         return self._of("chunk", digest, index)
 
     def refs(self, digest: str) -> str:
-        """(hash) what a blob is there for: "v", "u RUN" -> newest round, "m RUN"."""
+        """(hash) who needs a blob: "v VERSION" -> VERSION, "u RUN" -> newest round, "m RUN"."""
         return self._of("refs", digest)
 
     def partial(self, key: str) -> str:

@@ -2,24 +2,93 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
-from fedfleet.errors import Conflict, NotFound
 from fedfleet.store.protocols import AliasRecord, RegistryEvent, VersionRecord, check_alias
 from fedfleet.store.records import from_text, schema_from_text
 from fedfleet.store.redis_lanes import RedisServer
+from fedfleet.store.redis_partials import chunks_of
 from fedfleet.store.redis_records import after
-from fedfleet.store.redis_scripts import MOVE, Script
+from fedfleet.store.redis_scripts import ANNOUNCE, DROP_BLOB, KEEP_VERSION, MOVE, Script
+from fedfleet.store.redis_versions import (
+    VERSION_ARGS,
+    VERSION_KEYS,
+    alias_arguments,
+    event_text,
+    named,
+    version_arguments,
+    version_keys,
+)
+from fedfleet.store.refusals import (
+    alias_moved,
+    is_needed,
+    is_retired,
+    no_blob,
+    no_version,
+    not_next,
+)
 
 _SET_ALIAS = Script(
-    "ids versions aliases events",
+    "ids versions retired aliases events",
     "alias version expected event",
     f"""{MOVE}
 if redis.call('HEXISTS', versions, version) == 0 then return done({{'no_version'}}) end
+if redis.call('HEXISTS', retired, version) == 1 then return done({{'retired'}}) end
 local revision = text(revision_of(alias))
 if expected ~= '' and expected ~= revision then return done({{'moved', revision}}) end
 return done({{'ok', move(alias, version, event)}})
 """,
+)
+
+_ADD = Script(
+    VERSION_KEYS,
+    VERSION_ARGS,
+    f"""{MOVE}{KEEP_VERSION}
+local newest = redis.call('HLEN', versions)
+if tonumber(number) ~= newest + 1 then return done({{'number', text(newest)}}) end
+if redis.call('EXISTS', blob) == 0 then return done({{'no_blob'}}) end
+keep_version()
+for i = more_args, #ARGV, 2 do move(ARGV[i], number, ARGV[i + 1]) end
+return done({{'ok'}})
+""",
+)
+
+_RETIRE = Script(
+    "ids versions retired aliases events blob refs going",
+    "number at_s version_run round digest needed_by event",
+    f"""{ANNOUNCE}{DROP_BLOB}
+local before = redis.call('HGET', retired, number)
+if before then return done({{'ok', before}}) end
+local held = redis.call('HGETALL', aliases)
+for i = 1, #held, 2 do
+  if string.match(held[i + 1], '^(%d+) ') == number then return done({{'alias', held[i]}}) end
+end
+if tonumber(number) == redis.call('HLEN', versions) then return done({{'newest'}}) end
+local live = redis.call('HGET', going, version_run)
+if live and tonumber(string.match(live, '^(%S+)')) <= tonumber(round) then
+  return done({{'going'}})
+end
+redis.call('HSET', retired, number, at_s)
+redis.call('HDEL', refs, 'v ' .. needed_by)
+if not needed() then drop_blob() end
+announce(event)
+return done({{'ok', at_s}})
+""",
+    when_full=True,
+)
+
+# The first stores noted only one of the versions that share a blob.
+_SPELL_OUT = Script(
+    "refs",
+    "",
+    """
+if redis.call('HEXISTS', refs, 'v') == 1 then
+  for i = more_args, #ARGV do redis.call('HSET', refs, 'v ' .. ARGV[i], ARGV[i]) end
+  redis.call('HDEL', refs, 'v')
+end
+return done({'ok'})
+""",
+    when_full=True,
 )
 
 
@@ -36,10 +105,17 @@ class RedisRegistry:
         )
 
     def versions(self, model: str) -> list[VersionRecord]:
-        rows = self._server.read(("HGETALL", self._keys.versions(model)))[0]
+        # A version is stored before it can be retired, and neither is ever undone.
+        rows, retired = self._server.read(
+            ("HGETALL", self._keys.versions(model)), ("HGETALL", self._keys.retired(model))
+        )
         numbers, texts = map(int, rows[::2]), rows[1::2]
         found = sorted(zip(numbers, texts, strict=True), reverse=True)
-        return self._records(model, found)
+        since = dict(zip(map(int, retired[::2]), map(float, retired[1::2]), strict=True))
+        return [
+            replace(version, retired_at_s=since.get(version.number))
+            for version in self._records(model, found)
+        ]
 
     def newest_number(self, model: str) -> int:
         # Numbers are those from 1 on without a gap, and no version is ever removed.
@@ -47,10 +123,14 @@ class RedisRegistry:
         return count
 
     def version(self, model: str, number: int) -> VersionRecord:
-        text = self._server.read(("HGET", self._keys.versions(model), number))[0]
+        text, retired = self._server.read(
+            ("HGET", self._keys.versions(model), number),
+            ("HGET", self._keys.retired(model), number),
+        )
         if text is None:
-            raise _no_version(model, number)
-        return self._records(model, [(number, text)])[0]
+            raise no_version(model, number)
+        version = self._records(model, [(number, text)])[0]
+        return version if retired is None else replace(version, retired_at_s=float(retired))
 
     def aliases(self, model: str) -> dict[str, AliasRecord]:
         rows = self._server.read(("HGETALL", self._keys.aliases(model)))[0]
@@ -68,7 +148,13 @@ class RedisRegistry:
         keys = self._keys
         reply = self._server.write(
             _SET_ALIAS,
-            [keys.ids, keys.versions(model), keys.aliases(model), keys.events],
+            [
+                keys.ids,
+                keys.versions(model),
+                keys.retired(model),
+                keys.aliases(model),
+                keys.events,
+            ],
             [
                 alias,
                 number,
@@ -77,15 +163,74 @@ class RedisRegistry:
             ],
         )
         if reply[0] == b"no_version":
-            raise _no_version(model, number)
+            raise no_version(model, number)
+        if reply[0] == b"retired":
+            raise is_retired(model, number)
         revision = int(reply[1])
         if reply[0] == b"moved":
-            state = "somebody else has set it" if revision else "it does not exist yet"
-            raise Conflict(
-                f"alias {alias!r} of model {model!r} is at revision {revision}, "
-                f"not {expected_revision}: {state}, look again"
-            )
+            raise alias_moved(model, alias, revision, expected_revision)
         return AliasRecord(model=model, alias=alias, number=number, revision=revision)
+
+    def add(self, version: VersionRecord, aliases: tuple[str, ...] = ()) -> VersionRecord:
+        for alias in aliases:
+            check_alias(alias)
+        arguments = [*version_arguments(version), *alias_arguments(version, aliases)]
+        reply = self._server.write(_ADD, version_keys(self._keys, version), arguments)
+        if reply[0] == b"number":
+            raise not_next(version, int(reply[1]))
+        if reply[0] == b"no_blob":
+            raise no_blob(version.digest, "version")
+        return version
+
+    def retire(self, model: str, number: int, at_s: float) -> VersionRecord:
+        version = self.version(model, number)
+        keys, digest = self._keys, version.digest
+        size, unspelt = self._server.read(
+            ("GET", keys.blob(digest)), ("HGET", keys.refs(digest), "v")
+        )
+        if unspelt is not None:
+            self._spell_out(digest)
+        chunks = [keys.chunk(digest, index) for index in range(chunks_of(int(size or 0)))]
+        reply = self._server.write(
+            _RETIRE,
+            [
+                keys.ids,
+                keys.versions(model),
+                keys.retired(model),
+                keys.aliases(model),
+                keys.events,
+                keys.blob(digest),
+                keys.refs(digest),
+                keys.going,
+                *chunks,
+            ],
+            [
+                number,
+                at_s,
+                version.run_id,
+                version.round,
+                digest,
+                named(version),
+                event_text("retired", model, number),
+            ],
+        )
+        if reply[0] == b"alias":
+            raise is_needed(model, number, f"alias {reply[1].decode()!r} points at it")
+        if reply[0] == b"newest":
+            raise is_needed(model, number, "it is the newest")
+        if reply[0] == b"going":
+            raise is_needed(model, number, f"run {version.run_id} goes on from it")
+        return replace(version, retired_at_s=float(reply[1]))
+
+    def _spell_out(self, digest: str) -> None:
+        """Note every version that needs a blob, where a first store noted only one."""
+        needing = [
+            named(version)
+            for model in self.models()
+            for version in self.versions(model)
+            if version.digest == digest and version.retired_at_s is None
+        ]
+        self._server.write(_SPELL_OUT, [self._keys.refs(digest)], needing)
 
     def events(self, after_id: int = 0, limit: int = 1000) -> list[RegistryEvent]:
         rows = after(self._server, self._keys.events, after_id, limit)
@@ -107,21 +252,3 @@ class RedisRegistry:
             )
             for number, fields in records
         ]
-
-
-def version_text(version: VersionRecord) -> str:
-    """What the registry keeps of a version, beside its model, its number and its schema."""
-    apart = {"model", "number", "schema"}
-    fields = {name: value for name, value in vars(version).items() if name not in apart}
-    fields["schema_digest"] = version.schema.digest
-    return json.dumps(fields, separators=(",", ":"))
-
-
-def event_text(kind: str, model: str, number: int, alias: str = "") -> str:
-    """What the registry keeps of an event, beside its id."""
-    fields = {"kind": kind, "model": model, "number": number, "alias": alias}
-    return json.dumps(fields, separators=(",", ":"))
-
-
-def _no_version(model: str, number: int) -> NotFound:
-    return NotFound(f"model {model!r} has no version {number}")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from fedfleet.errors import Conflict, NotFound
+from fedfleet.errors import Conflict
 from fedfleet.store.protocols import RoundCommit, check_alias
-from fedfleet.store.records import schema_to_text
 from fedfleet.store.redis_connection import Argument
 from fedfleet.store.redis_journal import run_over
 from fedfleet.store.redis_lanes import RedisServer
 from fedfleet.store.redis_records import entry_text
-from fedfleet.store.redis_registry import event_text, version_text
-from fedfleet.store.redis_scripts import ENTER, MOVE, Script
+from fedfleet.store.redis_scripts import ENTER, KEEP_VERSION, MOVE, Script
+from fedfleet.store.redis_versions import (
+    VERSION_ARGS,
+    VERSION_KEYS,
+    alias_arguments,
+    version_arguments,
+    version_keys,
+)
+from fedfleet.store.refusals import no_blob, not_next
 
 _COMMIT = Script(
-    "ids run entries going versions aliases models schemas events blob refs memory_blob"
-    " memory_refs",
-    "run_id round at_s entry model number version version_run digest needed_by schema_digest schema"
-    " event memory",
-    f"""{ENTER}{MOVE}
+    f"{VERSION_KEYS} run entries going memory_blob memory_refs",
+    f"{VERSION_ARGS} run_id round at_s entry memory",
+    f"""{ENTER}{MOVE}{KEEP_VERSION}
 local found = redis.call('HMGET', run, 'state', 'round', 'model', 'begun')
 if not found[1] then return done({{'no_run'}}) end
 if redis.call('HEXISTS', going, run_id) == 0 then return done({{'ended', found[1]}}) end
@@ -30,11 +34,7 @@ if redis.call('EXISTS', blob) == 0 then return done({{'no_blob', digest}}) end
 if memory ~= '' and redis.call('EXISTS', memory_blob) == 0 then
   return done({{'no_blob', memory}})
 end
-redis.call('HSET', versions, number, version)
-redis.call('HSETNX', schemas, schema_digest, schema)
-redis.call('SADD', models, model)
-redis.call('HSETNX', refs, 'v', needed_by)
-announce(event)
+keep_version()
 for i = more_args, #ARGV, 2 do move(ARGV[i], number, ARGV[i + 1]) end
 if memory ~= '' then redis.call('HSET', memory_refs, 'm ' .. run_id, '') end
 redis.call('HSET', run, 'round', round, 'memory', memory, 'updated_at_s', at_s)
@@ -59,51 +59,32 @@ def commit_round(server: RedisServer, commit: RoundCommit) -> None:
             f"its last committed round is {int(reply[1])}"
         )
     if reply[0] == b"number":
-        raise Conflict(
-            f"version {commit.version.number} of model {commit.version.model!r} cannot be "
-            f"committed: the newest is {int(reply[1])}"
-        )
+        raise not_next(commit.version, int(reply[1]))
     if reply[0] == b"no_blob":
-        raise NotFound(f"there is no blob {reply[1].decode()!r}: store it before the round")
+        raise no_blob(reply[1].decode(), "round")
 
 
 def _keys(server: RedisServer, commit: RoundCommit) -> list[str]:
-    keys, model = server.keys, commit.version.model
+    keys = server.keys
     # Without a memory its keys are not looked at.
-    blobs = (commit.version.digest, commit.memory_digest or commit.version.digest)
+    memory = commit.memory_digest or commit.version.digest
     return [
-        keys.ids,
+        *version_keys(keys, commit.version),
         keys.run(commit.run_id),
         keys.entries(commit.entry.run_id),
         keys.going,
-        keys.versions(model),
-        keys.aliases(model),
-        keys.models,
-        keys.schemas,
-        keys.events,
-        *(key for digest in blobs for key in (keys.blob(digest), keys.refs(digest))),
+        keys.blob(memory),
+        keys.refs(memory),
     ]
 
 
 def _arguments(commit: RoundCommit) -> list[Argument]:
-    version = commit.version
-    model, number = version.model, version.number
-    arguments: list[Argument] = [
+    return [
+        *version_arguments(commit.version),
         commit.run_id,
         commit.round,
         commit.entry.at_s,
         entry_text(commit.entry),
-        model,
-        number,
-        version_text(version),
-        version.run_id,
-        version.digest,
-        f"version {number} of model {model}",
-        version.schema.digest,
-        schema_to_text(version.schema),
-        event_text("version", model, number),
         commit.memory_digest,
+        *alias_arguments(commit.version, commit.aliases),
     ]
-    for alias in commit.aliases:
-        arguments += [alias, event_text("alias", model, number, alias)]
-    return arguments

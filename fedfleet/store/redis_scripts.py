@@ -76,6 +76,40 @@ local function move(alias, number_text, event)
 end
 """
 )
+# Needs ANNOUNCE, and all of a version's keys and arguments (redis_versions.py).
+KEEP_VERSION = """
+local function keep_version()
+  redis.call('HSET', versions, number, version)
+  redis.call('HSETNX', schemas, schema_digest, schema)
+  redis.call('SADD', models, model)
+  redis.call('HSET', refs, 'v ' .. needed_by, needed_by)
+  announce(event)
+end
+"""
+# Needs blob, refs, going and digest, and the blob's chunks from more_keys on. As _NEEDED in
+# sqlite.py; the versions of the first stores share one field, 'v'.
+DROP_BLOB = """
+local function needed()
+  local held = redis.call('HGETALL', refs)
+  for i = 1, #held, 2 do
+    local kind, run_id = string.sub(held[i], 1, 1), string.sub(held[i], 3)
+    if kind == 'v' then return held[i + 1] end
+    local live = redis.call('HGET', going, run_id)
+    if live then
+      local round, memory = string.match(live, '^(%S+) (.*)$')
+      if kind == 'u' and tonumber(held[i + 1]) > tonumber(round) then
+        return 'an update of run ' .. run_id
+      elseif kind == 'm' and memory == digest then
+        return 'the memory of run ' .. run_id
+      end
+    end
+  end
+end
+local function drop_blob()
+  redis.call('UNLINK', blob, refs)
+  for i = more_keys, #KEYS do redis.call('UNLINK', KEYS[i]) end
+end
+"""
 
 
 @dataclass(frozen=True)

@@ -10,28 +10,25 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from fedfleet.errors import Conflict, NotFound
+from fedfleet.errors import Conflict
 from fedfleet.store.blob_files import BlobFiles
 from fedfleet.store.disk_errors import disk_errors
 from fedfleet.store.durable import sync_folder
 from fedfleet.store.lease import LASTS_S, Lease, owned
 from fedfleet.store.protocols import RoundCommit, RunRecord, VersionRecord, check_alias
+from fedfleet.store.refusals import no_blob
 from fedfleet.store.sqlite_access import SqliteAccess
 from fedfleet.store.sqlite_audit import SqliteAudit
 from fedfleet.store.sqlite_database import Database
 from fedfleet.store.sqlite_journal import SqliteJournal, insert_entry, open_run
 from fedfleet.store.sqlite_lease import SqliteLeases
-from fedfleet.store.sqlite_registry import (
-    SqliteRegistry,
-    insert_version,
-    move_alias,
-    newest_number,
-)
+from fedfleet.store.sqlite_registry import SqliteRegistry, add_version
 
-# What must not lose its blob: any version; the update of a round that is not committed yet and the
-# memory of the last round, as long as their run goes on.
+# What must not lose its blob: a version that is not retired; the update of a round that is not
+# committed yet and the memory of the last round, as long as their run goes on.
 _NEEDED = """
-    SELECT 'version ' || number || ' of model ' || model FROM versions WHERE digest = :digest
+    SELECT 'version ' || number || ' of model ' || model FROM versions
+        WHERE digest = :digest AND retired_at_s IS NULL
     UNION ALL
     SELECT 'an update of run ' || runs.run_id FROM updates
         JOIN runs ON runs.run_id = updates.run_id
@@ -71,7 +68,7 @@ class SqliteStore:
             self.database.close()
             raise
         self.journal = SqliteJournal(self.database, self._holds)
-        self.registry = SqliteRegistry(self.database)
+        self.registry = SqliteRegistry(self.database, self.blobs)
         self.access = SqliteAccess(self.database)
         self.audit = SqliteAudit(self.database)
 
@@ -80,12 +77,9 @@ class SqliteStore:
             check_alias(alias)
         with self.database.transaction() as connection:
             _check_next(connection, commit)
-            for digest in filter(None, (commit.version.digest, commit.memory_digest)):
-                if not self._holds(digest):
-                    raise NotFound(f"there is no blob {digest!r}: store it before the round")
-            insert_version(connection, commit.version)
-            for alias in commit.aliases:
-                move_alias(connection, commit.version.model, alias, commit.version.number)
+            add_version(connection, self.blobs, commit.version, commit.aliases)
+            if commit.memory_digest and not self._holds(commit.memory_digest):
+                raise no_blob(commit.memory_digest, "round")
             connection.execute(
                 "UPDATE runs SET round = ?, memory_digest = ?, updated_at_s = ? WHERE run_id = ?",
                 (commit.round, commit.memory_digest, commit.entry.at_s, commit.run_id),
@@ -137,12 +131,6 @@ def _check_next(connection: sqlite3.Connection, commit: RoundCommit) -> None:
         raise Conflict(
             f"round {commit.round} of run {run.run_id!r} cannot be committed: "
             f"its last committed round is {run.round}"
-        )
-    newest = newest_number(connection, commit.version.model)
-    if commit.version.number != newest + 1:
-        raise Conflict(
-            f"version {commit.version.number} of model {commit.version.model!r} cannot be "
-            f"committed: the newest is {newest}"
         )
 
 

@@ -112,6 +112,10 @@ _VERSION_2 = (
         fields TEXT NOT NULL,
         hash TEXT NOT NULL)""",
 )
+_VERSION_3 = (
+    "ALTER TABLE versions ADD COLUMN lineage TEXT NOT NULL DEFAULT '{}'",
+    "ALTER TABLE versions ADD COLUMN retired_at_s REAL",
+)
 # What makes a store of each version out of one of the version before.
-STEPS = (_VERSION_1, _VERSION_2)
+STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 SCHEMA_VERSION = len(STEPS)

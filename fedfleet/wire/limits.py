@@ -29,10 +29,19 @@ MAX_HELD = 64
 MAX_DELTAS = 64
 MAX_CLASSES = 100_000
 MAX_ROUND_DIGITS = 7
+# Of a version that is imported: its bytes, which are checked in memory, its tensors, and each of
+# its texts in JSON; together with the others they have to fit into one request.
+MAX_IMPORT_BYTES = 1 << 30
+MAX_TENSORS = 1 << 14
+MAX_TENSOR_NAME = 512
+MAX_DIMENSIONS = 16
+MAX_JSON = 1 << 20
+MAX_ALIASES = 16
 # A transfer fails when bytes stop moving for this long, however long it takes in all.
 STALL_S = 60.0
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def check_worker_id(worker_id: str) -> str:
@@ -47,6 +56,16 @@ def check_digest(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise InvalidInput(f"digest {digest[:80]!r}: must be 64 lower-case hexadecimal digits")
     return digest
+
+
+def check_model_name(name: str) -> str:
+    """Raises InvalidInput: no recipe could have this name."""
+    if not _MODEL.fullmatch(name):
+        raise InvalidInput(
+            f"model {name[:80]!r}: must be 1 to 64 of a-z 0-9 . _ - and begin with a letter or "
+            "digit"
+        )
+    return name
 
 
 def check_count(what: str, count: int, most: int) -> None:

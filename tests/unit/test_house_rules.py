@@ -26,9 +26,14 @@ EXCEPT_EXCEPTION = {
     "services/coordinator/fedfleet_coordinator/__main__.py": 1,
     "services/coordinator/fedfleet_coordinator/runs.py": 2,  # supervisor of a run: it fails alone
     "services/inference-api/fedfleet_inference_api/access.py": 1,  # the interceptor of HTTP
+    # The supervisor of an experiment with a plug-in's module: plain torch serves it instead.
+    "services/inference-api/fedfleet_inference_api/backends/choice.py": 1,
     "services/inference-api/fedfleet_inference_api/follower.py": 1,  # supervisor of its thread
     "services/worker/fedfleet_worker/__main__.py": 1,
     "services/worker/fedfleet_worker/workbench.py": 1,  # supervisor of plug-ins: a job fails alone
+    # Supervisors: one camera's trouble is not that of the others.
+    "services/inference-api/fedfleet_inference_api/cameras/fleet.py": 1,
+    "services/inference-api/fedfleet_inference_api/cameras/watcher.py": 1,
 }
 
 # The processes' own entries, where the environment is read once and passed down.

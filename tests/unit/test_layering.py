@@ -40,9 +40,6 @@ SIBLINGS = {
     ("fedfleet.cli.simulate", "fedfleet.sim.traces"),
     # torchvision cannot be imported beside a CPU torch without it, also where CIFAR is fetched.
     ("fedfleet.data.cifar_download", "fedfleet.models.torchvision_ops"),
-    # The golden batch is drawn the same on every device, as partitions are.
-    ("fedfleet.models.golden", "fedfleet.data.draws"),
-    ("fedfleet.models.golden", "fedfleet.data.images"),
 }
 
 # Imports inside functions, each to keep a command or a recipe from waiting for it.
@@ -70,6 +67,14 @@ ONLY_IN = {
     "uvicorn": {"fedfleet_inference_api"},
     "starlette": {"fedfleet_inference_api"},
     "sqlite3": {"store"},
+    # In the process of a camera alone: its service never loads FFmpeg.
+    "av": {
+        f"fedfleet_inference_api.cameras.{name}"
+        for name in ("child", "source", "decoding", "faults")
+    },
+    "paho": {"fedfleet_inference_api.cameras.mqtt"},
+    "onnxruntime": {"fedfleet_inference_api"},
+    "torchmetrics": {"fedfleet.training.average_precision"},
     "google": {"wire"},
 }
 

@@ -20,7 +20,7 @@ from fedfleet_coordinator.issuing import Issuing
 HOUR_S = 3600.0
 MAX_TOKEN_S = 30 * 24 * HOUR_S
 # What the inference service asks keys for.
-KEY_SCOPES = ("predict", "models:read", "models:promote", "cameras:admin")
+KEY_SCOPES = ("predict", "models:read", "models:promote", "cameras:read", "cameras:admin")
 MAX_AUDIT = 1000
 _NOT_ISSUED = (
     "certificates are not issued by this coordinator: it runs without TLS (FEDFLEET_TLS=on), or "

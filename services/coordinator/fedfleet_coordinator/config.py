@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedfleet.env import (
     parse_bool,
+    parse_index,
     parse_path,
     parse_port,
     parse_positive_float,
@@ -94,6 +95,12 @@ class CoordinatorConfig:
         "seconds between a worker's heartbeats; three missed ones end its session",
         default=5.0,
         parse=parse_positive_float,
+    )
+    keep_versions: int = setting(
+        "how many of a model's newest versions keep their bytes; older ones without an alias are "
+        "retired after each round; 0 keeps all",
+        default=0,
+        parse=parse_index,
     )
     grace_s: float = setting(
         "seconds that calls in progress get when the service stops",

@@ -6,25 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
-from fedfleet.errors import InvalidInput, LimitExceeded, Unavailable
+from fedfleet.errors import LimitExceeded, Unavailable
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.rpc.server import Context
-from fedfleet.store.protocols import RunRecord, resolve
+from fedfleet.store.protocols import RunRecord
 from fedfleet.v1 import control_service_pb2 as pb
-from fedfleet.wire.limits import MAX_NAME
-from fedfleet_coordinator.access_desk import AccessDesk
-from fedfleet_coordinator.driver import LATEST
+from fedfleet.wire.limits import STALL_S
 from fedfleet_coordinator.issuing import Issuing
 from fedfleet_coordinator.messages import (
-    alias_message,
-    alias_messages,
     event_message,
     round_messages,
     run_message,
-    version_message,
     worker_message,
 )
+from fedfleet_coordinator.registry_desk import RegistryDesk
 from fedfleet_coordinator.runs import RunQueue, new_run_id
 from fedfleet_coordinator.standings import Standings
 from fedfleet_coordinator.surroundings import Surroundings
@@ -53,14 +49,18 @@ class Bell:
         return self._event
 
 
-class ControlServicer(AccessDesk):
-    """Serves operators: runs, workers, versions; the rest is its base's."""
+class ControlServicer(RegistryDesk):
+    """Serves operators: runs and workers; the rest is its bases'."""
 
     def __init__(
-        self, around: Surroundings, runs: RunQueue, bell: Bell, issuing: Issuing | None
+        self,
+        around: Surroundings,
+        runs: RunQueue,
+        bell: Bell,
+        issuing: Issuing | None,
+        stall_s: float = STALL_S,
     ) -> None:
-        super().__init__(around.store, around.executors, around.trail, issuing)
-        self._store = around.store
+        super().__init__(around, issuing, stall_s)
         self._fleet = around.fleet
         self._traffic = around.traffic
         self._runs = runs
@@ -149,51 +149,3 @@ class ControlServicer(AccessDesk):
             message = worker_message(name, known, moved[name], parts[name], is_busy=is_busy)
             response.workers.append(message)
         return response
-
-    # Versions
-
-    async def ListVersions(
-        self, request: pb.ListVersionsRequest, context: Context
-    ) -> pb.ListVersionsResponse:
-        return await self._executors.io(lambda: self._list_versions(request.model))
-
-    def _list_versions(self, model: str) -> pb.ListVersionsResponse:
-        registry = self._store.registry
-        response = pb.ListVersionsResponse()
-        for name in [model] if model else registry.models():
-            response.versions.extend(version_message(v) for v in registry.versions(name))
-            response.aliases[name].aliases.extend(alias_messages(registry.aliases(name)))
-        return response
-
-    async def GetVersion(
-        self, request: pb.GetVersionRequest, context: Context
-    ) -> pb.GetVersionResponse:
-        registry = self._store.registry
-        version = await self._executors.io(
-            lambda: resolve(registry, request.model, request.version)
-        )
-        aliases = await self._executors.io(lambda: registry.aliases(request.model))
-        return pb.GetVersionResponse(
-            version=version_message(version), aliases=alias_messages(aliases)
-        )
-
-    async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
-        if request.alias == LATEST:
-            raise InvalidInput(
-                f"alias {LATEST}: moves with every committed round; promote another alias and "
-                "serve that one (FEDFLEET_SERVE_ALIAS)"
-            )
-        expected = request.expected_revision if request.HasField("expected_revision") else None
-        record = await self._trail.act(
-            "set_alias",
-            f"model/{request.model}",
-            lambda: self._executors.io(
-                lambda: self._store.registry.set_alias(
-                    request.model, request.alias, request.version, expected
-                )
-            ),
-            alias=request.alias[:MAX_NAME],
-            version=request.version,
-            expected_revision=expected,
-        )
-        return pb.SetAliasResponse(alias=alias_message(record))

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from typing import TypeVar
 
 from fedfleet.codecs.chain import Chain
 from fedfleet.errors import (
@@ -17,11 +16,9 @@ from fedfleet.errors import (
     LimitExceeded,
     NotFound,
     NotServed,
-    TimedOut,
     TransferInvalid,
 )
 from fedfleet.rpc.gate import RunningCall, current_call
-from fedfleet.rpc.patience import within
 from fedfleet.rpc.server import Context
 from fedfleet.store.protocols import BlobWriter
 from fedfleet.v1 import federation_service_pb2 as pb
@@ -34,6 +31,7 @@ from fedfleet.wire.updates import IDENTITY
 from fedfleet_coordinator.config import CoordinatorConfig
 from fedfleet_coordinator.driver import RunDriver
 from fedfleet_coordinator.fleet import Session
+from fedfleet_coordinator.receiving import next_message
 from fedfleet_coordinator.room import Room
 from fedfleet_coordinator.runs import RunQueue
 from fedfleet_coordinator.surroundings import Surroundings
@@ -41,7 +39,6 @@ from fedfleet_coordinator.transfers import Transfers, check_claim
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 MISSED_HEARTBEATS = 3
 # How long room is kept for a chunk that is on its way.
 ROOM_S = 2.0
@@ -70,7 +67,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     ) -> AsyncIterator[pb.ConnectResponse]:
         """Welcome a worker, then push what its outbox holds until either side ends."""
         patience_s = MISSED_HEARTBEATS * self._heartbeat_s
-        first = await _next(requests, patience_s)
+        first = await next_message(requests, patience_s)
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidInput("the first message of a stream must be a hello")
         session = self._session(first.hello)
@@ -124,7 +121,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     ) -> None:
         """Take a worker's messages until it ends the stream or falls silent."""
         try:
-            while (request := await _next(requests, patience_s)) is not None:
+            while (request := await next_message(requests, patience_s)) is not None:
                 session.last_seen_s = time.time()
                 await self._take(session, request)
         finally:
@@ -211,7 +208,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
     ) -> AsyncIterator[pb.UploadResponse]:
         """Take one update: say from where on, receive, check, journal, answer with a receipt."""
         with self._transfers.one():
-            first = await _next(requests, self._stall_s)
+            first = await next_message(requests, self._stall_s)
             if first is None or first.WhichOneof("message") != "header":
                 raise TransferInvalid("the first message of an upload must be its header")
             # Before an older upload of that assignment is ended.
@@ -311,7 +308,7 @@ class FederationServicer(pb_grpc.FederationServiceServicer):
         """Receive a chunk once there is room for it; a slow worker does not keep the room."""
         async with AsyncExitStack() as room:
             await room.enter_async_context(self._room.hold())
-            coming = asyncio.ensure_future(_next(requests, self._stall_s))
+            coming = asyncio.ensure_future(next_message(requests, self._stall_s))
             try:
                 await asyncio.wait({coming}, timeout=ROOM_S)
                 if not coming.done():
@@ -408,13 +405,3 @@ def _receipt(header: pb.UpdateHeader, *, duplicate: bool) -> pb.UploadResponse:
     return pb.UploadResponse(
         receipt=pb.Receipt(assignment_id=header.assignment_id, duplicate=duplicate)
     )
-
-
-async def _next(requests: AsyncIterator[T], patience_s: float) -> T | None:
-    """The next message, or None at the stream's end; raises TimedOut when none comes in time."""
-    try:
-        return await within(patience_s, requests.__anext__())
-    except StopAsyncIteration:
-        return None
-    except asyncio.TimeoutError as error:
-        raise TimedOut(f"nothing came for {patience_s:g} s; the stream is closed") from error

@@ -6,7 +6,14 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedfleet.store.protocols import AliasRecord, Entry, RunRecord, RunState, VersionRecord
+from fedfleet.store.protocols import (
+    AliasRecord,
+    Entry,
+    RegistryEvent,
+    RunRecord,
+    RunState,
+    VersionRecord,
+)
 from fedfleet.types import Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_to_message
@@ -63,6 +70,8 @@ def version_message(version: VersionRecord) -> pb.Version:
         card_json=json.dumps(dict(version.card)),
         metrics_json=json.dumps(dict(version.metrics)),
         signature=version.signature,
+        lineage_json=json.dumps(dict(version.lineage)),
+        retired_at_s=version.retired_at_s or 0.0,
     )
 
 
@@ -72,6 +81,16 @@ def alias_messages(aliases: Mapping[str, AliasRecord]) -> list[pb.Alias]:
 
 def alias_message(record: AliasRecord) -> pb.Alias:
     return pb.Alias(name=record.alias, version=record.number, revision=record.revision)
+
+
+def registry_event_message(event: RegistryEvent) -> pb.RegistryEvent:
+    return pb.RegistryEvent(
+        event_id=event.event_id,
+        kind=event.kind,
+        model=event.model,
+        version=event.number,
+        alias=event.alias,
+    )
 
 
 def worker_message(

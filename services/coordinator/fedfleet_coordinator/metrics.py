@@ -68,7 +68,7 @@ class CoordinatorMetrics:
         )
         self.accuracy = Gauge(
             "fedfleet_coordinator_eval_accuracy_ratio",
-            "Accuracy of the newest version on the coordinator's test split.",
+            "Accuracy of the newest version on the coordinator's test split; a detector's mAP@0.5.",
             registry=self.registry,
         )
         self.loss = Gauge(

@@ -63,7 +63,7 @@ def observe_round(
     metrics.round_duration.observe(duration_s)
     metrics.last_round.set_to_current_time()
     if evaluation is not None:
-        metrics.accuracy.set(evaluation.accuracy)
+        metrics.accuracy.set(evaluation.quality)
         metrics.loss.set(evaluation.loss)
     logger.info(
         "round_committed",
@@ -72,5 +72,6 @@ def observe_round(
             "round": version.round,
             "duration_s": float(f"{duration_s:.4g}"),
             "accuracy": evaluation.accuracy if evaluation else None,
+            **(dict(evaluation.scores) if evaluation else {}),
         },
     )

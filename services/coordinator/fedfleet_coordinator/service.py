@@ -32,6 +32,7 @@ from fedfleet_coordinator.fleet import Fleet
 from fedfleet_coordinator.issuing import Issuing, Terms
 from fedfleet_coordinator.metrics import CoordinatorMetrics
 from fedfleet_coordinator.ownership import Ownership
+from fedfleet_coordinator.retention import Retention
 from fedfleet_coordinator.runs import RunQueue
 from fedfleet_coordinator.signing import VersionSigner
 from fedfleet_coordinator.surroundings import Surroundings
@@ -145,6 +146,7 @@ class Coordinator:
             supervisor=self._supervisor,
             changed=self._bell.ring,
             trail=Trail(self._store.audit, self._executors, self._supervisor),
+            retention=Retention(self._store, self._config.keep_versions),
             sign=VersionSigner(trust.signer).sign if trust.signer else None,
         )
 
@@ -174,7 +176,7 @@ class Coordinator:
             max_connections=connection_limit(),
         )
         federation = FederationServicer(around, runs, config)
-        control = ControlServicer(around, runs, self._bell, issuing)
+        control = ControlServicer(around, runs, self._bell, issuing, config.stall_s)
         federation_grpc.add_FederationServiceServicer_to_server(federation, main.grpc)
         control_grpc.add_ControlServiceServicer_to_server(control, main.grpc)
         enrollment_grpc.add_EnrollmentServiceServicer_to_server(enrollment, main.grpc)

@@ -23,6 +23,7 @@ class VersionSigner:
             record,
             card=json.loads(json.dumps(record.card)),
             metrics=json.loads(json.dumps(record.metrics)),
+            lineage=json.loads(json.dumps(record.lineage)),
             created_at_s=float(record.created_at_s),
         )
         return replace(kept, signature=self._signer.sign(manifest_of(kept)))

@@ -85,6 +85,18 @@ def a_version(number: int = 1, data: bytes = b"weights", **changes: Any) -> Vers
     return VersionRecord(**{**values, **changes})
 
 
+def an_import(number: int = 1, data: bytes = b"weights", **changes: Any) -> VersionRecord:
+    """A version that no run has made."""
+    values: dict[str, Any] = {
+        "model": "old",
+        "run_id": "",
+        "round": 0,
+        "parent": None,
+        "lineage": {"imported": {"model": "elsewhere", "number": 7}},
+    }
+    return a_version(number, data, **{**values, **changes})
+
+
 def a_commit(version: VersionRecord, **changes: Any) -> RoundCommit:
     values: dict[str, Any] = {
         "run_id": version.run_id,

@@ -99,7 +99,8 @@ class PlainStore:
     def set_alias(
         self, model: str, alias: str, number: int, expected_revision: int | None = None
     ) -> AliasRecord:
-        self.version(model, number)
+        if self.version(model, number).retired_at_s is not None:
+            raise Conflict(alias)
         old = self._aliases.get((model, alias))
         revision = old.revision if old else 0
         if expected_revision not in (None, revision):
@@ -108,6 +109,35 @@ class PlainStore:
         self._aliases[model, alias] = moved
         self._announce("alias", model, number, alias)
         return moved
+
+    def add(self, version: VersionRecord, aliases: tuple[str, ...] = ()) -> VersionRecord:
+        versions = self._versions.get(version.model, [])
+        if version.number != len(versions) + 1:
+            raise Conflict("number")
+        self._found(self._data, version.digest)
+        self._versions[version.model] = [*versions, version]
+        self._announce("version", version.model, version.number)
+        for alias in aliases:
+            self.set_alias(version.model, alias, version.number)
+        return version
+
+    def retire(self, model: str, number: int, at_s: float) -> VersionRecord:
+        version = self.version(model, number)
+        if version.retired_at_s is not None:
+            return version
+        if number in [alias.number for alias in self.aliases(model).values()]:
+            raise Conflict("aliased")
+        if number == len(self._versions[model]):
+            raise Conflict("newest")
+        run = self._runs.get(version.run_id)
+        if run and not run.state.final and run.round <= version.round:
+            raise Conflict("going")
+        retired = replace(version, retired_at_s=at_s)
+        self._versions[model][number - 1] = retired
+        self._announce("retired", model, number)
+        if version.digest not in self._needed():
+            self._data.pop(version.digest, None)
+        return retired
 
     def events(self, after_id: int = 0, limit: int = 1000) -> list[RegistryEvent]:
         return self._events[after_id : after_id + limit]
@@ -120,14 +150,9 @@ class PlainStore:
             raise Conflict("initial version again")
         if not is_initial and commit.round != run.round + 1:
             raise Conflict("round")
-        if version.number != len(versions) + 1:
-            raise Conflict("number")
-        for digest in filter(None, (version.digest, commit.memory_digest)):
-            self._found(self._data, digest)
-        self._versions[version.model] = [*versions, version]
-        self._announce("version", version.model, version.number)
-        for alias in commit.aliases:
-            self.set_alias(version.model, alias, version.number)
+        if commit.memory_digest and version.number == len(versions) + 1:
+            self._found(self._data, commit.memory_digest)
+        self.add(version, commit.aliases)
         self._runs[run.run_id] = replace(run, round=commit.round, updated_at_s=commit.entry.at_s)
         self._memory[run.run_id] = commit.memory_digest
         self.append(commit.entry)
@@ -151,7 +176,7 @@ class PlainStore:
 
     def _needed(self) -> Iterator[str]:
         for versions in self._versions.values():
-            yield from (version.digest for version in versions)
+            yield from (v.digest for v in versions if v.retired_at_s is None)
         for run in self._runs.values():
             if not run.state.final:
                 yield self._memory[run.run_id]

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.store.builders import a_commit, a_run, a_version, an_entry, an_update, digest_of
+from contract.store.builders import (
+    a_commit,
+    a_run,
+    a_version,
+    an_entry,
+    an_import,
+    an_update,
+    digest_of,
+)
 from contract.store.places import PLACES
 from contract.store.plain_store import PlainStore
 from hypothesis import settings
@@ -55,11 +63,13 @@ class Histories(RuleBasedStateMachine):
         assert found == wanted
         return found
 
-    @initialize(data=st.lists(DATA, unique=True, min_size=2))
-    def begin(self, data: list[bytes]) -> None:
+    @initialize(data=st.lists(DATA, unique=True, min_size=2), versions=st.integers(0, 3))
+    def begin(self, data: list[bytes], versions: int) -> None:
         self.create_run("run-1")
         for each in data:
             self.put(each)
+        for number in range(versions):
+            self.add(1, data[number % 2], ["production"] if number == 1 else [])
 
     @rule(run_id=RUNS)
     def create_run(self, run_id: str) -> None:
@@ -118,6 +128,16 @@ class Histories(RuleBasedStateMachine):
     def set_alias(self, alias: str, number: int, expected: int | None) -> None:
         self.both(lambda s: s.registry.set_alias("digits", alias, number, expected))
 
+    @rule(ahead=st.sampled_from([1, 1, 1, 0, 2]), data=DATA, aliases=st.lists(ALIASES, unique=True))
+    def add(self, ahead: int, data: bytes, aliases: list[str]) -> None:
+        version = an_import(len(self.plain.versions("digits")) + ahead, data, model="digits")
+        self.both(lambda s: s.registry.add(version, tuple(aliases)))
+
+    @precondition(lambda self: self.plain.models())
+    @rule(number=st.sampled_from([1, 1, 2, 2, 3, 4, 0]), at_s=st.sampled_from([7.0, 8.25]))
+    def retire(self, number: int, at_s: float) -> None:
+        self.both(lambda s: s.registry.retire("digits", number, at_s))
+
     @rule(data=DATA)
     def put(self, data: bytes) -> None:
         self.both(lambda s: s.blobs.put(data))
@@ -152,6 +172,16 @@ class Histories(RuleBasedStateMachine):
         for digest in map(digest_of, (b"", b"one", b"two", b"three")):
             self.both(lambda s, d=digest: s.blobs.size(d))
             self.both(lambda s, d=digest: s.blobs.read(d))
+
+    @invariant()
+    def keeps_what_is_named(self) -> None:
+        registry = self.store.registry
+        named = {alias.number for alias in registry.aliases("digits").values()}
+        for version in registry.versions("digits"):
+            if version.number in named or version.number == registry.newest_number("digits"):
+                assert version.retired_at_s is None
+            if version.retired_at_s is None:
+                assert digest_of(self.store.blobs.read(version.digest)) == version.digest
 
 
 def outcome(call: Callable[[Any], Any], store: Any) -> Any:

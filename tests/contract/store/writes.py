@@ -14,6 +14,7 @@ from contract.store.builders import (
     a_token,
     a_version,
     an_entry,
+    an_import,
     an_update,
     digest_of,
 )
@@ -28,6 +29,8 @@ WRITES: dict[str, Callable[[Store], object]] = {
     "accept_update": lambda s: s.journal.accept_update(an_update(round=2), an_entry(round=2)),
     "commit_round": lambda s: s.commit_round(a_commit(a_version(2))),
     "set_alias": lambda s: s.registry.set_alias("digits", "production", 1),
+    "add_version": lambda s: s.registry.add(an_import(3), ("latest", "candidate")),
+    "retire": lambda s: s.registry.retire("old", 1, 50.5),
     "delete_blob": lambda s: s.blobs.delete(digest_of(b"spare")),
     "add_token": lambda s: s.access.add_token(a_token("new")),
     "delete_token": lambda s: s.access.delete_token("unwanted"),
@@ -47,6 +50,8 @@ def prepare(store: Store) -> None:
     for data in (b"payload", b"weights", b"spare"):
         store.blobs.put(data)
     store.commit_round(a_commit(a_version(1)))
+    for number in (1, 2):
+        store.registry.add(an_import(number))
     for token_id in ("unwanted", "used"):
         store.access.add_token(a_token(token_id))
     store.access.add_certificate(a_certificate("a"))
@@ -62,8 +67,8 @@ def everything(store: Store) -> list[Any]:
         journal.runs(),
         [journal.entries(run_id) for run_id in ("run-1", "run-2")],
         [journal.updates("run-1", round) for round in (1, 2)],
-        registry.versions("digits"),
-        registry.aliases("digits"),
+        [registry.versions(model) for model in ("digits", "old")],
+        [registry.aliases(model) for model in ("digits", "old")],
         registry.events(),
         store.blobs.size(digest_of(b"spare")),
         access.tokens(),

@@ -157,3 +157,25 @@ min_samples = 4
 rounds = 2
 cohort = 2
 """
+
+
+def test_describe_counts_boxes_where_there_are_any(cli, tmp_path: Path, tiny: Path) -> None:
+    recipe = tmp_path / "boxes.toml"
+    text = tiny.read_text().replace('"synthetic"', '"shapes"\nsamples = 40\nimage_size = 32')
+    text = text.replace("seed = 3", 'seed = 3\nkind = "detection"')
+    recipe.write_text(text.replace('"mlp"\nhidden = [8]', '"ssd_tiny"'))
+    plot = tmp_path / "map.svg"
+
+    result = cli("data", "describe", str(recipe), "--plot", str(plot))
+    document = cli("data", "describe", str(recipe), "--json").document
+
+    shards = document["shards"]
+    assert sum(shard["examples"] for shard in shards) == document["examples"] == 40
+    assert all(sum(shard["per_class"].values()) == shard["boxes"] for shard in shards)
+    assert sum(shard["boxes"] for shard in shards) == document["boxes"] > 40
+    assert f"shapes, 40 training examples with {document['boxes']} boxes" in result.out
+    rows = [re.findall(r"[\w.]+", line) for line in result.out.splitlines()]
+    counted = [str(shards[1][name]) for name in ("examples", "boxes", "classes_held")]
+    assert ["1", *counted] in [row[:4] for row in rows]
+    assert "star" in result.out
+    assert plot.read_bytes().startswith(b"<?xml")

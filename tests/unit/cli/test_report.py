@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -164,3 +165,19 @@ def test_print_traffic_tells_what_was_sent_again() -> None:
 
     line = "Moved in all: 246 kB up (and 1 kB sent again or in vain), 9.12 MB down.\n"
     assert text(out) == line
+
+
+def test_print_result_of_a_detector_shows_average_precisions() -> None:
+    out = console()
+    scores = {"map50": 0.625, "map": 0.375, "ap50/cat": 0.875}
+    detector = replace(evaluation(5), scores=scores)
+
+    print_rounds(out, [result(1, detector)])
+    print_result(out, [result(1, detector)], ["cat", "dog"])
+
+    lines = text(out).splitlines()
+    assert any("mAP@0.5" in line and "train loss" in line for line in lines)
+    assert any("62.5 %" in line and "37.5 %" in line and "75.0 %" in line for line in lines)
+    assert any("cat" in line and "87.5 %" in line for line in lines)
+    assert any("dog" in line and " - " in line for line in lines)
+    assert "Average precision per class" in text(out)

@@ -8,7 +8,7 @@ import pytest
 
 from fedfleet.data import catalog
 from fedfleet.data.catalog import SOURCES, DatasetSpec, describe, open_dataset
-from fedfleet.data.config import BUILT_IN, DataConfig, FolderOptions
+from fedfleet.data.config import BUILT_IN, DataConfig
 from fedfleet.errors import UnknownDataset
 
 ROOT = Path(catalog.__file__).parents[2]
@@ -20,7 +20,8 @@ def test_every_built_in_has_options_and_a_source():
 
 @pytest.mark.parametrize("name", list(BUILT_IN))
 def test_every_built_in_describes_itself_without_data(name):
-    options = FolderOptions(classes=("a", "b")) if name == "folder" else BUILT_IN[name]()
+    needs = {"classes": ("a", "b")} if name in ("coco", "folder", "voc") else {}
+    options = BUILT_IN[name](**needs)
 
     spec = describe(DataConfig(dataset=name, options=options))
 
@@ -42,6 +43,7 @@ def test_data_need_no_torch_and_a_folder_needs_no_pyarrow():
     code = (
         "import sys\n"
         "import fedfleet.data.shard, fedfleet.data.folder, fedfleet.data.summary\n"
+        "import fedfleet.data.coco, fedfleet.data.shapes, fedfleet.data.voc\n"
         "heavy = {'torch', 'pyarrow', 'sklearn'} & set(sys.modules)\n"
         "import fedfleet.data.cifar, fedfleet.data.digits\n"
         "sys.exit(bool(heavy) or 'torch' in sys.modules)"

@@ -3,11 +3,14 @@ from __future__ import annotations
 import pytest
 
 from fedfleet.data.config import (
+    CocoOptions,
     DataConfig,
     DigitsOptions,
     FolderOptions,
     ShakespeareOptions,
+    ShapesOptions,
     SyntheticOptions,
+    VocOptions,
 )
 
 
@@ -83,3 +86,28 @@ def test_shakespeare_options_out_of_range_are_refused(values):
 def test_synthetic_options_out_of_range_are_refused(values):
     with pytest.raises(ValueError):
         SyntheticOptions(**values)
+
+
+@pytest.mark.parametrize("values", [{"samples": 3}, {"image_size": 31}, {"most": 0}, {"most": 17}])
+def test_shapes_options_out_of_range_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        ShapesOptions(**values)
+
+
+@pytest.mark.parametrize("options", [CocoOptions, VocOptions])
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"classes": ()}, "classes = .*one or more"),
+        ({"classes": ("a", "a")}, "classes = .*different"),
+        ({"classes": ("a", "")}, "classes: '' cannot be"),
+        ({"classes": ("a\nb",)}, "cannot be the name of a class"),
+        ({"classes": ("a" * 101,)}, "1 to 100 printable characters"),
+        ({"classes": ("a",), "image_size": 31}, "image_size = 31"),
+        ({"classes": ("a",), "image_size": 1025}, "image_size = 1025"),
+        ({"classes": ("a",), "train": "val", "test": "val"}, 'test = "val": must be another set'),
+    ],
+)
+def test_options_of_images_with_boxes_that_are_wrong_are_refused(options, values, text):
+    with pytest.raises(ValueError, match=text):
+        options(**values)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedfleet.data.decode import FORMATS, MAX_PIXELS, decode_image, fit_pixels
+from fedfleet.data.decode import FORMATS, MAX_PIXELS, decode_image, fit_pixels, squeeze_pixels
 from fedfleet.errors import ImageInvalid, ImageTooLarge
 
 UPRIGHT = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -86,6 +86,45 @@ def test_decode_refuses_what_is_no_image():
         assert all(name in caught.value.message for name in FORMATS)
 
 
+def photograph(width: int, height: int) -> np.ndarray:
+    """Coarse and fine detail."""
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 16, 3), dtype=np.uint8))
+    large = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    noisy = large + rng.integers(-20, 21, large.shape)
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "MPO"])
+def test_decode_of_a_large_jpeg_leaves_out_what_a_small_image_does_not_show(encode, format):
+    data = encode(photograph(1920, 1080), format)
+    whole, scaled = decode_image(data), decode_image(data, side=32)
+
+    assert whole.size == (1920, 1080)
+    assert scaled.size == (240, 135)
+    left, right = (fit_pixels(one, channels=3, height=32, width=32) for one in (whole, scaled))
+    assert np.abs(left.astype(int) - right).mean() < 2
+
+
+def test_decode_keeps_both_sides_twice_as_long_as_is_asked_for(encode):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    wide = encode(photograph(1600, 130), "JPEG", exif=exif)
+
+    assert decode_image(wide, side=32).size == (65, 800)
+    assert decode_image(wide, side=64).size == (130, 1600)
+    assert decode_image(encode(UPRIGHT, "PNG"), side=1).size == (6, 4)
+
+
+def test_decode_refuses_a_bomb_whatever_it_is_scaled_to(encode):
+    data = bytearray(encode(np.zeros((8, 8), np.uint8), "JPEG"))
+    frame = data.index(b"\xff\xc0")  # start of frame: precision, then height and width
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+
+    with pytest.raises(ImageTooLarge):
+        decode_image(bytes(data), side=8)
+
+
 def test_decode_refuses_formats_that_are_not_listed(encode):
     with pytest.raises(ImageInvalid):
         decode_image(encode(UPRIGHT, "TIFF"))
@@ -150,3 +189,17 @@ def test_fit_pixels_shows_black_behind_what_is_transparent():
 
     assert pixels[0].tolist() == [[128, 0], [0, 0]]
     assert fit_pixels(paletted, channels=3, height=2, width=2).max() == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(40, 160), (160, 40), (64, 64)])
+def test_squeezed_image_shows_the_whole_of_it(height, width, channels):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 4, -width // 4 :] = 240
+
+    squeezed = squeeze_pixels(Image.fromarray(pixels), channels=channels, height=16, width=32)
+
+    assert squeezed.shape == (channels, 16, 32)
+    assert (squeezed[:, :3, 26:] == 240).all()
+    assert (squeezed[:, 5:, :] == 0).all()
+    assert (squeezed[:, :, :23] == 0).all()

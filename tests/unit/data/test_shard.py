@@ -5,10 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedfleet.data.catalog import open_dataset
-from fedfleet.data.config import DataConfig, DigitsOptions, SyntheticOptions
+from fedfleet.data import catalog
+from fedfleet.data.boxes import label_of_largest
+from fedfleet.data.catalog import DatasetSpec, open_dataset
+from fedfleet.data.config import DataConfig, DigitsOptions, ShapesOptions, SyntheticOptions
+from fedfleet.data.shapes import SHAPES
 from fedfleet.data.shard import Shards, load_examples
-from fedfleet.errors import DataEmpty, DataMissing, RecipeInvalid
+from fedfleet.data.synthetic import SYNTHETIC
+from fedfleet.errors import DataEmpty, DataInvalid, DataMissing, RecipeInvalid
 
 WHOLE = DataConfig(dataset="digits", options=DigitsOptions())
 SPLIT = DataConfig(
@@ -151,3 +155,103 @@ def test_exemplars_are_all_there_are_where_more_are_asked_for():
     whole = load(WHOLE, "test", None)
 
     assert rows(Shards(SPLIT, seed=3, data_dir=None).exemplars(10_000)) == rows(whole)
+
+
+BOXED = DataConfig(
+    dataset="shapes",
+    options=ShapesOptions(samples=60, image_size=32),
+    partition="dirichlet",
+    workers=3,
+    alpha=0.5,
+)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_shards_of_images_with_boxes_together_are_the_split(split):
+    whole = load(BOXED, "test", None) if split == "test" else load(UNSPLIT, "train", None)
+    pairs = {bytes(image): bytes(boxes) for image, boxes in pairs_of(whole)}
+    held = [pair for shard in range(3) for pair in pairs_of(load(BOXED, split, shard))]
+
+    assert {bytes(image): bytes(boxes) for image, boxes in held} == pairs
+    assert len(held) == len(whole)
+
+
+UNSPLIT = replace(BOXED, partition="none", workers=None, alpha=None)
+
+
+def pairs_of(examples):
+    assert examples.boxes is not None
+    return list(zip(examples.images, examples.boxes, strict=True))
+
+
+def test_taken_examples_keep_their_boxes():
+    examples = load(UNSPLIT, "test", None)
+    index = np.array([9, 2, 2, 14])
+
+    taken = examples.take(index)
+
+    assert np.array_equal(taken.boxes, examples.boxes[index])
+    assert np.array_equal(taken.images, examples.images[index])
+    assert np.array_equal(taken.labels, label_of_largest(taken.boxes))
+    assert load(WHOLE, "test", None).take(index).boxes is None
+
+
+def test_noise_leaves_boxes_as_they_are():
+    noisy = load(replace(BOXED, feature_noise=0.1), "train", 2)
+    clean = load(BOXED, "train", 2)
+
+    assert np.array_equal(noisy.boxes, clean.boxes)
+    assert not np.array_equal(noisy.images, clean.images)
+
+
+def test_boxes_of_all_training_images_need_no_image():
+    shards = Shards(BOXED, seed=3, data_dir=None)
+
+    assert shards.boxes.shape == (60, 4, 5)
+    assert Shards(SPLIT, seed=3, data_dir=None).boxes is None
+
+
+def test_exemplars_of_images_with_boxes_have_theirs():
+    exemplars = Shards(BOXED, seed=3, data_dir=None).exemplars(1)
+
+    assert np.array_equal(exemplars.labels, label_of_largest(exemplars.boxes))
+    assert sorted(set(exemplars.labels.tolist())) == exemplars.labels.tolist()
+
+
+class Boxless:
+    """Says that it has boxes, and has none."""
+
+    def describe(self, options: SyntheticOptions) -> DatasetSpec:
+        return replace(SYNTHETIC.describe(options), kind="detection")
+
+    def open(self, options, split, data_dir):
+        return SYNTHETIC.open(options, split, data_dir)
+
+
+class Outside:
+    """A box reaches out of its image."""
+
+    def describe(self, options: ShapesOptions) -> DatasetSpec:
+        return SHAPES.describe(options)
+
+    def open(self, options, split, data_dir):
+        images = SHAPES.open(options, split, data_dir)
+        boxes = images.load_boxes(np.arange(15))
+        boxes[4, 0] = (0, 0.5, 0.5, 1.5, 1.0)
+        images.load_boxes = lambda index: boxes[index]
+        return images
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "text"),
+    [
+        (Boxless(), SyntheticOptions(), r"has no load_boxes\(\)"),
+        (Outside(), ShapesOptions(samples=60), "must have left < right"),
+    ],
+)
+def test_data_set_that_is_not_what_it_says_is_invalid(monkeypatch, source, options, text):
+    monkeypatch.setattr(catalog.plugins, "load", lambda group, name: source)
+    config = DataConfig(dataset="from_elsewhere", options=options)
+
+    with pytest.raises(DataInvalid, match=text):
+        load(config, "test", None)

@@ -33,3 +33,20 @@ def test_describe_partition_names_owners_where_there_are_any():
     rows = describe_partition(labels, [np.array([0]), np.array([1])], ["a", "b"], [("K",), ("Q",)])
 
     assert [row.to_json(["a", "b"])["owners"] for row in rows] == [["K"], ["Q"]]
+
+
+def test_describe_partition_counts_boxes_where_there_are_any():
+    labels = np.array([1, 0, 0], np.int64)
+    boxes = np.zeros((3, 2, 5), np.float32)
+    boxes[:, :, 0] = [[1, 0], [0, -1], [-1, -1]]
+
+    rows = describe_partition(labels, [np.array([0]), np.array([1, 2])], ["a", "b"], boxes=boxes)
+
+    assert [(row.examples, row.boxes, row.per_class) for row in rows] == [
+        (1, 2, (1, 1)),
+        (2, 1, (1, 0)),
+    ]
+    assert [row.classes_held for row in rows] == [2, 1]
+    assert [row.entropy for row in rows] == [1.0, 0.0]
+    assert rows[0].to_json(["a", "b"])["boxes"] == 2
+    assert "boxes" not in describe_partition(labels, [np.array([0])], ["a", "b"])[0].to_json("ab")

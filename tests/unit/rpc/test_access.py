@@ -36,7 +36,7 @@ SERVED = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-READ_ONLY = ("Get", "List", "Watch")
+READ_ONLY = ("Export", "Get", "List", "Watch")
 
 
 # The table

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import grpc
 import pytest
@@ -31,6 +31,13 @@ async def server_stream(served: Served) -> None:
         assert response.event.run_id == "x"
 
 
+async def client_stream(served: Served) -> None:
+    def requests() -> Iterator[pb.ImportVersionRequest]:
+        yield pb.ImportVersionRequest(chunk=b"piece")
+
+    await served.control.ImportVersion(requests(), timeout=CALL_S)
+
+
 async def both_stream(served: Served) -> None:
     async def requests() -> AsyncIterator[federation_pb.ConnectRequest]:
         yield federation_pb.ConnectRequest(hello=federation_pb.Hello(worker_id="w"))
@@ -39,7 +46,7 @@ async def both_stream(served: Served) -> None:
         assert response.WhichOneof("message") == "welcome"
 
 
-SHAPES = [unary, server_stream, both_stream]
+SHAPES = [unary, server_stream, client_stream, both_stream]
 Call = Callable[..., Awaitable[None]]
 
 

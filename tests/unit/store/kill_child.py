@@ -10,10 +10,20 @@ import signal
 import sys
 from pathlib import Path
 
-from contract.store.builders import a_commit, a_run, a_version, an_entry, an_update, digest_of
+from contract.store.builders import (
+    a_commit,
+    a_run,
+    a_version,
+    an_entry,
+    an_import,
+    an_update,
+    digest_of,
+)
 
 from fedfleet.store.protocols import RunState
 from fedfleet.store.sqlite import SqliteStore
+
+MOVED = ("a", "b", "c")
 
 
 def die_at(store: SqliteStore, statement: int) -> None:
@@ -34,7 +44,7 @@ def die_at(store: SqliteStore, statement: int) -> None:
 def main(folder: Path, statement: int) -> None:
     commit = a_commit(a_version(), memory_digest=digest_of(b"memory"), aliases=("a", "b"))
     with SqliteStore(folder) as store:
-        for data in (b"payload", b"weights", b"memory"):
+        for data in (b"payload", b"weights", b"memory", b"added"):
             store.blobs.put(data)
         die_at(store, statement)
         for name, call in (
@@ -43,6 +53,8 @@ def main(folder: Path, statement: int) -> None:
             ("committed", lambda: store.commit_round(commit)),
             ("aliased", lambda: store.registry.set_alias("digits", "c", 1, 0)),
             ("ended", lambda: store.journal.set_run_state("run-1", RunState.STOPPED, an_entry())),
+            ("added", lambda: store.registry.add(an_import(2, b"added", model="digits"), MOVED)),
+            ("retired", lambda: store.registry.retire("digits", 1, 50.5)),
         ):
             call()
             sys.stdout.write(name + "\n")

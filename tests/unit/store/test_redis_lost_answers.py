@@ -51,7 +51,7 @@ def test_a_write_whose_answer_is_lost_happens_once(
         WRITES[name](store)
         wanted = everything(store)
     losses = []
-    for after in range(5):
+    for after in range(7):
         namespace = uuid.uuid4().hex
         with (
             open_store(server.url(namespace)) as near,

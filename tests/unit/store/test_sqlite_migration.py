@@ -1,4 +1,4 @@
-"""Stores that an older release has written: ``sqlite_version_1.sql`` is a dump of a real one."""
+"""Stores that older releases have written: ``sqlite_version_1.sql`` is a dump of a real one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from unit.store import migrate_kill_child
 
 from fedfleet.errors import StateInUse
 from fedfleet.store.owner import hold_folder
-from fedfleet.store.protocols import AliasRecord
+from fedfleet.store.protocols import AliasRecord, manifest_of
 from fedfleet.store.sqlite import SqliteStore
 
-DUMP = Path(__file__).with_name("sqlite_version_1.sql").read_text()
+FOLDER = Path(__file__).parent
+DUMP = (FOLDER / "sqlite_version_1.sql").read_text()
+# With a version that is signed, a lease that was held once, a token and a deed.
+DUMP_2 = (FOLDER / "sqlite_version_2.sql").read_text()
+SIGNATURE = "ab" * 64
 
 
 def version_of(folder: Path) -> int:
@@ -81,9 +85,12 @@ def use_all(store: SqliteStore) -> None:
         store.audit.append(a_deed())
         entry = store.journal.append(an_entry())
         assert entry.event_id == 5  # ids are not used again
-        signed = a_version(2, signature="ab" * 64)
+        signed = a_version(2, signature=SIGNATURE, lineage={"recipe": "ab"})
         store.commit_round(a_commit(signed))
         assert store.registry.versions("digits") == [signed, a_version()]
+        store.registry.set_alias("digits", "production", 2)
+        retired = store.registry.retire("digits", 1, 50.5)
+        assert store.registry.versions("digits") == [signed, retired]
 
 
 def test_a_store_of_version_1_keeps_its_data_and_can_all_that_a_new_one_can(
@@ -95,7 +102,35 @@ def test_a_store_of_version_1_keeps_its_data_and_can_all_that_a_new_one_can(
         use_all(store)
     SqliteStore(tmp_path / "new").close()
 
-    assert version_of(folder) == version_of(tmp_path / "new") == 2
+    assert version_of(folder) == version_of(tmp_path / "new") == 3
+    assert schema_of(folder) == schema_of(tmp_path / "new")
+
+
+def test_a_store_of_version_2_keeps_its_data_and_its_signatures(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    connection = sqlite3.connect(folder / "fedfleet.db")
+    connection.executescript(DUMP_2)
+    connection.close()
+    assert version_of(folder) == 2
+
+    with SqliteStore(folder) as store:
+        old = store.registry.version("digits", 1)
+        assert old == a_version(signature=SIGNATURE)
+        assert (old.lineage, old.retired_at_s) == ({}, None)
+        # What was signed before there was a lineage.
+        assert manifest_of(old) == manifest_of(a_version())
+        assert b"lineage" not in manifest_of(old)
+        assert [token.token_id for token in store.access.tokens()] == ["old"]
+        store.blobs.put(b"weights")
+        with store.own() as lease:
+            assert lease.record.token == 2
+            store.commit_round(a_commit(a_version(2, lineage={"recipe": "ab"})))
+            store.registry.set_alias("digits", "production", 2)
+            assert store.registry.retire("digits", 1, 50.5).signature == SIGNATURE
+    SqliteStore(tmp_path / "new").close()
+
+    assert version_of(folder) == 3
     assert schema_of(folder) == schema_of(tmp_path / "new")
 
 
@@ -142,7 +177,7 @@ def test_kill_before_every_statement_of_the_migration_loses_nothing(tmp_path: Pa
 
     ends = [code for code, _ in results].index(0)
     assert ends > 12
-    assert results == [(-signal.SIGKILL, 1)] * ends + [(0, 2)] * (len(results) - ends)
+    assert results == [(-signal.SIGKILL, 1)] * ends + [(0, 3)] * (len(results) - ends)
 
 
 def test_many_processes_may_open_a_store_of_version_1_at_once(tmp_path: Path) -> None:

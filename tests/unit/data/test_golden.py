@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from fedfleet.data.golden import golden_batch
 from fedfleet.errors import InvalidInput
-from fedfleet.models.golden import golden_batch
 from fedfleet.types import InputSpec
 
 COLOUR = InputSpec(channels=3, height=16, width=24, mean=(0.5,) * 3, std=(0.2,) * 3)

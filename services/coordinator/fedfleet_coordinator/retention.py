@@ -1,0 +1,99 @@
+"""Lets go of old versions' bytes: as many versions stay as the setting says, and what is needed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+from fedfleet.errors import Conflict
+from fedfleet.store.protocols import Store, VersionRecord
+
+logger = logging.getLogger(__name__)
+
+
+class Retention:
+    """Retires the oldest versions of a model after each of its commits.
+
+    Each version is looked at once, and those that were needed then are looked at again: a commit
+    costs as much after ten thousand rounds as after ten.
+
+    Args:
+        keep: how many of the newest versions stay; 0 keeps all.
+    """
+
+    def __init__(self, store: Store, keep: int) -> None:
+        self._store = store
+        self._keep = keep
+        self._looked: dict[str, int] = {}  # the highest number that was looked at
+        self._needed: dict[str, set[int]] = {}  # of those, the ones that stayed
+
+    def after_commit(self, model: str, newest: int, needed: Collection[str] = ()) -> list[int]:
+        """Retire what is beyond the newest versions, and return their numbers; blocks.
+
+        What an earlier process left half done is done now. Call it again after a fault of the
+        store: nothing is forgotten.
+
+        Args:
+            newest: number of the version that was committed.
+            needed: digests of the blobs that the run which goes on lives on; they stay.
+
+        Raises:
+            StoreFull, StoreUnavailable, LeaseLost: the version that it stopped at stays for now.
+        """
+        if not self._keep:
+            return []
+        last = newest - self._keep
+        waiting = self._needed.setdefault(model, set())
+        looked = self._looked.get(model, 0)
+        waiting.update(range(looked + 1, last + 1))
+        self._looked[model] = max(looked, last)
+        registry, retired = self._store.registry, []
+        for number in sorted(waiting):
+            version = registry.version(model, number)
+            if version.digest in needed:
+                continue
+            if version.retired_at_s is not None and self._is_gone(version):
+                waiting.remove(number)
+                continue
+            with suppress(Conflict):
+                registry.retire(model, number, time.time())
+                waiting.remove(number)
+                if version.retired_at_s is None:
+                    retired.append(number)
+        if retired:
+            logger.info("versions_retired", extra={"model": model, "versions": retired})
+        return retired
+
+    def _is_gone(self, version: VersionRecord) -> bool:
+        return self._store.blobs.size(version.digest) is None
+
+
+def retirable(store: Store, model: str, keep: int) -> list[VersionRecord]:
+    """The versions beyond the newest ones that nobody needs, in order; blocks.
+
+    Those of a run that goes on are left to ``Retention``, which knows what that run lives on.
+    """
+    registry = store.registry
+    named = {alias.number for alias in registry.aliases(model).values()}
+    going = {run.run_id for run in store.journal.runs() if not run.state.final}
+    last = registry.newest_number(model) - keep
+    return [
+        version
+        for version in reversed(registry.versions(model))
+        if version.number <= last
+        and version.number not in named
+        and version.run_id not in going
+        and version.retired_at_s is None
+    ]
+
+
+def retire_all(store: Store, versions: Iterable[VersionRecord]) -> list[VersionRecord]:
+    """Retire them, but for those that are needed by now; returns those that are; blocks."""
+    retired = []
+    for version in versions:
+        with suppress(Conflict):
+            store.registry.retire(version.model, version.number, time.time())
+            retired.append(version)
+    return retired

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contract.store.builders import an_import
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving import publish
+
+from fedfleet.store.open import open_store
+from fedfleet.store.protocols import Store
+from fedfleet_coordinator.retention import Retention, retirable, retire_all
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(f"sqlite:{tmp_path}") as store:
+        yield store
+
+
+def kept(store: Store, model: str = "digits") -> list[int]:
+    return [v.number for v in store.registry.versions(model) if v.retired_at_s is None]
+
+
+def test_each_commit_retires_what_is_old_and_not_needed(store: Store) -> None:
+    retention = Retention(store, 2)
+    retired = []
+    for seed in range(1, 8):
+        version = publish(store, seed)
+        needed = {store.registry.version("digits", 1).digest} if seed < 6 else set()
+        if seed == 4:
+            store.registry.set_alias("digits", "production", 2)
+        retired.append(retention.after_commit("digits", version.number, needed))
+
+    assert retired == [[], [], [], [], [3], [1, 4], [5]]
+    assert kept(store) == [7, 6, 2]
+    store.registry.set_alias("digits", "production", 7)
+    # Another process, which knows nothing of that.
+    assert Retention(store, 2).after_commit("digits", 7) == [2]
+    assert Retention(store, 2).after_commit("digits", 7) == []
+
+
+def test_keeping_all_looks_at_nothing(store: Store) -> None:
+    for seed in range(1, 4):
+        publish(store, seed)
+
+    assert Retention(store, 0).after_commit("digits", 3) == []
+    assert kept(store) == [3, 2, 1]
+
+
+def test_bytes_that_a_killed_process_left_are_deleted_by_the_next(store: Store) -> None:
+    for seed in range(1, 4):
+        publish(store, seed)
+    old = store.registry.version("digits", 1)
+    data = store.blobs.read(old.digest)
+    store.registry.retire("digits", 1, 50.5)
+    store.blobs.put(data)
+
+    assert Retention(store, 2).after_commit("digits", 3) == []
+
+    assert store.blobs.size(old.digest) is None
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    keep=st.integers(1, 4),
+    named=st.lists(st.integers(1, 9), max_size=4),
+    number=st.integers(0, 10**6),
+)
+def test_what_is_retired_by_hand_is_what_was_said_and_never_what_is_named(
+    store: Store, keep: int, named: list[int], number: int
+) -> None:
+    model = f"m{number}-{keep}-{len(named)}"
+    if store.registry.newest_number(model):
+        return
+    for count in range(1, 10):
+        data = b"%d" % count
+        store.blobs.put(data)
+        store.registry.add(an_import(count, data, model=model))
+    for index, target in enumerate(named):
+        store.registry.set_alias(model, f"alias-{index}", target)
+
+    said = retirable(store, model, keep)
+    done = retire_all(store, said)
+
+    assert done == said
+    assert [v.number for v in said] == sorted({*range(1, 10 - keep)} - {*named})
+    assert set(kept(store, model)) == {*range(10 - keep, 10), *named}
+    assert retirable(store, model, keep) == []
