@@ -1,0 +1,138 @@
+"""Decodes every packet of a stream, and hands on the frames that are wanted, newest first of all.
+
+Legend: H, W = height, width in pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import av.error
+from av.video.reformatter import VideoReformatter
+
+from fedfleet.data.images import Pixels
+from fedfleet_inference_api.cameras.faults import SourceFailed
+from fedfleet_inference_api.cameras.pace import Lag, Meter, Opening, Rate
+from fedfleet_inference_api.cameras.ring import Picture, Ring
+from fedfleet_inference_api.cameras.seen import CameraCode
+from fedfleet_inference_api.cameras.source import Source
+from fedfleet_inference_api.cameras.spec import Spec, Told
+
+# Of packets, one after the other, that no frame comes from.
+MOST_BAD_PACKETS = 300
+
+
+class Decoding:
+    """The frames of one camera, over all that its process opens.
+
+    Args:
+        tell: of each frame that is in the ring.
+    """
+
+    def __init__(self, spec: Spec, ring: Ring, tell: Callable[[Told], None]) -> None:
+        self._spec = spec
+        self._ring = ring
+        self._tell = tell
+        self._sequence = spec.sequence
+        self._rate = Rate(spec.fps)
+        self._meter = Meter()
+        self._lag = Lag()
+        # One for all frames: each holds a context of FFmpeg's scaler.
+        self._reformatter = VideoReformatter()
+
+    def run(self, source: Source) -> int:
+        """Decode until the end of the stream; gives the number of its frames.
+
+        Raises:
+            SourceFailed: it broke off, with the code of why.
+        """
+        started_s: float | None = None
+        count = 0
+        for frame in self._frames(source):
+            media_s = frame.time if source.has_clock else None
+            if not source.is_live:
+                started_s = _keep_pace(started_s, media_s, 1 / self._spec.fps)
+            count += 1
+            self._meter.count(time.monotonic())
+            if self._rate.wants(time.monotonic()):
+                self._publish(frame, media_s, source.codec)
+        return count
+
+    def _frames(self, source: Source) -> Iterator[Any]:
+        bad = 0
+        keyless, patched = Opening(), Opening()
+        try:
+            for packet in source.container.demux(source.video):
+                if source.is_live and (
+                    keyless.skips(time.monotonic(), is_over=packet.is_keyframe)
+                    or self._is_dropped(packet, source.has_clock)
+                ):
+                    continue
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    bad += 1
+                    if bad > MOST_BAD_PACKETS:
+                        raise
+                    continue
+                bad = 0 if frames else bad
+                for frame in frames:
+                    if not patched.skips(time.monotonic(), is_over=not frame.is_corrupt):
+                        yield frame
+        except (av.error.FFmpegError, OSError) as error:
+            raise SourceFailed(source.code_of(error)) from None
+
+    def _is_dropped(self, packet: Any, has_clock: bool) -> bool:
+        if not has_clock or packet.pts is None or packet.time_base is None:
+            return False
+        media_s = float(packet.pts * packet.time_base)
+        return self._lag.drops(time.monotonic(), media_s, is_key=packet.is_keyframe)
+
+    def _publish(self, frame: Any, media_s: float | None, codec: str) -> None:
+        width, height = fitted(frame.width, frame.height, self._spec.max_side)
+        at_s = time.time()
+        # Any: its type says nothing of the format that was asked for.
+        rgb: Any = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="FAST_BILINEAR"
+        )
+        pixels: Pixels = rgb.to_ndarray()
+        picture = Picture(sequence=self._sequence + 1, at_s=at_s, media_s=media_s, pixels=pixels)
+        if not self._ring.write(picture):
+            return
+        self._sequence += 1
+        self._tell(
+            Told(
+                sequence=self._sequence,
+                width=width,
+                height=height,
+                fps=round(self._meter.fps, 2),
+                codec=codec,
+                dropped=self._lag.dropped,
+            )
+        )
+
+
+def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
+    """A frame's size so that no side is above ``max_side``, its shape kept; never larger.
+
+    Raises:
+        SourceFailed: it has no size.
+    """
+    if width < 1 or height < 1:
+        raise SourceFailed(CameraCode.CODEC_UNSUPPORTED)
+    share = min(1.0, max_side / max(width, height))
+    return max(1, round(width * share)), max(1, round(height * share))
+
+
+def _keep_pace(started_s: float | None, media_s: float | None, interval_s: float) -> float:
+    """Wait until a file's frame is due; gives when its time 0 was."""
+    now_s = time.monotonic()
+    if media_s is None:
+        time.sleep(interval_s)
+        return now_s
+    if started_s is None or abs(now_s - started_s - media_s) > 1.0:  # begun, jumped, or too slow
+        return now_s - media_s
+    time.sleep(max(0.0, started_s + media_s - now_s))
+    return started_s
