@@ -7,7 +7,7 @@ import io
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx
@@ -62,6 +62,7 @@ def publish(
     state: ModelState | None = None,
     data: bytes | None = None,
     aliases: tuple[str, ...] = ("latest",),
+    metrics: Mapping[str, object] | None = None,
     sign: Callable[[VersionRecord], VersionRecord] = lambda version: version,
 ) -> VersionRecord:
     """Commit the next version: random weights of a seed, or a given state, or any bytes."""
@@ -93,7 +94,7 @@ def publish(
         parent=number - 1 or None,
         created_at_s=at_s,
         card=card.to_json(),
-        metrics={"accuracy": 0.5},
+        metrics={"accuracy": 0.5} if metrics is None else metrics,
     )
     return store.commit_round(
         RoundCommit(
@@ -133,6 +134,7 @@ def serving(store: Store, /, **settings: object) -> Iterator[tuple[InferenceServ
     The client trusts the certificate of the settings, where they name one, and no other.
     """
     values: dict[str, object] = {"registry_poll_s": 0.01, "threads": 1, "grace_s": 5.0}
+    values["backend"] = "torch"  # bit for bit what the training side computes, and quick to load
     if "store" not in settings:  # no test of signatures, so ``publish`` has signed nothing
         values["signer"] = "none"
     config = InferenceConfig(**(values | settings))  # type: ignore[arg-type]  # a table of fields

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
@@ -14,6 +16,10 @@ from fedfleet_inference_api.answers import HEADERS, error_response
 from fedfleet_inference_api.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+REQUEST_ID = b"x-request-id"
+# What a caller's own id may be; another one is replaced, so that it can be logged and sent back.
+_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Access:
@@ -37,6 +43,8 @@ class Access:
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
+        request_id = request_id_of(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
         async def with_headers(message: Message) -> None:
@@ -46,6 +54,7 @@ class Access:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                headers["x-request-id"] = request_id
                 if self._is_draining():
                     headers["connection"] = "close"
             await send(message)
@@ -53,16 +62,27 @@ class Access:
         try:
             await self._app(scope, receive, with_headers)
         except Exception:
-            logger.exception("request_failed", extra={"path": scope["path"]})
+            logger.exception(
+                "request_failed", extra={"path": scope["path"], "request_id": request_id}
+            )
             if status:
                 raise  # half an answer is out: the server has to break the connection
             error = FedFleetError("an internal error: see the service's log")
             self._metrics.errors.labels(error.code).inc()
-            await error_response(error)(scope, receive, with_headers)
+            response = error_response(error, path=scope["path"])
+            await response(scope, receive, with_headers)
         finally:
             route = _route(scope)
             self._metrics.requests.labels(route, str(status or "aborted")).inc()
             self._metrics.request_s.labels(route).observe(time.perf_counter() - started_s)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The caller's id of its request, or a new one."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID and _ID.fullmatch(value):
+            return str(value.decode("ascii"))
+    return uuid.uuid4().hex
 
 
 def _route(scope: Scope) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from fedfleet.errors import FedFleetError
+from fedfleet.types import InputSpec
 from fedfleet_inference_api.servable import Servable
 
 RETRY_AFTER_S = 1
+V2 = "/v2"  # where the routes of the KServe V2 protocol are
 # On every answer, whatever it is.
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -41,28 +44,72 @@ class Prediction(BaseModel):
     probability: float = Field(ge=0, le=1)
 
 
+class BoxAnswer(BaseModel):
+    """Where something is, as shares of the sides of the image as a person sees it."""
+
+    left: float = Field(ge=0, le=1)
+    top: float = Field(ge=0, le=1)
+    right: float = Field(ge=0, le=1)
+    bottom: float = Field(ge=0, le=1)
+
+
+class DetectionAnswer(BaseModel):
+    label: str
+    index: int = Field(ge=0, description="place of the class in the model's card")
+    score: float = Field(ge=0, le=1)
+    box: BoxAnswer
+
+
 class ModelRef(BaseModel):
-    """Which version answered."""
+    """Which version answered, and how."""
 
     name: str
     version: int = Field(ge=1)
     round: int = Field(ge=0)
     digest: str = Field(description="SHA-256 of the version's safetensors file, in hex")
-    alias: str = Field(description="the alias under which the version was served")
+    alias: str = Field(
+        description="the alias under which the version answered; empty: asked for by its number, "
+        "or an older one while a newer one is refused"
+    )
+    kind: str = Field(description="classification or detection")
+    level: str = Field(description="width at which it is served: a is all of it")
+    backend: str = Field(description="what computed: torch, torch-bfloat16 or onnx")
 
 
 class Latency(BaseModel):
-    """Milliseconds of each part of a prediction."""
+    """Milliseconds of each part of a prediction; of several images the longest."""
 
-    read: float = Field(ge=0, description="receiving the body")
-    decode: float = Field(ge=0, description="waiting for a decoder, and decoding")
-    queue: float = Field(ge=0, description="waiting for the model")
-    forward: float = Field(ge=0, description="in the model")
+    read: float = Field(ge=0, description="receiving the body, fetching a URL")
+    decode: float = Field(default=0, ge=0, description="waiting for a decoder, and decoding")
+    queue: float = Field(default=0, ge=0, description="waiting for the model")
+    forward: float = Field(default=0, ge=0, description="in the model")
     total: float = Field(ge=0)
 
 
-class PredictAnswer(BaseModel):
-    predictions: list[Prediction] = Field(description="most probable first")
+class ImageAnswer(BaseModel):
+    """What a model says of one image; one of both, by the model's kind."""
+
+    predictions: list[Prediction] | None = Field(
+        default=None, description="of a classifier: most probable first"
+    )
+    detections: list[DetectionAnswer] | None = Field(
+        default=None, description="of a detector: surest first"
+    )
+
+
+class PredictAnswer(ImageAnswer):
+    model: ModelRef
+    latency_ms: Latency
+
+
+class BatchItem(ImageAnswer):
+    """Of one image: an answer, or the error that this image alone has."""
+
+    error: ErrorDetail | None = None
+
+
+class BatchAnswer(BaseModel):
+    results: list[BatchItem] = Field(description="in the order of the images")
     model: ModelRef
     latency_ms: Latency
 
@@ -75,9 +122,23 @@ class VersionSummary(BaseModel):
     size_bytes: int = Field(ge=0)
     parent: int | None = Field(description="the version it was made from")
     created_at: str = Field(description="ISO 8601, UTC")
+    retired_at: str | None = Field(description="since when its bytes are kept no longer")
+    accuracy: float | None = Field(
+        description="on the coordinator's test data; of a detector the share of boxes found"
+    )
+
+
+class ClassAccuracy(BaseModel):
+    """How a version does on one class."""
+
+    label: str
+    samples: int = Field(ge=0)
+    accuracy: float | None = Field(description="share that was right; null of none")
 
 
 class VersionDetail(VersionSummary):
+    classes: list[ClassAccuracy] | None = Field(description="null where it was not evaluated")
+    lineage: dict[str, Any] = Field(description="how it came about beside run, round and parent")
     metrics: dict[str, Any] = Field(description="metrics of the round that made it")
 
 
@@ -99,6 +160,10 @@ class InputAnswer(BaseModel):
     height: int
     width: int
 
+    @classmethod
+    def of(cls, inputs: InputSpec) -> InputAnswer:
+        return cls(channels=inputs.channels, height=inputs.height, width=inputs.width)
+
 
 class ModelDetail(BaseModel):
     name: str
@@ -110,10 +175,35 @@ class ModelDetail(BaseModel):
     versions: list[VersionDetail] = Field(description="newest first, cut at the limit")
 
 
+class RefusedVersion(BaseModel):
+    """A version that is not served, or not any longer, and why."""
+
+    model: str
+    version: int = Field(ge=1)
+    code: str
+    message: str
+    at: str = Field(description="ISO 8601, UTC")
+    was_served: bool = Field(description="it answered callers before it was rolled back")
+
+
+class CandidateAnswer(BaseModel):
+    """What the canary alias points at."""
+
+    model: ModelRef
+    canary_share: float = Field(ge=0, le=1, description="of requests that it answers")
+    shadow_share: float = Field(ge=0, le=1, description="of requests that it is shown beside")
+    mirrored: int = Field(ge=0, description="images that were compared")
+    agreement: float | None = Field(description="mean over them, 0 to 1; null of none")
+
+
 class ServedAnswer(BaseModel):
     """What is served at this moment."""
 
     model: ModelRef | None
+    previous: ModelRef | None = Field(description="what POST /served/rollback goes back to")
+    candidate: CandidateAnswer | None
+    is_held: bool = Field(description="rolled back by hand; the alias is not followed")
+    refused: list[RefusedVersion] = Field(description="newest first, the last 16")
     classes: list[str]
     input: InputAnswer | None
     detail: str = Field(description="one sentence for people; says why a newer version is refused")
@@ -128,25 +218,59 @@ class ReadyAnswer(BaseModel):
     detail: str
 
 
-def model_ref(servable: Servable) -> ModelRef:
+def model_ref(servable: Servable, alias: str | None = None) -> ModelRef:
+    """Name a version in an answer.
+
+    Args:
+        alias: by which it was asked for; None: the one under which it is served.
+    """
     record = servable.record
     return ModelRef(
         name=record.model,
         version=record.number,
         round=record.round,
         digest=record.digest,
-        alias=servable.alias,
+        alias=servable.alias if alias is None else alias,
+        kind=servable.card.kind,
+        level=servable.level,
+        backend=servable.backend_name,
     )
 
 
-def error_response(error: FedFleetError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer for an error: its class decides the status and the code."""
+def error_response(
+    error: FedFleetError, headers: Mapping[str, str] | None = None, *, path: str = ""
+) -> JSONResponse:
+    """The answer for an error: its class decides the status and the code.
+
+    Args:
+        path: what was asked; below /v2 errors have that protocol's form.
+    """
     extra = {"retry-after": str(RETRY_AFTER_S)} if error.http == 503 else {}
-    return error_json(error.http, error.code, error.message, {**extra, **(headers or {})})
+    sent = {**extra, **(headers or {})}
+    return error_json(error.http, error.code, error.message, sent, path=path)
 
 
 def error_json(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    path: str = "",
 ) -> JSONResponse:
-    body = ErrorAnswer(error=ErrorDetail(code=code, message=message))
-    return JSONResponse(body.model_dump(), status, headers=dict(headers or {}))
+    if path == V2 or path.startswith(f"{V2}/"):
+        content: dict[str, Any] = {"error": f"{code}: {message}"}
+    else:
+        content = ErrorAnswer(error=ErrorDetail(code=code, message=message)).model_dump()
+    return JSONResponse(content, status, headers=dict(headers or {}))
+
+
+def json_response(answer: BaseModel) -> Response:
+    """An answer of ours as it is; what does not apply is left out."""
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+def iso(at_s: float) -> str:
+    """A moment since the epoch as ISO 8601."""
+    moment = datetime.fromtimestamp(at_s, timezone.utc)
+    return moment.isoformat(timespec="milliseconds")

@@ -13,21 +13,26 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from fedfleet.errors import FedFleetError, InvalidInput
 from fedfleet_inference_api import scopes
 from fedfleet_inference_api.access import Access
 from fedfleet_inference_api.answers import HTTP_CODES, error_json, error_response
 from fedfleet_inference_api.body_limit import BodyLimit
+from fedfleet_inference_api.camera_routes import camera_router
 from fedfleet_inference_api.config import MIB
+from fedfleet_inference_api.event_routes import event_router
 from fedfleet_inference_api.guard import Guard
 from fedfleet_inference_api.health_routes import health_router
+from fedfleet_inference_api.history_routes import history_router
 from fedfleet_inference_api.keys import KeyRing
 from fedfleet_inference_api.model_routes import model_router
 from fedfleet_inference_api.page_routes import page_router
 from fedfleet_inference_api.predict_routes import predict_router
+from fedfleet_inference_api.served_routes import served_router
 from fedfleet_inference_api.service import InferenceService
+from fedfleet_inference_api.v2_routes import v2_router
 
 DESCRIPTION = """Answers what an image shows with the newest version of a federated model.
 
@@ -65,7 +70,9 @@ def create_app(service: InferenceService) -> FastAPI:
         ],
     )
     routers = [make(service) for make in (predict_router, model_router, health_router)]
-    routers.append(page_router())
+    routers += [served_router(service), v2_router(service)]
+    routers += [history_router(service), camera_router(service.station)]
+    routers += [event_router(service.station.hub), page_router()]
     scopes.check_complete(routes_of(app.routes, *(router.routes for router in routers)))
     for router in routers:
         app.include_router(router)
@@ -74,8 +81,11 @@ def create_app(service: InferenceService) -> FastAPI:
 
 
 def routes_of(*routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
-    """Method and path of each route; one that is not of HTTP has no line in any table."""
+    """Method and path of each route; no other kind has a line in any table."""
     for route in chain(*routes):
+        if isinstance(route, WebSocketRoute):
+            yield scopes.WEBSOCKET, route.path
+            continue
         assert isinstance(route, Route), f"{route} is no route of HTTP"
         for method in route.methods or ():
             yield method, route.path
@@ -83,26 +93,28 @@ def routes_of(*routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
 
 def _handle_errors(app: FastAPI, service: InferenceService) -> None:
     @app.exception_handler(FedFleetError)
-    async def ours(_: Request, error: FedFleetError) -> JSONResponse:
+    async def ours(request: Request, error: FedFleetError) -> JSONResponse:
         service.metrics.errors.labels(error.code).inc()
-        return error_response(error)
+        return error_response(error, path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    async def parameters(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def parameters(request: Request, error: RequestValidationError) -> JSONResponse:
         invalid = InvalidInput("; ".join(_describe(item) for item in error.errors()))
         service.metrics.errors.labels(invalid.code).inc()
-        return error_response(invalid)
+        return error_response(invalid, path=request.url.path)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTP_CODES.get(error.status_code, InvalidInput.code)
         service.metrics.errors.labels(code).inc()
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return error_json(error.status_code, code, message, error.headers)
+        path = request.url.path
+        return error_json(error.status_code, code, message, error.headers, path=path)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:
-        return error_response(InvalidInput("the caller left before its request was complete"))
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        left = InvalidInput("the caller left before its request was answered")
+        return error_response(left, path=request.url.path)
 
 
 def _describe(item: dict[str, object]) -> str:

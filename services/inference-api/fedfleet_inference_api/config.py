@@ -16,10 +16,18 @@ from fedfleet.env import (
 )
 from fedfleet.errors import SettingInvalid
 from fedfleet.rpc.exposure import is_loopback
+from fedfleet_inference_api.cameras.networks import (
+    PORTS,
+    CameraNetworks,
+    parse_camera_networks,
+    parse_ports,
+)
+from fedfleet_inference_api.image_hosts import NO_HOSTS, ImageHosts, parse_hosts
 from fedfleet_inference_api.proxies import Networks, parse_networks
 
 MIB = 1024 * 1024
 RATE_PER_S = 100.0
+BACKENDS = ("auto", "torch", "torch-bfloat16", "onnx")
 
 
 def parse_seconds(text: str) -> float:
@@ -32,6 +40,30 @@ def parse_rest_auth(text: str) -> str:
     lowered = text.strip().lower()
     if lowered not in ("auto", "on", "off"):
         raise ValueError("must be auto, on or off")
+    return lowered
+
+
+def parse_share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    share = parse_seconds(text)
+    if share > 1:
+        raise ValueError("must be a number from 0 to 1")
+    return share
+
+
+def parse_level(text: str) -> str:
+    """Parse the letter of a level."""
+    level = text.strip().lower()
+    if len(level) != 1 or not "a" <= level <= "p":
+        raise ValueError("must be one letter, a to p")
+    return level
+
+
+def parse_backend(text: str) -> str:
+    """Parse auto or the name of a backend."""
+    lowered = text.strip().lower()
+    if lowered not in BACKENDS:
+        raise ValueError(f"must be one of {', '.join(BACKENDS)}")
     return lowered
 
 
@@ -100,6 +132,41 @@ class InferenceConfig:
         "name of the model to serve, empty: the one that changed last", default="", parse=str
     )
     serve_alias: str = setting("alias to follow", default="latest", parse=str)
+    canary_alias: str = setting(
+        "alias of a candidate, which is loaded beside the served version; empty: there is none",
+        default="",
+        parse=str,
+    )
+    canary_share: float = setting(
+        "share of the requests that the candidate answers, 0 to 1, by a hash of X-Request-Id",
+        default=0.0,
+        parse=parse_share,
+    )
+    shadow_share: float = setting(
+        "share of the requests whose images the candidate is shown beside, 0 to 1, to see how far "
+        "it agrees",
+        default=0.0,
+        parse=parse_share,
+    )
+    rollback_failures: int = setting(
+        "failed predictions in a version's first time after which the one before is served again",
+        default=3,
+        parse=parse_positive_int,
+    )
+    rollback_window_s: float = setting(
+        "seconds of a version's first time", default=60.0, parse=parse_positive_float
+    )
+    rollback_alias: bool = setting(
+        "1 moves the alias in the registry back, too, when a version is rolled back",
+        default=False,
+        parse=parse_bool,
+    )
+    pinned_versions: int = setting(
+        "versions that are kept in memory because a caller asked for them by number or alias; 0: "
+        "none is loaded for that",
+        default=2,
+        parse=parse_index,
+    )
     registry_poll_s: float = setting(
         "seconds between two looks at the registry", default=0.25, parse=parse_positive_float
     )
@@ -116,6 +183,22 @@ class InferenceConfig:
         default=64,
         parse=parse_positive_int,
     )
+    max_batch: int = setting(
+        "images that the model computes together, of those that wait",
+        default=8,
+        parse=parse_positive_int,
+    )
+    batch_images: int = setting(
+        "images in one request of /predict/batch or of the V2 protocol",
+        default=32,
+        parse=parse_positive_int,
+    )
+    image_urls: ImageHosts = setting(
+        "hosts from which images are fetched that callers name by an https URL, separated by "
+        "commas; public: any host with a public address; empty: none",
+        default=NO_HOSTS,
+        parse=parse_hosts,
+    )
     request_timeout_s: float = setting(
         "longest time for one prediction, reading its body included",
         default=30.0,
@@ -127,8 +210,73 @@ class InferenceConfig:
         default=10.0,
         parse=parse_positive_float,
     )
+    serve_level: str = setting(
+        "width at which versions are served: a is the whole model, b and so on the narrower levels "
+        "of its run (without levels: half, a quarter, an eighth, a sixteenth)",
+        default="a",
+        parse=parse_level,
+    )
+    backend: str = setting(
+        "what computes: auto (the fastest, as measured when a model is loaded), torch, "
+        "torch-bfloat16 or onnx",
+        default="auto",
+        parse=parse_backend,
+    )
     threads: int = setting(
         "processor threads for the model, 0: torch decides", default=0, parse=parse_index
+    )
+    cameras: Path | None = setting(
+        "file with the cameras (TOML, a [[camera]] table each); not set: none",
+        default=None,
+        parse=parse_path,
+    )
+    camera_networks: CameraNetworks = setting(
+        "networks, addresses and hosts that cameras may be at, separated by commas; empty: those "
+        "of the file may be anywhere, and callers may add none",
+        default=CameraNetworks(),
+        parse=parse_camera_networks,
+    )
+    camera_ports: frozenset[int] = setting(
+        "ports that cameras in these networks may be at, separated by commas",
+        default=PORTS,
+        parse=parse_ports,
+    )
+    camera_slow_retry_s: float = setting(
+        "seconds until a camera that refused the password, or does not know the path, is asked "
+        "again: some lock an account after a few tries",
+        default=300.0,
+        parse=parse_positive_float,
+    )
+    camera_memory_mb: int = setting(
+        "MiB of address space that the process of one camera may take",
+        default=1024,
+        parse=parse_positive_int,
+    )
+    camera_viewers: int = setting(
+        "live pictures that are watched at once, of all cameras; more get 503",
+        default=16,
+        parse=parse_positive_int,
+    )
+    camera_viewers_each: int = setting("those of one camera", default=8, parse=parse_positive_int)
+    event_readers: int = setting(
+        "callers that read events at once; more get 503", default=64, parse=parse_positive_int
+    )
+    mqtt: str = setting(
+        "broker that events are sent to: mqtt://HOST:PORT/PREFIX, or mqtts:// (with TLS); empty: "
+        "none",
+        default="",
+        parse=str,
+    )
+    mqtt_credentials: Path | None = setting(
+        "file with the broker's USER:PASSWORD in one line, that only this service may read",
+        default=None,
+        parse=parse_path,
+    )
+    mqtt_ca: Path | None = setting(
+        "file with the certificates that an mqtts: broker is checked against (PEM); not set: the "
+        "system's",
+        default=None,
+        parse=parse_path,
     )
     drain_s: float = setting(
         "seconds for which a service that stops answers as before while /readyz says no: what a "

@@ -5,58 +5,64 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-from fedfleet.errors import FedFleetError
+from fedfleet.errors import Conflict, FedFleetError, StoreUnavailable, VersionInvalid
 from fedfleet.obs.logs import log_context
 from fedfleet.store.protocols import Registry, VersionRecord
+from fedfleet_inference_api.attempts import Attempts
+from fedfleet_inference_api.following import Following, Refused, Target, is_same
+from fedfleet_inference_api.freeing import give_back
 from fedfleet_inference_api.metrics import Metrics
 from fedfleet_inference_api.servable import Servable
+from fedfleet_inference_api.trial import Trial
 
 logger = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 1000
-FIRST_RETRY_S = 1.0
-LONGEST_RETRY_S = 60.0
+# Older versions that are tried where nothing is served and the newest one is refused.
+MOST_OLDER = 5
+PREVIOUS = "previous"
 
 # Builds a version and warms it up, or raises a FedFleetError that says why it cannot be served.
 Load = Callable[[VersionRecord, str], Servable]
+Changed = Callable[[Following, Following], None]
 
 
-@dataclass(frozen=True)
-class Following:
-    """What is served. One reference to it is replaced as a whole, so readers need no lock.
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What is followed, and when it is left again.
 
     Args:
-        previous: the version served before, kept for an instant way back.
-        failure: why the last attempt to follow failed, empty when it did not.
+        model: name of the model, or empty for the one whose registry entry changed last.
+        canary_alias: alias of the candidate, or empty.
+        rollback_failures, rollback_window_s: see ``Trial``.
+        moves_alias: a rollback moves the alias in the registry back, too.
     """
 
-    current: Servable | None = None
-    previous: Servable | None = None
-    failure: str = ""
-
-
-@dataclass(frozen=True)
-class _Refused:
-    """A version that could not be loaded, and when to try it again."""
-
-    model: str
-    number: int
-    retry_at_s: float
-    wait_s: float
+    model: str = ""
+    alias: str = "latest"
+    canary_alias: str = ""
+    poll_s: float = 0.25
+    rollback_failures: int = 3
+    rollback_window_s: float = 60.0
+    moves_alias: bool = False
 
 
 class Follower:
     """Looks at the registry every ``poll_s`` seconds; serves what the alias points at.
 
-    A version that cannot be loaded leaves the old one serving. It is tried again after 1 s, then
-    2 s, up to a minute, and what the alias moves on to is tried at once.
+    A version that cannot be loaded leaves the old one serving, and is tried again ever more
+    rarely. Where there is no old one, the last good one before it is looked for.
+
+    ``following`` is replaced under a lock, by this thread and by whoever rolls back; nobody waits
+    for the registry or for a load under it.
 
     Args:
         prepare: called before each look; raises a FedFleetError where nothing can be loaded yet.
-        model: name of the model, or empty for the one whose registry entry changed last.
+        changed: told, under the lock, of each change of ``following``; must return at once.
         clock: seconds that only grow.
     """
 
@@ -65,26 +71,31 @@ class Follower:
         registry: Registry,
         load: Load,
         metrics: Metrics,
+        course: Course,
         *,
-        model: str,
-        alias: str,
-        poll_s: float,
         prepare: Callable[[], None] = lambda: None,
+        changed: Changed = lambda before, after: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.following = Following()
         self._registry = registry
         self._load = load
         self._prepare = prepare
+        self._changed = changed
         self._metrics = metrics
-        self._model = model
-        self._alias = alias
-        self._poll_s = poll_s
-        self._clock = clock
+        self._course = course
+        self._lock = threading.Lock()
         self._last_event_id = 0
         self._recent: list[str] = []  # models by their last event, newest last
         self._pending = True  # the alias may point elsewhere than at what is served
-        self._refused: _Refused | None = None
+        self._target: Target | None = None  # what the alias pointed at when it was last read
+        self._candidate_target: Target | None = None
+        self._attempts = Attempts(clock)
+        self._candidate_attempts = Attempts(clock)
+        self._trials = [
+            Trial(course.rollback_failures, course.rollback_window_s, clock) for _ in range(2)
+        ]
+        self._move_back: tuple[Target, VersionRecord] | None = None
         self._unforeseen = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry-follower")
@@ -109,7 +120,7 @@ class Follower:
                     logger.exception("registry_follower_failed")
                 self._unforeseen = repr(error)
                 self._fail("the newest version could not be loaded: see the service's log")
-            self._stopping.wait(self._poll_s)
+            self._stopping.wait(self._course.poll_s)
 
     def poll(self) -> None:
         """Look once; load and swap when the alias points at another version."""
@@ -121,17 +132,21 @@ class Follower:
             self._fail(f"{error.code}: {error.message}")
             return
         try:
+            self._return_alias()
             self._read_events()
-            target = self._target() if self._pending else None
+            if not self._pending or self.following.is_held:
+                return
+            self._pending = False  # before the look: what is reported during it counts
+            self._target = self._read_target()
+            if self._target is not None:
+                self._follow(self._target)
+                self._follow_candidate(self._target.record.model)
         except FedFleetError as error:
             if not self.following.failure:  # once, not at every look
                 logger.warning("registry_unreadable", exc_info=True)
             self._fail(f"the registry cannot be read: {error.code}: {error.message}")
-            return
-        if target is not None:
-            self._follow(target)
-        elif self._pending:
-            self._settle(self.following.current, self.following.previous)
+
+    # What the registry says.
 
     def _read_events(self) -> None:
         while events := self._registry.events(self._last_event_id, EVENTS_AT_ONCE):
@@ -142,61 +157,267 @@ class Follower:
             self._last_event_id = events[-1].event_id
             self._pending = True
 
-    def _target(self) -> VersionRecord | None:
+    def _read_target(self) -> Target | None:
         """The version that should be served, None while the alias does not exist."""
-        for name in [self._model] if self._model else reversed(self._recent):
-            alias = self._registry.aliases(name).get(self._alias)
-            if alias is not None:
-                return self._registry.version(name, alias.number)
+        course = self._course
+        for name in [course.model] if course.model else reversed(self._recent):
+            target = self._read_alias(name, course.alias)
+            if target is not None:
+                return target
         return None
 
-    def _follow(self, target: VersionRecord) -> None:
+    def _read_alias(self, model: str, name: str) -> Target | None:
+        alias = self._registry.aliases(model).get(name)
+        if alias is None:
+            return None
+        return Target(self._registry.version(model, alias.number), alias.revision)
+
+    # Loading and switching.
+
+    def _follow(self, target: Target) -> None:
+        record = target.record
         now = self.following
-        if now.current is not None and _same(now.current.record, target):
-            self._settle(now.current, now.previous)
-        elif self._is_due(target):
-            with log_context(model=target.model, version=target.number, round=target.round):
+        with log_context(model=record.model, version=record.number, round=record.round):
+            if self._attempts.is_banned(target):
+                # It was rolled back with nothing to go back to, and is still what answers.
+                stuck = now.current is not None and is_same(now.current.record, record)
+                if stuck and self._attempts.is_due(target):
+                    self._fall_back(target)
+                self._pending |= stuck
+            elif now.current is not None and is_same(now.current.record, record):
+                self._settle(now.current)
+            elif (at_hand := now.at_hand(record)) is not None:
+                self._settle(replace(at_hand, alias=self._course.alias))
+            elif self._attempts.is_due(target):
                 self._swap(target)
+            else:
+                self._pending = True
 
-    def _is_due(self, target: VersionRecord) -> bool:
-        """Whether to load; plans the next attempt first, in case that this one fails."""
-        refused, wait_s = self._refused, FIRST_RETRY_S
-        if refused is not None and (refused.model, refused.number) == (target.model, target.number):
-            if self._clock() < refused.retry_at_s:
-                return False
-            wait_s = min(2 * refused.wait_s, LONGEST_RETRY_S)
-        self._refused = _Refused(target.model, target.number, self._clock() + wait_s, wait_s)
-        return True
-
-    def _swap(self, target: VersionRecord) -> None:
-        started_s = time.perf_counter()
+    def _swap(self, target: Target) -> None:
+        record, started_s = target.record, time.perf_counter()
         try:
-            servable = self._load(target, self._alias)
+            servable = self._load(record, self._course.alias)
         except FedFleetError as error:
-            self._metrics.swaps.labels("failed").inc()
-            self._metrics.refused_versions.labels(error.code).inc()
-            logger.warning("version_refused", exc_info=True)
-            self._fail(
-                f"{target.model} version {target.number} could not be loaded: "
-                f"{error.code}: {error.message}"
-            )
+            self._refuse(record, error)
+            self._fail(_could_not(record, error))
+            if self.following.current is None and not isinstance(error, StoreUnavailable):
+                self._fall_back(target)
             return
         load_s = time.perf_counter() - started_s
-        self._settle(servable, self.following.current)
         self._metrics.load_s.observe(load_s)
-        self._metrics.swaps.labels("swapped").inc()
-        self._metrics.serve(target, is_verified=servable.is_verified)
-        logger.info("version_served", extra={"digest": target.digest, "load_s": round(load_s, 4)})
+        self._settle(servable)
+        logger.info("version_served", extra={"digest": record.digest, "load_s": round(load_s, 4)})
+        give_back()  # what the version before the previous one was made of
 
-    def _settle(self, current: Servable | None, previous: Servable | None) -> None:
-        self.following = Following(current, previous)
-        self._pending = False
-        self._refused = None
+    def _settle(self, servable: Servable) -> None:
+        """Serve a version from the next request on, and keep the one before it."""
+        with self._lock:
+            now = self.following
+            self._attempts.succeeded()
+            if now.is_held:  # somebody went back while this one was loaded
+                return
+            if servable is now.current:
+                self._put(failure="")
+                return
+            candidate = None if servable.record is _record(now.candidate) else now.candidate
+            self._put(current=servable, previous=now.current, candidate=candidate, failure="")
+            self._metrics.swaps.labels("swapped").inc()
+
+    def _put(self, **changes: Any) -> None:
+        """Replace what is served. Any: they are fields of ``Following``. Called under the lock."""
+        before = self.following
+        self.following = replace(before, **changes)
+        current = self.following.current
+        if current is not None and current is not before.current:
+            self._metrics.serve(current.record, is_verified=current.is_verified)
+            self._trials[0].begin(current)
+        self._trials[1].begin(self.following.candidate)
+        self._changed(before, self.following)
+
+    def _refuse(self, record: VersionRecord, error: FedFleetError) -> None:
+        self._metrics.swaps.labels("failed").inc()
+        self._metrics.refused_versions.labels(error.code).inc()
+        logger.warning("version_refused", exc_info=error)
+        with self._lock:
+            self._put(refused=self.following.with_refused(_refused(record, error)))
 
     def _fail(self, reason: str) -> None:
-        self.following = Following(self.following.current, self.following.previous, reason)
+        with self._lock:
+            self._put(failure=reason)
+            self._pending = True
+
+    def _fall_back(self, target: Target) -> None:
+        """Serve the last good version before the one that is refused."""
+        for record in self._older(target):
+            if self._stopping.is_set():
+                return
+            with log_context(version=record.number, round=record.round):
+                try:
+                    servable = self._load(record, "")
+                except FedFleetError as error:
+                    self._refuse(record, error)
+                    continue
+                with self._lock:
+                    self._put(current=servable, previous=None)
+                self._metrics.swaps.labels("fell_back").inc()
+                logger.warning("older_version_served", extra={"digest": record.digest})
+                return
+
+    def _older(self, target: Target) -> Iterator[VersionRecord]:
+        """What the alias ``previous`` points at, then older versions, newest first."""
+        newest = target.record
+        previous = self._read_alias(newest.model, PREVIOUS)
+        seen = {newest.number}
+        found = [previous.record] if previous else []
+        found += [v for v in self._registry.versions(newest.model) if v.number < newest.number]
+        for record in found:
+            if record.number in seen or record.retired_at_s is not None:
+                continue
+            if len(seen) > MOST_OLDER:
+                return
+            seen.add(record.number)
+            yield record
+
+    # The candidate.
+
+    def _follow_candidate(self, model: str) -> None:
+        """Have the canary alias's version at hand, where it is another than what is served."""
+        if not self._course.canary_alias:
+            return
+        target = self._read_alias(model, self._course.canary_alias)
+        self._candidate_target = target
+        now = self.following
+        if target is None or (now.current and is_same(now.current.record, target.record)):
+            wanted: Servable | None = None
+        elif self._candidate_attempts.is_banned(target):
+            wanted = None
+        else:
+            wanted = now.at_hand(target.record)
+            if wanted is None:
+                wanted = self._load_candidate(target)
+            elif wanted.alias != self._course.canary_alias:
+                wanted = replace(wanted, alias=self._course.canary_alias)
+        with self._lock:
+            self._put(candidate=wanted)
+
+    def _load_candidate(self, target: Target) -> Servable | None:
+        record = target.record
+        with log_context(model=record.model, version=record.number, round=record.round):
+            if not self._candidate_attempts.is_due(target):
+                self._pending = True
+                return None
+            try:
+                servable = self._load(record, self._course.canary_alias)
+            except FedFleetError as error:
+                self._refuse(record, error)
+                self._pending = True
+                return None
+            self._candidate_attempts.succeeded()
+            logger.info("candidate_ready", extra={"digest": record.digest})
+            return servable
+
+    # Going back.
+
+    def failed(self, servable: Servable, error: FedFleetError) -> Servable | None:
+        """Take note that a version failed to answer; called from any thread.
+
+        A version that gives no answer at all (VersionInvalid), or fails too often in its first
+        time, is rolled back at once.
+
+        Returns:
+            The version to ask instead; None where there is no other.
+        """
+        with self._lock:
+            now, is_unfit = self.following, isinstance(error, VersionInvalid)
+            if servable is now.candidate:
+                if self._trials[1].has_failed(servable, is_unfit=is_unfit):
+                    self._drop_candidate(servable, error)
+            elif servable is now.current and self._trials[0].has_failed(
+                servable, is_unfit=is_unfit
+            ):
+                self._roll_back(servable, error)
+            current, previous = self.following.current, self.following.previous
+            return current if current is not servable else previous
+
+    def _drop_candidate(self, servable: Servable, error: FedFleetError) -> None:
+        target = self._candidate_target
+        if target is not None and is_same(target.record, servable.record):
+            self._candidate_attempts.ban(target)
+        self._put(candidate=None, refused=self._rolled_back(servable, error))
+
+    def _roll_back(self, servable: Servable, error: FedFleetError) -> None:
+        now, target = self.following, self._target
+        if target is not None and is_same(target.record, servable.record):
+            self._attempts.ban(target)
+            if self._course.moves_alias and now.previous is not None:
+                self._move_back = (target, now.previous.record)
         self._pending = True
+        self._put(
+            current=now.previous or servable,
+            previous=None,
+            failure=f"{servable.title} was rolled back: {error.code}: {error.message}",
+            refused=self._rolled_back(servable, error),
+        )
+
+    def _rolled_back(self, servable: Servable, error: FedFleetError) -> tuple[Refused, ...]:
+        record = servable.record
+        self._metrics.swaps.labels("rolled_back").inc()
+        self._metrics.refused_versions.labels(error.code).inc()
+        logger.warning(
+            "version_rolled_back",
+            extra={"model": record.model, "version": record.number, "code": error.code},
+        )
+        return self.following.with_refused(_refused(record, error, was_served=True))
+
+    def _return_alias(self) -> None:
+        """Move the alias back where the settings say so and nobody has moved it meanwhile."""
+        if self._move_back is None:
+            return
+        target, record = self._move_back
+        try:
+            self._registry.set_alias(
+                record.model, self._course.alias, record.number, target.revision
+            )
+            logger.info("alias_moved_back", extra={"version": record.number})
+        except StoreUnavailable:
+            raise  # tried again at the next look
+        except FedFleetError:
+            logger.warning("alias_not_moved_back", exc_info=True)
+        self._move_back = None
+
+    def hold_previous(self) -> None:
+        """Go back to the version before, and stay there until ``resume``.
+
+        Raises:
+            Conflict: it was done already, or there is no version before.
+        """
+        with self._lock:
+            now = self.following
+            if now.is_held:
+                raise Conflict("it is rolled back already: POST /served/follow ends that")
+            if now.previous is None:
+                raise Conflict("there is no version to go back to: none was served before")
+            self._put(current=now.previous, previous=now.current, is_held=True, failure="")
+            self._metrics.swaps.labels("rolled_back").inc()
+        logger.warning("rolled_back_by_hand")
+
+    def resume(self) -> None:
+        """Follow the alias again."""
+        with self._lock:
+            self._put(is_held=False)
+            self._pending = True
+        logger.info("follows_again")
 
 
-def _same(left: VersionRecord, right: VersionRecord) -> bool:
-    return (left.model, left.number, left.digest) == (right.model, right.number, right.digest)
+def _record(servable: Servable | None) -> VersionRecord | None:
+    return servable.record if servable else None
+
+
+def _refused(record: VersionRecord, error: FedFleetError, *, was_served: bool = False) -> Refused:
+    return Refused(record.model, record.number, error.code, error.message, time.time(), was_served)
+
+
+def _could_not(record: VersionRecord, error: FedFleetError) -> str:
+    return (
+        f"{record.model} version {record.number} could not be loaded: {error.code}: {error.message}"
+    )

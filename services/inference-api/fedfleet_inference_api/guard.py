@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -13,6 +15,8 @@ from fedfleet.errors import FedFleetError, LimitExceeded, NotAllowed, NotFound, 
 from fedfleet.identity.tokens import split_key
 from fedfleet.store.access import KeyRecord
 from fedfleet_inference_api import scopes
+from fedfleet_inference_api.answers import HEADERS, error_response
+from fedfleet_inference_api.cameras.streams import STILL_ALLOWED
 from fedfleet_inference_api.config import InferenceConfig
 from fedfleet_inference_api.keys import KeyRing
 from fedfleet_inference_api.metrics import Metrics
@@ -27,6 +31,8 @@ REALM = 'Bearer realm="fedfleet"'
 FAILURES_BURST = 10
 FAILURES_PER_S = 0.5
 MOST_GOOD = 4096
+# Before a key among the subprotocols that a WebSocket offers.
+KEY_PROTOCOL = "key."
 
 
 class _Refused(Exception):
@@ -61,9 +67,6 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # the table has no lines for WebSockets
-            await send({"type": "websocket.close", "code": 1008})
-            return
         try:
             await self._admit(scope)
         except _Refused as refused:
@@ -74,17 +77,22 @@ class Guard:
             await self._app(scope, receive, send)
             return
         self._metrics.errors.labels(error.code).inc()
+        if scope["type"] == "websocket":  # an ordinary answer instead of the handshake's
+            await error_response(error, {**HEADERS, **headers})(scope, receive, send)
+            return
         await refuse(scope, receive, send, error, headers)
 
     async def _admit(self, scope: Scope) -> None:
         if not scope["path"].isprintable():
             # The framework's patterns take a line break at a path's end, the table's do not.
             raise _Refused(NotFound("there is nothing at this path"), {})
-        route = scopes.route_of(scope["method"], scope["path"])
+        route = scopes.route_of(scope.get("method", scopes.WEBSOCKET), scope["path"])
         if route in scopes.UNLIMITED:
             return
         caller = caller_of(scope, self._trusted)
         _pass(self._addresses.take(caller), "this address")
+        if scope["type"] == "websocket":
+            _check_origin(scope)
         wanted = None if route is None else scopes.ROUTES[route]
         if self._keys is None or wanted == scopes.OPEN:
             return
@@ -97,6 +105,7 @@ class Guard:
                 NotAllowed(f"this key is not for that: it needs the scope {names}"),
                 {"www-authenticate": header},
             )
+        scope[STILL_ALLOWED] = partial(_still_allowed, self._keys, _presented(scope), wanted or ())
 
     async def _known(self, scope: Scope, caller: str, keys: KeyRing) -> KeyRecord:
         """Whose key a request shows; each wrong one costs the address something."""
@@ -126,8 +135,47 @@ def _pass(wait_s: float, what: str) -> None:
         )
 
 
+async def _still_allowed(keys: KeyRing, text: str, wanted: tuple[Enum, ...]) -> bool:
+    """Whether an answer that goes on may go on; asked by it now and then."""
+    try:
+        record = await keys.check(text)
+    except FedFleetError:  # revoked, ended, or nobody can say
+        return False
+    return not wanted or bool(set(wanted) & set(record.scopes))
+
+
+def _check_origin(scope: Scope) -> None:
+    """Let no page of another host open a socket here with its reader's browser.
+
+    Browsers send such a page's answers to nobody else, but sockets are not held to that; and on
+    loopback no key is asked for.
+    """
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    _, _, origin = headers.get(b"origin", "").lower().partition("://")  # only browsers send it
+    if b"origin" in headers and origin != headers.get(b"host", "").lower():
+        raise _Refused(NotAllowed("a page of another host may not open this socket"), {})
+
+
 def has_key(scope: Scope) -> bool:
-    return any(name in (b"x-api-key", b"authorization") for name, _ in scope["headers"])
+    return any(True for _ in _shown_keys(scope))
+
+
+def _shown_keys(scope: Scope) -> Iterator[str]:
+    """Each key that a request shows; empty for a header that should hold one and does not.
+
+    A browser cannot set headers of a WebSocket: there the key is a subprotocol, which no log and
+    no history keeps, as they would an address.
+    """
+    for name, value in scope["headers"]:
+        text = value.decode("latin-1").strip()
+        if name == b"x-api-key":
+            yield text
+        elif name == b"authorization":
+            scheme, _, rest = text.partition(" ")
+            yield rest.strip() if scheme.lower() == "bearer" else ""
+    for protocol in scope.get("subprotocols", ()):
+        if protocol.startswith(KEY_PROTOCOL):
+            yield protocol[len(KEY_PROTOCOL) :]
 
 
 def _presented(scope: Scope) -> str:
@@ -136,14 +184,7 @@ def _presented(scope: Scope) -> str:
     Raises:
         Unauthenticated: there is none, or there are several.
     """
-    found: set[str] = set()
-    for name, value in scope["headers"]:
-        text = value.decode("latin-1").strip()
-        if name == b"x-api-key":
-            found.add(text)
-        elif name == b"authorization":
-            scheme, _, rest = text.partition(" ")
-            found.add(rest.strip() if scheme.lower() == "bearer" else "")
+    found = set(_shown_keys(scope))
     if not found:
         raise Unauthenticated(
             "a key is needed: send it as X-API-Key or as Authorization: Bearer; an operator makes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from fedfleet_inference_api import metrics
-from fedfleet_inference_api.answers import LiveAnswer, ReadyAnswer
+from fedfleet_inference_api.answers import ErrorAnswer, LiveAnswer, ReadyAnswer
 from fedfleet_inference_api.service import InferenceService
 
 
@@ -27,7 +27,10 @@ def health_router(service: InferenceService) -> APIRouter:
     @router.get(
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+            "default": {"model": ErrorAnswer, "description": "any error"},
+        },
     )
     def prometheus() -> Response:
         """Show the service's metrics in Prometheus' text format."""

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedfleet.errors import InvalidInput, TimedOut
 from fedfleet_inference_api.answers import HEADERS, error_json
+from fedfleet_inference_api.cameras.streams import LIVE
 
 
 class TimedProtocol(H11Protocol):
@@ -28,6 +29,7 @@ class TimedProtocol(H11Protocol):
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._in_headers = False
+        self._is_upgraded = False
         self._body_until_s: float | None = None
         self._unread_bytes = 0
         self._unread_until_s = 0.0
@@ -46,7 +48,21 @@ class TimedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        if not self._is_upgraded:
+            self._watch()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection on; from here its time is watched by the protocol of sockets."""
+        self._is_upgraded = True
+        self._cancel()
+        super().handle_websocket_upgrade(event)
+
+    def shutdown(self) -> None:
+        """As the original; an answer that goes on and is not read now is cut off."""
+        super().shutdown()
+        is_live = self.cycle is not None and self.cycle.scope.get(LIVE, False)
+        if is_live and self._writing is not None:
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

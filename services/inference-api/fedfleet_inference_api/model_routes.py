@@ -1,8 +1,9 @@
-"""GET /models, /models/{name} and /served: what the registry holds and what answers."""
+"""GET /models and /models/{name}: what the registry holds."""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -10,17 +11,17 @@ from fastapi import APIRouter, Path, Query
 from fedfleet.errors import NotFound
 from fedfleet.models.card import ModelCard
 from fedfleet.store.protocols import VersionRecord
-from fedfleet.types import InputSpec
+from fedfleet.types import Evaluation
 from fedfleet_inference_api.answers import (
+    ClassAccuracy,
     ErrorAnswer,
     InputAnswer,
     ModelDetail,
     ModelsAnswer,
     ModelSummary,
-    ServedAnswer,
     VersionDetail,
     VersionSummary,
-    model_ref,
+    iso,
 )
 from fedfleet_inference_api.service import InferenceService
 
@@ -69,20 +70,8 @@ def model_router(service: InferenceService) -> APIRouter:
             served=_served_number(service, name),
             architecture=card.model.architecture,
             classes=list(card.classes),
-            input=_input(card.inputs),
+            input=InputAnswer.of(card.inputs),
             versions=[_detail(v) for v in versions[:limit]],
-        )
-
-    @router.get("/served")
-    async def served() -> ServedAnswer:
-        """Show what /predict answers with at this moment; cheap enough to ask every second."""
-        current = service.follower.following.current
-        _, detail = service.ready()
-        return ServedAnswer(
-            model=model_ref(current) if current else None,
-            classes=list(current.card.classes) if current else [],
-            input=_input(current.card.inputs) if current else None,
-            detail=detail,
         )
 
     return router
@@ -98,21 +87,55 @@ def _served_number(service: InferenceService, name: str) -> int | None:
     return current.record.number if current and current.record.model == name else None
 
 
-def _input(inputs: InputSpec) -> InputAnswer:
-    return InputAnswer(channels=inputs.channels, height=inputs.height, width=inputs.width)
-
-
 def _summary(record: VersionRecord) -> VersionSummary:
     return VersionSummary(**_fields(record))
 
 
 def _detail(record: VersionRecord) -> VersionDetail:
-    return VersionDetail(**_fields(record), metrics=dict(record.metrics))
+    return VersionDetail(
+        **_fields(record),
+        classes=_class_accuracies(record),
+        lineage=_finite(record.lineage),
+        metrics=_finite(record.metrics),
+    )
+
+
+def _evaluation(record: VersionRecord) -> Evaluation | None:
+    """How the version did; None where it was not evaluated, or something else stands there."""
+    value = record.metrics.get("evaluation")
+    try:
+        return Evaluation.from_json(value) if value else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _class_accuracies(record: VersionRecord) -> list[ClassAccuracy] | None:
+    evaluation, labels = _evaluation(record), record.card.get("classes")
+    if evaluation is None or not isinstance(labels, list):
+        return None
+    if not len(labels) == len(evaluation.class_samples) == len(evaluation.class_correct):
+        return None
+    counts = zip(labels, evaluation.class_samples, evaluation.class_correct, strict=True)
+    return [
+        ClassAccuracy(
+            label=str(label), samples=samples, accuracy=correct / samples if samples else None
+        )
+        for label, samples, correct in counts
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with null for what is not finite, which JSON cannot say. Any: it is JSON."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _fields(record: VersionRecord) -> dict[str, Any]:
     """What both forms of a version show. Any: they are the arguments of a class."""
-    created = datetime.fromtimestamp(record.created_at_s, timezone.utc)
+    evaluation, retired_at_s = _evaluation(record), record.retired_at_s
     return {
         "version": record.number,
         "round": record.round,
@@ -120,5 +143,7 @@ def _fields(record: VersionRecord) -> dict[str, Any]:
         "digest": record.digest,
         "size_bytes": record.size_bytes,
         "parent": record.parent,
-        "created_at": created.isoformat(timespec="milliseconds"),
+        "created_at": iso(record.created_at_s),
+        "retired_at": None if retired_at_s is None else iso(retired_at_s),
+        "accuracy": evaluation.accuracy if evaluation and evaluation.samples else None,
     }

@@ -1,17 +1,31 @@
-"""GET / and the files of the web page, which come from this package and nowhere else."""
+"""The web pages and their files, which come from this package and nowhere else."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from importlib.resources import files
+from typing import Any
 
 from fastapi import APIRouter, Response
 
+PAGES = {"/": "index.html", "/live": "live.html", "/history": "history.html"}
+FILES = (
+    "style.css",
+    "shell.js",
+    "page.js",
+    "drawing.js",
+    "live.js",
+    "streams.js",
+    "history.js",
+    "chart.js",
+    "key.js",
+    "icon.svg",
+)
 MEDIA_TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "key.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
 }
 # Small files on a nearby machine: asking each time beats showing an old page after an upgrade.
 HEADERS = {"cache-control": "no-cache"}
@@ -19,30 +33,17 @@ HEADERS = {"cache-control": "no-cache"}
 
 def page_router() -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    folder = files("fedfleet_inference_api") / "page"
-    contents = {name: (folder / name).read_bytes() for name in MEDIA_TYPES}
-
-    def show(name: str) -> Response:
-        return Response(contents[name], media_type=MEDIA_TYPES[name], headers=HEADERS)
-
-    @router.get("/")
-    async def index() -> Response:
-        return show("index.html")
-
-    @router.get("/page/style.css")
-    async def style() -> Response:
-        return show("style.css")
-
-    @router.get("/page/page.js")
-    async def script() -> Response:
-        return show("page.js")
-
-    @router.get("/page/key.js")
-    async def key_script() -> Response:
-        return show("key.js")
-
-    @router.get("/page/icon.svg")
-    async def icon() -> Response:
-        return show("icon.svg")
-
+    for path, name in {**PAGES, **{f"/page/{name}": name for name in FILES}}.items():
+        router.add_api_route(path, _show(name), methods=["GET"])
     return router
+
+
+def _show(name: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+    """A handler (Any: of the framework's) that answers with a file, read once."""
+    content = (files("fedfleet_inference_api") / "page" / name).read_bytes()
+    media_type = MEDIA_TYPES[name.rpartition(".")[2]]
+
+    async def show() -> Response:
+        return Response(content, media_type=media_type, headers=HEADERS)
+
+    return show

@@ -25,9 +25,10 @@ async def refuse(
 ) -> None:
     """Answer with an error; where a body is on its way, close the connection behind the answer."""
     if not has_body(scope):
-        await error_response(error, headers)(scope, receive, send)
+        await error_response(error, headers, path=scope["path"])(scope, receive, send)
         return
-    response = error_response(error, {**(headers or {}), "connection": "close"})
+    closing = {**(headers or {}), "connection": "close"}
+    response = error_response(error, closing, path=scope["path"])
 
     async def keep_open(message: Message) -> None:
         if message["type"] == "http.response.body":

@@ -1,4 +1,4 @@
-"""A version that is ready to answer: its module, its card, and what the registry says of it."""
+"""A version that is ready to answer: its backends, its card, and what the registry says of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fedfleet.data.images import Pixels
 from fedfleet.errors import ChecksumMismatch, VersionInvalid
 from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
+from fedfleet.rounds.levels import FULL
 from fedfleet.store.protocols import Blobs, VersionRecord
-from fedfleet.training.state import load_state, to_tensor
-from fedfleet.types import InputSpec
+from fedfleet.training.state import load_state
 from fedfleet.wire.weights import decode_state
+from fedfleet_inference_api.backends.backend import Answers, Backend, Prepared
+from fedfleet_inference_api.backends.choice import Backends
+from fedfleet_inference_api.backends.plain import PlainTorch
+from fedfleet_inference_api.level_slice import at_level
+
+DETECTOR_NUMBERS = 5  # of an anchor beside its classes: a box, and that nothing is there
 
 # Legend: B = batch, C = channels, H = height, W = width, K = classes.
 
@@ -26,62 +33,99 @@ class Servable:
 
     Args:
         alias: the alias under which it was found.
+        card: of the width that is served, ``level``.
         is_verified: the coordinator's signature over the record was checked.
     """
 
     record: VersionRecord
     alias: str
     card: ModelCard
-    module: torch.nn.Module
+    backend: Backend
+    level: str = FULL
     is_verified: bool = False
 
     @property
     def title(self) -> str:
         return f"{self.record.model} version {self.record.number} (round {self.record.round})"
 
-    def probabilities(self, images: Pixels) -> torch.Tensor:
-        """Answer images of shape (B, C, H, W), uint8, with float64 of shape (B, K).
+    @property
+    def backend_name(self) -> str:
+        return self.backend.name
+
+    def run(self, images: Pixels) -> Answers:
+        """Answer images of shape (B, C, H, W), uint8, with what the model gives: shape (B, ...).
 
         Raises:
-            VersionInvalid: the model gave NaN or infinity, or another number of classes.
+            VersionInvalid: it gave another number of answers, or of classes.
         """
-        with torch.inference_mode():
-            logits_BK = self.module(normalise(images, self.card.inputs))
-        want = (len(images), len(self.card.classes))
-        if tuple(logits_BK.shape) != want:
+        answers = self.backend.run(images)
+        is_detector = self.card.kind == "detection"
+        numbers = len(self.card.classes) + (DETECTOR_NUMBERS if is_detector else 0)
+        dimensions = 3 if is_detector else 2
+        if (answers.ndim, len(answers), answers.shape[-1]) != (dimensions, len(images), numbers):
             raise VersionInvalid(
-                f"{self.title} answers with shape {tuple(logits_BK.shape)}, expected {want}"
+                f"{self.title} answers with shape {answers.shape} to {len(images)} images; "
+                f"expected {dimensions} axes, the last of {numbers}"
             )
-        if not bool(torch.isfinite(logits_BK).all()):
-            raise VersionInvalid(f"{self.title} gives an answer that is not a finite number")
-        return torch.softmax(logits_BK.double(), dim=1)
+        return answers
 
-    def warm_up(self) -> None:
-        """Answer a black image, so that the first caller does not pay for what torch sets up.
+    def fault(self, answer: Answers) -> VersionInvalid | None:
+        """What is wrong with one image's answer: NaN or infinity in it, or nothing."""
+        if np.isfinite(answer).all():
+            return None
+        return VersionInvalid(f"{self.title} gives an answer that is not a finite number")
+
+    def answers(self, images: Pixels) -> Answers:
+        """As ``run``, with every answer checked.
 
         Raises:
-            VersionInvalid: as ``probabilities``.
+            VersionInvalid: as ``run``, or an answer is NaN or infinity.
+        """
+        answers = self.run(images)
+        fault = self.fault(answers)
+        if fault is not None:
+            raise fault
+        return answers
+
+    def probabilities(self, images: Pixels) -> npt.NDArray[np.float64]:
+        """Answer images with the probability of each class, shape (B, K); of a classifier only.
+
+        Raises:
+            VersionInvalid: as ``answers``.
+        """
+        return softmax(self.answers(images))
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Answer black images, so that the first caller does not pay for what is set up.
+
+        Raises:
+            VersionInvalid: as ``answers``.
         """
         spec = self.card.inputs
-        self.probabilities(np.zeros((1, spec.channels, spec.height, spec.width), np.uint8))
+        self.answers(np.zeros((batch, spec.channels, spec.height, spec.width), np.uint8))
 
 
-def normalise(images: Pixels, inputs: InputSpec) -> torch.Tensor:
-    """Scale uint8 of shape (B, C, H, W) to [0, 1] and normalise per channel.
-
-    The same two float32 operations as ``training.batches``, so that answers agree to the last bit.
-    """
-    mean_C11, std_C11 = (
-        torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)
-        for values in (inputs.mean, inputs.std)
+def softmax(logits: Answers) -> npt.NDArray[np.float64]:
+    """Probabilities from logits along the last axis, to the last bit those of evaluation."""
+    probabilities: npt.NDArray[np.float64] = (
+        torch.from_numpy(np.ascontiguousarray(logits)).double().softmax(-1).numpy()
     )
-    scale_C11 = (1 / (255 * std_C11)).float()
-    shift_C11 = (-mean_C11 / std_C11).float()
-    return to_tensor(images).float().mul_(scale_C11).add_(shift_C11)
+    return probabilities
 
 
-def load_servable(blobs: Blobs, record: VersionRecord, alias: str) -> Servable:
+def load_servable(
+    blobs: Blobs,
+    record: VersionRecord,
+    alias: str,
+    *,
+    level: str = FULL,
+    backends: Backends | None = None,
+) -> Servable:
     """Read, check and build a version; nothing that serves now is touched.
+
+    Args:
+        level: the width to cut it to.
+        backends: chooses what computes it; None is plain torch.
 
     Raises:
         NotFound, ChecksumMismatch, SchemaMismatch, UnknownModel, VersionInvalid: why it cannot
@@ -97,11 +141,13 @@ def load_servable(blobs: Blobs, record: VersionRecord, alias: str) -> Servable:
             f"{record.model} version {record.number} takes {card.inputs.channels} channels: "
             "images have 1 (grey) or 3 (colour)"
         )
-    data = _read(blobs, record)
+    state = decode_state(record.schema, _read(blobs, record))
+    card, state = at_level(record, card, state, level)
     module = build(card)
-    load_state(module, decode_state(record.schema, data))
-    module.eval().requires_grad_(False)
-    return Servable(record, alias, card, module)
+    load_state(module, state)
+    prepared = Prepared(module, card.inputs)
+    backend = backends.of(card, prepared) if backends else PlainTorch(prepared)
+    return Servable(record, alias, card, backend, level)
 
 
 def _read(blobs: Blobs, record: VersionRecord) -> bytes:

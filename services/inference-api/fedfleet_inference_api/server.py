@@ -21,6 +21,7 @@ from fedfleet_inference_api.http_protocol import TimedProtocol
 from fedfleet_inference_api.proxies import connection_group
 from fedfleet_inference_api.refusal import LINGER_S
 from fedfleet_inference_api.service import InferenceService
+from fedfleet_inference_api.socket_protocol import MOST_BYTES, socket_class
 from fedfleet_inference_api.tls import ServerCertificate
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # it believes any proxy on this machine; proxies.py does not
-                ws="none",
+                ws=socket_class(service.config.stall_s),
+                ws_max_size=MOST_BYTES,
+                ws_per_message_deflate=False,  # small messages; and what unpacks can be a bomb
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(service.config.grace_s),
             )
@@ -100,6 +103,11 @@ class HttpServer(uvicorn.Server):
             self._service.metrics.certificate_ends.set(self._certificate.ends_at_s)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As the original, behind the end of all answers that have none of their own."""
+        self._service.station.end_streams()
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to ``serve``: the original ends the process by the signal, not with 0."""
@@ -121,6 +129,7 @@ async def serve(
         if stopping.is_set():
             server.force_exit = True
         service.is_draining = True
+        service.station.end_streams()  # nobody waits for what never ends
         stopping.set()
 
     loop = asyncio.get_running_loop()

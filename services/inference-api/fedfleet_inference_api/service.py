@@ -1,34 +1,28 @@
-"""The inference service without HTTP: what is served, and how one image is answered."""
+"""The inference service without HTTP: its parts, what is served, and whether it can answer."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 
-from fastapi import Request
-
-from fedfleet.data.decode import decode_image, fit_pixels
 from fedfleet.data.images import Pixels
-from fedfleet.errors import ChecksumMismatch, InvalidInput, NoModel, SignatureInvalid, TimedOut
+from fedfleet.errors import ChecksumMismatch, NoModel, SignatureInvalid
 from fedfleet.store.protocols import Store, VersionRecord
-from fedfleet_inference_api.answers import (
-    Latency,
-    PredictAnswer,
-    Prediction,
-    model_ref,
-)
+from fedfleet_inference_api.backends.choice import Backends
+from fedfleet_inference_api.batcher import Forwarded
+from fedfleet_inference_api.blame import fault_of
+from fedfleet_inference_api.cameras.station import Station
+from fedfleet_inference_api.canary import Shadow
 from fedfleet_inference_api.config import InferenceConfig
-from fedfleet_inference_api.follower import Follower
-from fedfleet_inference_api.metrics import Metrics, Stage
-from fedfleet_inference_api.predictor import Forwarded, Predictor
+from fedfleet_inference_api.follower import Course, Follower
+from fedfleet_inference_api.image_url import ImageUrls
+from fedfleet_inference_api.metrics import Metrics
+from fedfleet_inference_api.pinned import Pinned
+from fedfleet_inference_api.predictor import Predictor
 from fedfleet_inference_api.servable import Servable, load_servable
 from fedfleet_inference_api.signature_check import SignatureCheck
-from fedfleet_inference_api.uploads import image_bytes, read_upload
-
-DEFAULT_K = 5
 
 
 class InferenceService:
@@ -39,15 +33,31 @@ class InferenceService:
         self.store = store
         self._signatures = signatures
         self.metrics = Metrics()
-        self.predictor = Predictor(config.threads, config.max_pending)
+        # First: its settings may be wrong, and then no thread should be there.
+        self.station = Station(config, look=self.served, submit=self.submit, metrics=self.metrics)
+        self.predictor = Predictor(
+            config.threads, config.max_pending, config.max_batch, self.metrics
+        )
+        self._backends = Backends(
+            config.backend, max_batch=config.max_batch, threads=config.threads
+        )
         self.follower = Follower(
             store.registry,
             self._load,
             self.metrics,
-            model=config.serve_model,
-            alias=config.serve_alias,
-            poll_s=config.registry_poll_s,
+            _course(config),
             prepare=signatures.prepare,
+            changed=self.station.tell_model,
+        )
+        self.pinned = Pinned(
+            store.registry,
+            self._load,
+            lambda record: self.follower.following.at_hand(record),
+            config.pinned_versions,
+        )
+        self.shadow = Shadow(self.predictor, self.metrics, self.follower.failed)
+        self.images = (
+            ImageUrls(config.image_urls, config.max_body_bytes) if config.image_urls else None
         )
         self.is_draining = False
         self.busy = 0  # predictions that are received, wait or run; of the event loop
@@ -55,7 +65,13 @@ class InferenceService:
     def _load(self, record: VersionRecord, alias: str) -> Servable:
         is_signed = self._signatures.check(record)
         try:
-            servable = load_servable(self.store.blobs, record, alias)
+            servable = load_servable(
+                self.store.blobs,
+                record,
+                alias,
+                level=self.config.serve_level,
+                backends=self._backends,
+            )
         except ChecksumMismatch as error:
             if is_signed:  # the signature covers the digest
                 raise SignatureInvalid(
@@ -68,10 +84,13 @@ class InferenceService:
 
     def start(self) -> None:
         self.follower.start()
+        self.station.start()
 
     def stop(self) -> None:
         """Blocks until the threads are done."""
+        self.station.stop()
         self.follower.stop()
+        self.pinned.close()
         self.predictor.close()
 
     def ready(self) -> tuple[bool, str]:
@@ -82,6 +101,8 @@ class InferenceService:
         if following.current is None:
             return False, following.failure or f"no version is there yet: {self._wanted()}"
         served = f"serving {following.current.title}"
+        if following.is_held:
+            served += "; rolled back by hand: POST /served/follow ends that"
         return True, f"{served}; {following.failure}" if following.failure else served
 
     def served(self) -> Servable:
@@ -96,35 +117,29 @@ class InferenceService:
             raise NoModel(f"no model is served yet: {reason}")
         return following.current
 
+    def submit(self, servable: Servable, image: Pixels) -> Future[Forwarded]:
+        """Have an image of a camera answered, from any thread; a version that fails is noted.
+
+        Raises:
+            Unavailable: too many wait.
+        """
+        future = self.predictor.submit(servable, image)
+        future.add_done_callback(lambda done: self._note(servable, done))
+        return future
+
+    def _note(self, servable: Servable, done: Future[Forwarded]) -> None:
+        fault = None if done.cancelled() else fault_of(done.exception())
+        if fault is not None:
+            self.follower.failed(servable, fault)
+
     def _wanted(self) -> str:
         model = self.config.serve_model
         name = f"model {model!r}" if model else "any model"
         return f"alias {self.config.serve_alias!r} of {name}"
 
-    async def predict(self, request: Request, k: int | None) -> PredictAnswer:
-        """Answer the image in the request.
-
-        Args:
-            k: number of classes to name, None for five or all there are.
-
-        Raises:
-            Unavailable: too many predictions are waiting.
-            TimedOut: it took longer than the config allow.
-            NoModel, InvalidInput, ImageInvalid, ImageTooLarge: see there.
-        """
-        with self._counted():
-            try:
-                return await asyncio.wait_for(
-                    self._predict(request, k), self.config.request_timeout_s
-                )
-            except asyncio.TimeoutError as error:
-                raise TimedOut(
-                    f"the prediction took more than {self.config.request_timeout_s:g} s, "
-                    "its upload included"
-                ) from error
-
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
+        """Around each prediction, its upload included."""
         self._count(1)
         try:
             yield
@@ -135,82 +150,15 @@ class InferenceService:
         self.busy += change
         self.metrics.pending.set(self.busy)
 
-    async def _predict(self, request: Request, k: int | None) -> PredictAnswer:
-        times = _Stopwatch(self.metrics)
-        self.predictor.check_room()  # before its bytes are sent for nothing
-        media_type, body = await read_upload(request)
-        times.lap("read")
-        # Only now: a caller that sends slowly holds nobody's place.
-        with self.predictor.admitted():
-            return await self._answer(media_type, body, k, times)
 
-    async def _answer(
-        self, media_type: str, body: bytes, k: int | None, times: _Stopwatch
-    ) -> PredictAnswer:
-        servable = self.served()
-        count = _count(k, servable)
-
-        def decode() -> Pixels:
-            spec = servable.card.inputs
-            return fit_pixels(
-                decode_image(image_bytes(media_type, body)),
-                channels=spec.channels,
-                height=spec.height,
-                width=spec.width,
-            )
-
-        image = await self.predictor.decode(decode)
-        times.lap("decode")
-        forwarded = await self.predictor.forward(servable, image)
-        times.add("queue", forwarded.queue_s)
-        times.add("forward", forwarded.forward_s)
-        return PredictAnswer(
-            predictions=_best(servable, forwarded, count),
-            model=model_ref(servable),
-            latency_ms=times.latency(),
-        )
-
-
-def _count(k: int | None, servable: Servable) -> int:
-    classes = len(servable.card.classes)
-    if k is None:
-        return min(DEFAULT_K, classes)
-    if k > classes:
-        raise InvalidInput(f"k = {k}: {servable.record.model} has {classes} classes")
-    return k
-
-
-def _best(servable: Servable, forwarded: Forwarded, count: int) -> list[Prediction]:
-    """The most probable classes; of equal ones the first."""
-    order = (-forwarded.probabilities).argsort(kind="stable")[:count]
-    return [
-        Prediction(
-            label=servable.card.classes[index],
-            index=int(index),
-            probability=float(forwarded.probabilities[index]),
-        )
-        for index in order
-    ]
-
-
-class _Stopwatch:
-    """The parts of one prediction, in seconds."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._started_s = self._lap_s = time.perf_counter()
-        self._parts: dict[Stage, float] = {}
-
-    def lap(self, stage: Stage) -> None:
-        now_s = time.perf_counter()
-        self.add(stage, now_s - self._lap_s)
-        self._lap_s = now_s
-
-    def add(self, stage: Stage, seconds: float) -> None:
-        self._parts[stage] = seconds
-        self._metrics.stage_s.labels(stage).observe(seconds)
-
-    def latency(self) -> Latency:
-        parts = {stage: round(1000 * seconds, 3) for stage, seconds in self._parts.items()}
-        total = round(1000 * (time.perf_counter() - self._started_s), 3)
-        return Latency(**parts, total=total)
+def _course(config: InferenceConfig) -> Course:
+    has_candidate = config.canary_share > 0 or config.shadow_share > 0
+    return Course(
+        model=config.serve_model,
+        alias=config.serve_alias,
+        canary_alias=config.canary_alias if has_candidate else "",
+        poll_s=config.registry_poll_s,
+        rollback_failures=config.rollback_failures,
+        rollback_window_s=config.rollback_window_s,
+        moves_alias=config.rollback_alias,
+    )

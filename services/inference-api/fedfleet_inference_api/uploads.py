@@ -1,4 +1,4 @@
-"""Finds the image in a request: a multipart file, a raw body, or base64 in JSON. Never a URL."""
+"""Finds the images in a request: multipart files, a raw body, or base64 in JSON."""
 
 from __future__ import annotations
 
@@ -11,37 +11,60 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from fedfleet.errors import ImageInvalid, InvalidInput
+from fedfleet.errors import FedFleetError, ImageInvalid, InvalidInput
 
 FIELD = "file"
 MAX_FIELDS = 8  # more than one is refused anyway, with a text that names the odd one
+MULTIPART = "multipart/form-data"
+JSON = "application/json"
+BINARY = "application/octet-stream"
+MAX_URL = 2048
 
-# The request body in the OpenAPI document; the body is parsed here and not by the framework.
-OPENAPI_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {FIELD: {"type": "string", "format": "binary"}},
-                    "required": [FIELD],
-                    "additionalProperties": False,
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"image": {"type": "string", "contentEncoding": "base64"}},
-                    "required": ["image"],
-                    "additionalProperties": False,
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
+_BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+_FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+
+
+def openapi_body(*, has_urls: bool) -> dict[str, Any]:
+    """The body of /predict in the OpenAPI document; it is parsed here and not by the framework."""
+    forms = [_object("image", _BASE64)]
+    if has_urls:
+        url = {"type": "string", "format": "uri", "maxLength": MAX_URL, "pattern": "^https://"}
+        forms.append(_object("url", url))
+    return _body(
+        {
+            MULTIPART: {"schema": _object(FIELD, _FILE)},
+            JSON: {"schema": {"oneOf": forms} if has_urls else forms[0]},
+            "image/*": {"schema": _FILE},
+            BINARY: {"schema": _FILE},
+        }
+    )
+
+
+def openapi_batch(most: int) -> dict[str, Any]:
+    """As ``openapi_body``, of /predict/batch."""
+
+    def several(one: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "array", "items": one, "minItems": 1, "maxItems": most}
+
+    return _body(
+        {
+            MULTIPART: {"schema": _object(FIELD, several(_FILE))},
+            JSON: {"schema": _object("images", several(_BASE64))},
+        }
+    )
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _object(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: schema},
+        "required": [name],
+        "additionalProperties": False,
     }
-}
 
 
 async def read_upload(request: Request) -> tuple[str, bytes]:
@@ -53,13 +76,12 @@ async def read_upload(request: Request) -> tuple[str, bytes]:
         InvalidInput: not a multipart body with one file in the field ``file``.
         ImageInvalid: a media type that is not read here.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     body = await request.body()
-    if media_type == "multipart/form-data":
-        return "application/octet-stream", await _multipart_file(request, len(body))
-    if media_type in ("application/json", "application/octet-stream", "") or (
-        media_type.startswith("image/")
-    ):
+    if media_type == MULTIPART:
+        files = await _multipart_files(request, len(body), 1)
+        return BINARY, files[0]
+    if media_type in (JSON, BINARY, "") or media_type.startswith("image/"):
         return media_type, body
     raise ImageInvalid(
         f"the content type {media_type!r} is not read here: send multipart/form-data with the "
@@ -68,8 +90,32 @@ async def read_upload(request: Request) -> tuple[str, bytes]:
     )
 
 
-async def _multipart_file(request: Request, body_bytes: int) -> bytes:
-    parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=MAX_FIELDS)
+async def read_uploads(request: Request, most: int) -> bytes | list[bytes]:
+    """Read the body of a batch: JSON as it is, or the files of a multipart body.
+
+    Raises:
+        InvalidInput: neither, or no files, or too many.
+    """
+    media_type = _media_type(request)
+    body = await request.body()
+    if media_type == JSON:
+        return body
+    if media_type == MULTIPART:
+        return await _multipart_files(request, len(body), most)
+    raise ImageInvalid(
+        f"the content type {media_type!r} is not read here: send multipart/form-data with each "
+        "image as a file named 'file', or application/json {\"images\": [BASE64, ...]}"
+    )
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _multipart_files(request: Request, body_bytes: int, most: int) -> list[bytes]:
+    parser = MultiPartParser(
+        request.headers, request.stream(), max_files=most, max_fields=MAX_FIELDS
+    )
     parser.spool_max_size = body_bytes + 1  # it is in memory already: no temporary file
     try:
         form = await parser.parse()
@@ -81,10 +127,12 @@ async def _multipart_file(request: Request, body_bytes: int) -> bytes:
         odd = sorted(set(form) - {FIELD})
         if odd:
             raise InvalidInput(f"form field {odd[0]!r} is unknown: there is only {FIELD!r}")
-        files = [item for item in form.getlist(FIELD) if isinstance(item, UploadFile)]
-        if len(files) != 1:
-            raise InvalidInput(f"send the image as one file in the form field {FIELD!r}")
-        return await files[0].read()
+        items = form.getlist(FIELD)
+        files = [item for item in items if isinstance(item, UploadFile)]
+        if not files or len(files) != len(items):
+            number = "one file" if most == 1 else f"1 to {most} files"
+            raise InvalidInput(f"send {number} in the form field {FIELD!r}")
+        return [await file.read() for file in files]
     finally:
         await form.close()
 
@@ -96,24 +144,64 @@ def image_bytes(media_type: str, body: bytes) -> bytes:
         InvalidInput: not the JSON object that is asked for, or not base64.
         ImageInvalid: nothing was sent.
     """
-    data = _from_json(body) if media_type == "application/json" else body
+    data = _unpack(_only(body, "image", str)) if media_type == JSON else body
     if not data:
         raise ImageInvalid("the image is empty: no bytes came")
     return data
 
 
-def _from_json(body: bytes) -> bytes:
+def url_in(body: bytes) -> str | None:
+    """The URL in a JSON body; None where it holds something else, for ``image_bytes`` to judge.
+
+    Raises:
+        InvalidInput: not JSON.
+    """
+    value = _parse(body)
+    if isinstance(value, dict) and set(value) == {"url"} and isinstance(value["url"], str):
+        return value["url"]
+    return None
+
+
+def images_in(body: bytes, most: int) -> list[bytes | FedFleetError]:
+    """The images of a batch in JSON; one that is not base64 is the error that it has.
+
+    Raises:
+        InvalidInput: not the JSON object that is asked for, or too many images.
+    """
+    values = _only(body, "images", list)
+    if not 1 <= len(values) <= most:
+        raise InvalidInput(f"images: must be 1 to {most} of them, these are {len(values)}")
+    return [_one_of(value) for value in values]
+
+
+def _one_of(value: object) -> bytes | FedFleetError:
+    if not isinstance(value, str):
+        return InvalidInput("image: must be a text, base64 of the image")
     try:
-        value = json.loads(body)
+        return _unpack(value)
+    except InvalidInput as error:
+        return error
+
+
+def _only(body: bytes, name: str, kind: type) -> Any:
+    """The one value of the JSON object. Any: of the kind that was asked for."""
+    value = _parse(body)
+    if not isinstance(value, dict) or set(value) != {name} or not isinstance(value[name], kind):
+        form = "[BASE64, ...]" if kind is list else "BASE64"
+        raise InvalidInput(f'the JSON body must be {{"{name}": {form}}} and hold nothing else')
+    return value[name]
+
+
+def _parse(body: bytes) -> object:
+    try:
+        value: object = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidInput("the body is not JSON that can be read") from error
-    if (
-        not isinstance(value, dict)
-        or set(value) != {"image"}
-        or not isinstance(value["image"], str)
-    ):
-        raise InvalidInput('the JSON body must be {"image": BASE64} and hold nothing else')
+    return value
+
+
+def _unpack(text: str) -> bytes:
     try:
-        return base64.b64decode(value["image"], validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput("image: is not base64 (RFC 4648, with padding)") from error

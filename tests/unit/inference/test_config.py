@@ -4,7 +4,8 @@ import pytest
 
 from fedfleet.env import read
 from fedfleet.errors import SettingInvalid
-from fedfleet_inference_api.config import InferenceConfig
+from fedfleet_inference_api.backends.choice import AUTO, NAMES
+from fedfleet_inference_api.config import BACKENDS, InferenceConfig
 
 
 def test_config_defaults_to_loopback_and_the_newest_model():
@@ -32,6 +33,20 @@ def test_config_defaults_to_loopback_and_the_newest_model():
         ("BURST", "0"),
         ("DRAIN_S", "soon"),
         ("MAX_CONNECTIONS", "0"),
+        ("CANARY_SHARE", "1.5"),
+        ("SHADOW_SHARE", "-0.1"),
+        ("ROLLBACK_FAILURES", "0"),
+        ("PINNED_VERSIONS", "-1"),
+        ("BATCH_IMAGES", "0"),
+        ("IMAGE_URLS", "https://images.example"),
+        ("CAMERA_NETWORKS", "10.0.0.1/8"),
+        ("CAMERA_PORTS", "rtsp"),
+        ("CAMERA_SLOW_RETRY_S", "0"),
+        ("CAMERA_MEMORY_MB", "0"),
+        ("MAX_BATCH", "0"),
+        ("BACKEND", "cuda"),
+        ("SERVE_LEVEL", "0.25"),
+        ("SERVE_LEVEL", "q"),
     ],
 )
 def test_config_names_the_variable_that_cannot_be_used(name, value):
@@ -60,3 +75,10 @@ def test_keys_and_limits_are_for_callers_from_beyond_this_machine(values, asks, 
 def test_config_refuses_bodies_that_are_larger_than_all_together():
     with pytest.raises(SettingInvalid, match="FEDFLEET_BODIES_MB=8"):
         read(InferenceConfig, {"FEDFLEET_BODIES_MB": "8"})
+
+
+def test_config_takes_backends_and_levels_by_name():
+    config = read(InferenceConfig, {"FEDFLEET_BACKEND": "ONNX", "FEDFLEET_SERVE_LEVEL": " C "})
+
+    assert (config.backend, config.serve_level) == ("onnx", "c")
+    assert {*BACKENDS} == {AUTO, *NAMES}

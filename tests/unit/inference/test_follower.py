@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 from serving import publish
 
-from fedfleet.errors import StoreUnavailable
+from fedfleet.errors import Conflict, FedFleetError, StoreUnavailable, VersionInvalid
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import RegistryEvent, Store, VersionRecord
-from fedfleet_inference_api.follower import LONGEST_RETRY_S, Follower
+from fedfleet_inference_api.attempts import LONGEST_RETRY_S
+from fedfleet_inference_api.follower import Course, Follower
 from fedfleet_inference_api.metrics import Metrics
 from fedfleet_inference_api.servable import Servable, load_servable
 
@@ -24,22 +25,23 @@ def store(tmp_path) -> Iterator[Store]:
 class Bench:
     """A follower whose clock is moved by hand and whose loads are counted."""
 
-    def __init__(self, store: Store, *, model: str = "", alias: str = "latest") -> None:
+    def __init__(self, store: Store, **course: object) -> None:
         self.store = store
         self.now_s = 100.0
         self.loads: list[int] = []
+        self.unfit: set[int] = set()  # versions whose load fails
         self.follower = Follower(
             store.registry,
             self.load,
             Metrics(),
-            model=model,
-            alias=alias,
-            poll_s=1.0,
+            Course(poll_s=1.0, **course),
             clock=lambda: self.now_s,
         )
 
     def load(self, record: VersionRecord, alias: str) -> Servable:
         self.loads.append(record.number)
+        if record.number in self.unfit:
+            raise VersionInvalid("it is not fit")
         return load_servable(self.store.blobs, record, alias)
 
     def serves(self) -> int | None:
@@ -156,3 +158,265 @@ def test_follower_outlives_a_registry_that_is_away(store, caplog):
 
     assert bench.serves() == 1
     assert bench.follower.following.failure == ""
+
+
+def test_follower_goes_back_to_what_it_kept_without_a_load(store):
+    bench = Bench(store)
+    publish(store, 1)
+    bench.serves()
+    publish(store, 2)
+    bench.serves()
+    store.registry.set_alias("digits", "latest", 1)
+
+    assert bench.serves() == 1
+    assert bench.loads == [1, 2]
+
+
+# Without a version in memory.
+
+
+def test_follower_starts_with_the_last_good_one_where_the_newest_is_refused(store):
+    for seed in range(9):
+        publish(store, seed)
+    bench = Bench(store)
+    bench.unfit = {9, 8}
+
+    assert bench.serves() == 7
+    assert "digits version 9 could not be loaded" in bench.follower.following.failure
+    assert [one.number for one in bench.follower.following.refused] == [8, 9]
+    assert bench.follower.following.current.alias == ""
+
+    bench.unfit = set()
+    bench.now_s += 1
+    assert bench.serves() == 9
+    assert bench.follower.following.failure == ""
+    assert bench.loads == [9, 8, 7, 9]
+
+
+def test_follower_tries_the_alias_previous_before_older_versions_and_no_retired_ones(store):
+    for seed in range(5):
+        publish(store, seed)
+    store.registry.set_alias("digits", "previous", 2)
+    store.registry.retire("digits", 4, 1.0)
+    bench = Bench(store)
+    bench.unfit = {5, 2}
+
+    assert bench.serves() == 3
+    assert bench.loads == [5, 2, 3]
+
+
+def test_follower_tries_only_so_many_older_ones(store):
+    for seed in range(12):
+        publish(store, seed)
+    bench = Bench(store)
+    bench.unfit = set(range(13))
+
+    assert bench.serves() is None
+    assert bench.loads == [12, 11, 10, 9, 8, 7]
+
+
+# Rolling back.
+
+
+def served_two(store: Store, **course: object) -> Bench:
+    """A follower that has served version 1 and serves 2."""
+    bench = Bench(store, **course)
+    for seed in (1, 2):
+        publish(store, seed)
+        bench.serves()
+    return bench
+
+
+UNFIT = VersionInvalid("its answer is not a finite number")
+BROKEN = FedFleetError("something went wrong")
+
+
+def test_version_that_gives_no_answer_is_rolled_back_at_once_and_for_good(store):
+    bench = served_two(store)
+    bad = bench.follower.following.current
+
+    other = bench.follower.failed(bad, UNFIT)
+
+    assert other is bench.follower.following.current
+    assert other.record.number == 1
+    assert bench.follower.following.previous is None
+    assert "version 2 (round 2) was rolled back: VERSION_INVALID" in (
+        bench.follower.following.failure
+    )
+    (refused,) = bench.follower.following.refused
+    assert (refused.number, refused.code, refused.was_served) == (2, "VERSION_INVALID", True)
+    bench.now_s += 1000
+    assert bench.serves() == 1
+    assert store.registry.aliases("digits")["latest"].number == 2  # it is not ours to move
+
+    publish(store, 3)
+    assert bench.serves() == 3
+    assert bench.follower.following.failure == ""
+
+
+def test_alias_that_is_set_anew_has_a_rolled_back_version_tried_again(store):
+    bench = served_two(store)
+    bench.follower.failed(bench.follower.following.current, UNFIT)
+    assert bench.serves() == 1
+
+    store.registry.set_alias("digits", "latest", 2)
+
+    assert bench.serves() == 2
+
+
+def test_version_may_fail_now_and_then_but_not_often_in_its_first_time(store):
+    bench = served_two(store, rollback_failures=3, rollback_window_s=60.0)
+    current = bench.follower.following.current
+
+    asked = [bench.follower.failed(current, BROKEN) for _ in range(2)]
+    assert [one.record.number for one in asked] == [1, 1]  # who failed is asked of the one before
+    assert bench.serves() == 2
+    bench.follower.failed(current, BROKEN)
+    assert bench.serves() == 1
+
+
+def test_failures_after_the_first_time_roll_nothing_back(store):
+    bench = served_two(store, rollback_failures=3, rollback_window_s=60.0)
+    current = bench.follower.following.current
+    bench.now_s += 61
+
+    for _ in range(10):
+        bench.follower.failed(current, BROKEN)
+
+    assert bench.serves() == 2
+
+
+def test_failures_of_a_version_that_is_served_no_longer_change_nothing(store):
+    bench = served_two(store)
+    old = bench.follower.following.previous
+
+    assert bench.follower.failed(old, UNFIT).record.number == 2
+    assert bench.follower.following.refused == ()
+
+
+def test_rollback_moves_the_alias_where_the_settings_say_so(store):
+    bench = served_two(store, moves_alias=True)
+
+    bench.follower.failed(bench.follower.following.current, UNFIT)
+
+    assert bench.serves() == 1
+    assert store.registry.aliases("digits")["latest"].number == 1
+    assert bench.follower.following.failure == ""
+    assert [one.number for one in bench.follower.following.refused] == [2]
+
+
+def test_rollback_moves_no_alias_that_somebody_has_moved_meanwhile(store):
+    bench = served_two(store, moves_alias=True)
+    bench.follower.failed(bench.follower.following.current, UNFIT)
+    publish(store, 3)
+
+    assert bench.serves() == 3
+    assert store.registry.aliases("digits")["latest"].number == 3
+
+
+def test_version_with_nothing_before_it_answers_on_until_there_is_another(store):
+    publish(store, 1)
+    bench = Bench(store)
+    bench.serves()
+    only = bench.follower.following.current
+
+    assert bench.follower.failed(only, UNFIT) is None
+    assert bench.serves() == 1
+
+    publish(store, 2)
+    assert bench.serves() == 2
+
+
+def test_version_that_fails_after_a_start_is_replaced_by_an_older_one(store):
+    publish(store, 1)
+    publish(store, 2)
+    bench = Bench(store)
+    assert bench.serves() == 2
+    assert bench.follower.following.previous is None
+
+    bench.follower.failed(bench.follower.following.current, UNFIT)
+
+    assert bench.serves() == 1
+    assert bench.loads == [2, 1]
+
+
+def test_rollback_by_hand_holds_until_it_is_ended(store):
+    bench = served_two(store)
+
+    bench.follower.hold_previous()
+
+    publish(store, 3)
+    assert bench.serves() == 1
+    assert bench.follower.following.is_held
+    with pytest.raises(Conflict, match="already"):
+        bench.follower.hold_previous()
+    bench.follower.resume()
+    assert bench.serves() == 3
+
+
+def test_rollback_by_hand_needs_a_version_to_go_back_to(store):
+    publish(store, 1)
+    bench = Bench(store)
+    bench.serves()
+
+    with pytest.raises(Conflict, match="none was served before"):
+        bench.follower.hold_previous()
+
+
+def test_rollback_by_hand_during_a_load_keeps_what_was_loaded_out(store):
+    bench = served_two(store)
+    publish(store, 3)
+    load = bench.follower._load
+
+    def while_loading(record: VersionRecord, alias: str) -> Servable:
+        bench.follower.hold_previous()
+        return load(record, alias)
+
+    bench.follower._load = while_loading
+
+    assert bench.serves() == 1
+
+
+# The candidate.
+
+
+def candidate_of(bench: Bench) -> int | None:
+    bench.serves()
+    candidate = bench.follower.following.candidate
+    return candidate.record.number if candidate else None
+
+
+def test_candidate_is_at_hand_and_takes_over_without_a_load(store):
+    bench = Bench(store, alias="production", canary_alias="candidate")
+    publish(store, 1, aliases=("production",))
+    publish(store, 2, aliases=("candidate",))
+
+    assert candidate_of(bench) == 2
+    assert bench.follower.following.candidate.alias == "candidate"
+    store.registry.set_alias("digits", "production", 2)
+
+    assert candidate_of(bench) is None
+    assert bench.serves() == 2
+    assert bench.follower.following.current.alias == "production"
+    assert bench.loads == [1, 2]
+
+
+def test_candidate_that_cannot_be_loaded_or_fails_costs_nobody_anything(store):
+    bench = Bench(store, alias="production", canary_alias="candidate")
+    bench.unfit = {2}
+    publish(store, 1, aliases=("production",))
+    publish(store, 2, aliases=("candidate",))
+    assert candidate_of(bench) is None
+    assert [one.number for one in bench.follower.following.refused] == [2]
+    assert bench.follower.following.failure == ""
+
+    publish(store, 3, aliases=("candidate",))
+    assert candidate_of(bench) == 3
+    bad = bench.follower.following.candidate
+    assert bench.follower.failed(bad, UNFIT).record.number == 1
+    assert bench.follower.following.candidate is None
+    assert candidate_of(bench) is None
+    assert bench.serves() == 1
+
+    publish(store, 4, aliases=("candidate",))
+    assert candidate_of(bench) == 4

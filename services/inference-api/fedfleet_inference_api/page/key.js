@@ -28,8 +28,8 @@ const key = {
     for (const element of document.querySelectorAll(".keyless")) element.hidden = isUsed;
     document.getElementById("forget").hidden = key.asking || !isUsed;
     const header = isUsed ? '-H "X-API-Key: $KEY" ' : "";
-    document.getElementById("curl").textContent =
-      `curl ${header}-F file=@image.png ${new URL("predict", location.href)}`;
+    const curl = document.getElementById("curl"); // on one of the pages only
+    if (curl) curl.textContent = `curl ${header}-F file=@image.png ${new URL("predict", location.href)}`;
   },
 };
 

@@ -1,0 +1,173 @@
+"""The KServe V2 protocol without its routes: what models there are, and one inference."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+from fastapi import Request
+
+from fedfleet.errors import ImageInvalid, InvalidInput, NotFound
+from fedfleet.models.card import ModelCard
+from fedfleet.store.protocols import VersionRecord
+from fedfleet_inference_api.asking import all_of, ask, choose, forward, within
+from fedfleet_inference_api.batcher import Forwarded
+from fedfleet_inference_api.caller import Caller
+from fedfleet_inference_api.servable import Servable
+from fedfleet_inference_api.service import InferenceService
+from fedfleet_inference_api.stopwatch import Stopwatch
+from fedfleet_inference_api.uploads import JSON
+from fedfleet_inference_api.v2_answers import (
+    V2Inference,
+    V2Model,
+    V2Parameters,
+    V2Tensor,
+    V2TensorMeta,
+)
+from fedfleet_inference_api.v2_tensors import (
+    INPUT,
+    Inference,
+    input_shape,
+    outputs_of,
+    parse_inference,
+    tensors_of,
+)
+
+BINARY_HEADER = "inference-header-content-length"
+PLATFORM = "fedfleet_safetensors"
+_NUMBER = re.compile("[1-9][0-9]{0,17}")
+
+
+async def model(service: InferenceService, name: str, version: str | None) -> V2Model:
+    """What a model takes and gives.
+
+    Raises:
+        NotFound: no such model, or no such version of it.
+    """
+    records = await asyncio.to_thread(service.store.registry.versions, name)
+    shown = _shown(records, name, version)
+    card = ModelCard.from_json(shown.card)
+    if card.inputs.is_tokens:
+        raise NotFound(f"model {name[:80]!r} reads text: this service serves models of images")
+    kept = [str(record.number) for record in reversed(records) if record.retired_at_s is None]
+    return V2Model(
+        name=name,
+        versions=kept,
+        platform=PLATFORM,
+        inputs=[V2TensorMeta(name=INPUT, datatype="UINT8", shape=input_shape(card))],
+        outputs=[
+            V2TensorMeta(name=output, datatype="FP32", shape=shape)
+            for output, shape in outputs_of(card).items()
+        ],
+    )
+
+
+def _shown(records: list[VersionRecord], name: str, version: str | None) -> VersionRecord:
+    if not records:
+        raise NotFound(f"there is no model {name[:80]!r}")
+    if version is None:
+        return records[0]
+    for record in records:
+        if str(record.number) == version:
+            return record
+    raise NotFound(f"model {name[:80]!r} has no version {version[:40]!r}")
+
+
+async def is_ready(service: InferenceService, name: str, version: str | None) -> bool:
+    """Whether a version is in memory and answers at once.
+
+    Raises:
+        NotFound: as ``model``.
+    """
+    current = service.follower.following.current
+    if version is None and current is not None and current.record.model == name:
+        return True
+    if version is None:
+        await service.pinned.record(name, service.config.serve_alias)
+        return False
+    return service.pinned.is_here(await service.pinned.record(name, number_of(version)))
+
+
+def number_of(version: str) -> str:
+    """Raises NotFound where it is no number, as of a version that is not there."""
+    if not _NUMBER.fullmatch(version):
+        raise NotFound(f"there is no version {version[:40]!r}: versions are numbers from 1 on")
+    return version
+
+
+async def infer(
+    service: InferenceService, request: Request, name: str, version: str | None
+) -> V2Inference:
+    """Answer the images in a request.
+
+    Raises:
+        InvalidInput: the request is not one of this protocol, or not of this model.
+        NoModel, NotFound, VersionRetired, VersionInvalid, Unavailable, TimedOut: as ``predict``.
+    """
+    caller = Caller(request, service.config.request_timeout_s)
+    return await within(service, caller, _infer(service, request, caller, name, version))
+
+
+async def _infer(
+    service: InferenceService, request: Request, caller: Caller, name: str, version: str | None
+) -> V2Inference:
+    times = Stopwatch(service.metrics)
+    service.predictor.check_room()
+    _check_headers(request)
+    body = await request.body()
+    with caller:
+        times.lap("read")
+        number = None if version is None else int(number_of(version))
+        choice = await choose(service, caller.request_id, model=name, version=number)
+
+        async def work(servable: Servable) -> V2Inference:
+            card = servable.card
+
+            def parse() -> Inference:
+                caller.check()
+                return parse_inference(_json(body), card, service.config.batch_images)
+
+            with service.predictor.admitted():
+                asked = await service.predictor.decode(parse)
+            times.lap("decode")
+            with service.predictor.admitted(len(asked.images)):
+                forwards = await all_of(
+                    forward(service, choice, servable, image, caller) for image in asked.images
+                )
+            _add(times, forwards)
+            answers = [one.answer for one in forwards]
+            tensors = await service.predictor.decode(
+                lambda: tensors_of(card, answers, asked.outputs)
+            )
+            return V2Inference(
+                model_name=servable.record.model,
+                model_version=str(servable.record.number),
+                id=asked.request_id,
+                parameters=V2Parameters(model=choice.ref(servable), latency_ms=times.latency()),
+                outputs=[V2Tensor(**tensor) for tensor in tensors],
+            )
+
+        return await ask(service, choice, work)
+
+
+def _check_headers(request: Request) -> None:
+    if BINARY_HEADER in request.headers:
+        raise InvalidInput("the extension for binary tensor data is not served: send JSON")
+    media_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if media_type not in (JSON, ""):
+        raise ImageInvalid(f"the content type {media_type!r} is not read here: send {JSON}")
+
+
+def _json(body: bytes) -> object:
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("the body is not JSON that can be read") from error
+    return value
+
+
+def _add(times: Stopwatch, forwards: list[Forwarded]) -> None:
+    for one in forwards:
+        times.add("queue", one.queue_s)
+        times.add("forward", one.forward_s)

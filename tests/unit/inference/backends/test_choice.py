@@ -1,0 +1,241 @@
+"""Real backends of real architectures; what they are chosen by is theirs to measure."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from serving import CARD
+
+from fedfleet.data.golden import golden_batch
+from fedfleet.models.card import ModelCard
+from fedfleet.models.catalog import build
+from fedfleet.models.config import CnnOptions, MobileNetOptions, ModelConfig, VitOptions
+from fedfleet.types import InputSpec
+from fedfleet_inference_api.backends import choice, timing
+from fedfleet_inference_api.backends.agreement import TOLERANCES, Tolerance, disagreement
+from fedfleet_inference_api.backends.backend import BackendMissingError, Prepared
+from fedfleet_inference_api.backends.bfloat16 import BFloat16Torch, has_bfloat16
+from fedfleet_inference_api.backends.choice import REMEASURE_S, Backends
+from fedfleet_inference_api.backends.mixed import Mixed
+from fedfleet_inference_api.backends.onnx_runtime import OnnxRuntime, export_graph
+from fedfleet_inference_api.backends.plain import PlainTorch
+
+COLOUR = InputSpec(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+NAMES = tuple("abcdefghij")
+CONFIGS = {
+    "cnn": CnnOptions(norm="batch", width=0.25),
+    "mobilenet_v3_small": MobileNetOptions(width=0.5),
+    "vit": VitOptions(),
+}
+CARDS = {
+    name: ModelCard(
+        model=ModelConfig(architecture=name, options=options), inputs=COLOUR, classes=NAMES
+    )
+    for name, options in CONFIGS.items()
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(timing, "MEASURE_S", 0.002)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def prepared(card: ModelCard = CARD, seed: int = 1) -> Prepared:
+    torch.manual_seed(seed)
+    return Prepared(build(card), card.inputs)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_onnx_graph_of_one_version_answers_with_the_weights_of_another(name):
+    card = CARDS[name]
+    graph = export_graph(prepared(card, 1), card.inputs)
+    other = prepared(card, 2)
+    images = golden_batch(card.inputs)
+    want = PlainTorch(other).run(images)
+
+    backend = OnnxRuntime(other, graph, 1)
+
+    assert len(graph.data) < 100_000  # no weights in it
+    assert disagreement(want, backend.run(images), TOLERANCES["onnx"]) == ""
+    assert np.allclose(backend.run(images[:3]), want[:3], atol=1e-4)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.zero_()
+    assert np.allclose(backend.run(images), want, atol=1e-4)  # its weights are its own
+
+
+def test_onnx_graph_keeps_weights_apart_that_are_equal_by_chance():
+    """As those of a normalisation are at the start of a run."""
+    card = CARDS["cnn"]
+    graph = export_graph(prepared(card), card.inputs)
+
+    weights = {name for name, _ in prepared(card).named_parameters()}
+
+    assert weights <= set(graph.names)
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="the processor has no instructions for bfloat16")
+def test_bfloat16_agrees_within_its_tolerance():
+    card = CARDS["vit"]
+    images = golden_batch(card.inputs)
+    module = prepared(card)
+
+    got = BFloat16Torch(module).run(images)
+
+    assert disagreement(PlainTorch(module).run(images), got, TOLERANCES["torch-bfloat16"]) == ""
+    assert next(module.parameters()).dtype == torch.float32  # the original is as it was
+
+
+def test_bfloat16_is_refused_where_the_processor_does_not_know_it(tmp_path):
+    told = {
+        "x86": "processor : 0\nflags : fpu avx2 avx512f\n",
+        "arm": "Features : fp asimd\n",
+        "new x86": "flags\t\t: avx512f avx512_bf16 avx512vl\n",
+        "new arm": "Features : asimd bf16 i8mm\n",
+    }
+    found = {}
+    for name, text in told.items():
+        (tmp_path / name).write_text(text)
+        found[name] = has_bfloat16(tmp_path / name)
+
+    assert found == {"x86": False, "arm": False, "new x86": True, "new arm": True}
+    assert not has_bfloat16(tmp_path / "missing")
+    with pytest.raises(BackendMissingError, match="no instructions"):
+        BFloat16Torch(prepared(), tmp_path / "arm")
+
+
+def test_auto_measures_once_for_an_architecture_and_again_when_it_is_old(caplog):
+    caplog.set_level(logging.INFO)
+    now_s = 100.0
+    backends = Backends("auto", max_batch=4, threads=1, clock=lambda: now_s)
+
+    def measured() -> int:
+        return sum(record.message == "backend_chosen" for record in caplog.records)
+
+    first = backends.of(CARD, prepared(seed=1))
+    second = backends.of(CARD, prepared(seed=2))
+    assert measured() == 1
+    assert first.name == second.name
+    backends.of(CARDS["vit"], prepared(CARDS["vit"]))
+    assert measured() == 2
+    now_s += REMEASURE_S
+    backends.of(CARD, prepared(seed=3))
+    assert measured() == 3
+    chosen = next(r for r in caplog.records if r.message == "backend_chosen")
+    assert chosen.__dict__["one_ms"]["torch"] > 0
+
+
+@pytest.mark.parametrize("setting", ["auto", "torch", "onnx"])
+def test_every_setting_answers_as_plain_torch_does(setting):
+    module = prepared()
+    images = golden_batch(CARD.inputs)
+
+    backend = Backends(setting, max_batch=4, threads=1).of(CARD, module)
+
+    assert np.allclose(backend.run(images), PlainTorch(module).run(images), atol=0.05)
+    if setting != "auto":
+        assert backend.name == setting
+
+
+def test_auto_does_without_a_library_that_is_missing(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+
+    backend = Backends("auto", max_batch=4, threads=1).of(CARD, prepared())
+
+    assert "onnx" not in backend.name
+    (missing,) = [
+        r
+        for r in caplog.records
+        if r.message == "backend_missing" and r.__dict__["backend"] == "onnx"
+    ]
+    assert "onnxruntime cannot be imported" in missing.__dict__["reason"]
+
+
+def test_backend_that_disagrees_is_not_used_and_the_log_says_so(monkeypatch, caplog):
+    monkeypatch.setitem(TOLERANCES, "onnx", Tolerance(-1.0, -1.0))
+
+    backend = Backends("onnx", threads=1).of(CARD, prepared())
+
+    assert backend.name == "torch"
+    (refused,) = [r for r in caplog.records if r.message == "backend_refused"]
+    assert "probabilities are off" in refused.__dict__["reason"]
+
+
+def test_version_that_a_chosen_backend_fails_is_measured_anew_and_so_is_the_next(
+    monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    slow_torch = {"torch": timing.Times(1.0, 4.0), "onnx": timing.Times(0.1, 0.4)}
+    monkeypatch.setattr(
+        choice, "measure", lambda backend, _: slow_torch.get(backend.name, timing.Times(9.0, 9.0))
+    )
+    backends = Backends("auto", max_batch=4, threads=1)
+    assert backends.of(CARD, prepared(seed=1)).name == "onnx"
+
+    with monkeypatch.context() as odd:
+        odd.setitem(TOLERANCES, "onnx", Tolerance(-1.0, -1.0))
+        assert backends.of(CARD, prepared(seed=2)).name == "torch"
+
+    assert backends.of(CARD, prepared(seed=3)).name == "onnx"
+    assert sum(r.message == "backend_chosen" for r in caplog.records) == 3
+
+
+def test_auto_takes_two_backends_where_both_are_worth_it(monkeypatch):
+    times = {"torch": timing.Times(0.1, 4.0), "onnx": timing.Times(1.0, 1.2)}
+    monkeypatch.setattr(
+        choice, "measure", lambda backend, _: times.get(backend.name, timing.Times(9.0, 9.0))
+    )
+    module = prepared()
+
+    backend = Backends("auto", max_batch=8, threads=1).of(CARD, module)
+
+    assert isinstance(backend, Mixed)
+    assert backend.name.startswith("torch up to 2, then onnx")
+    images = golden_batch(CARD.inputs)
+    assert np.allclose(backend.run(images), PlainTorch(module).run(images), atol=1e-4)
+
+
+def test_version_that_is_not_finite_is_left_to_plain_torch():
+    module = prepared()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(float("nan"))
+
+    assert Backends("auto", threads=1).of(CARD, module).name == "torch"
+
+
+class Flat(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).sum(1)
+
+
+def test_version_with_answers_of_no_known_form_is_left_to_plain_torch():
+    assert Backends("onnx", threads=1).of(CARD, Prepared(Flat(), CARD.inputs)).name == "torch"
+
+
+class Stubborn(torch.nn.Module):
+    """Works in float32 only, and in no graph."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_tracing() or images.dtype != torch.float32:
+            raise KeyError("not here")
+        return images.flatten(1)[:, :10]
+
+
+def test_module_that_only_plain_torch_computes_is_served_by_it(caplog):
+    backend = Backends("auto", threads=1).of(CARD, Prepared(Stubborn(), CARD.inputs))
+
+    assert backend.name == "torch"
+    assert {r.__dict__["backend"] for r in caplog.records if r.message == "backend_refused"} >= {
+        "onnx"
+    }
