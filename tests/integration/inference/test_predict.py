@@ -72,6 +72,9 @@ def test_predict_answers_what_the_training_side_computes(client, shared_store, f
         "round": 1,
         "digest": version.digest,
         "alias": "latest",
+        "kind": "classification",
+        "level": "a",
+        "backend": "torch",
     }
     assert set(answer["latency_ms"]) == {"read", "decode", "queue", "forward", "total"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,6 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import DIGITS, png, publish, serving, wait_served
 
 from fedfleet.errors import all_errors
+from fedfleet.store.protocols import VersionRecord
+from fedfleet.types import Evaluation
+from fedfleet_inference_api.page_routes import FILES
 
 
 def test_models_lists_versions_aliases_and_what_is_served(store):
@@ -37,6 +41,53 @@ def test_models_lists_versions_aliases_and_what_is_served(store):
     assert detail["versions"][0]["metrics"] == {"accuracy": 0.5}
     assert served["model"]["version"] == 2
     assert served["detail"] == "serving digits version 2 (round 2)"
+
+
+def test_model_shows_lineage_and_how_each_class_is_told(store):
+    right = (9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+    evaluation = Evaluation(
+        samples=90,
+        loss_sum=1.0,
+        correct=45,
+        top5=80,
+        class_samples=(10,) * 9 + (0,),
+        class_correct=right,
+        class_predicted=(9,) * 10,
+    )
+    lineage = {"algorithm": "fedavg", "recipe_digest": "ab" * 32}
+
+    def evaluated(version: VersionRecord) -> VersionRecord:
+        metrics = {"evaluation": evaluation.to_json(), "train": {"loss": 0.5}}
+        return replace(version, metrics=metrics, lineage=lineage)
+
+    publish(store, seed=1)
+    version = publish(store, seed=2, sign=evaluated)
+    store.registry.retire("digits", 1, 1_700_000_000.0)
+    with serving(store) as (service, client):
+        wait_served(service, version)
+        newest, oldest = client.get("/models/digits").json()["versions"]
+        summary = client.get("/models").json()["models"][0]["versions"]
+
+    assert (newest["accuracy"], newest["lineage"]) == (0.5, lineage)
+    assert [one["label"] for one in newest["classes"]] == list(DIGITS)
+    assert [one["accuracy"] for one in newest["classes"]] == [n / 10 for n in right[:9]] + [None]
+    assert (oldest["accuracy"], oldest["classes"], oldest["lineage"]) == (None, None, {})
+    assert (newest["retired_at"], oldest["retired_at"]) == (None, "2023-11-14T22:13:20.000+00:00")
+    assert [one["accuracy"] for one in summary] == [0.5, None]
+
+
+@pytest.mark.parametrize(
+    "evaluation", [5, [], "x", {"samples": 1}, {"samples": None}, {"class_samples": 3}]
+)
+def test_model_outlives_metrics_that_are_none_of_ours(store, evaluation):
+    metrics = {"evaluation": evaluation, "deep": [{"x": 1.5}]}
+    version = publish(store, seed=1, sign=lambda v: replace(v, metrics=metrics))
+    with serving(store) as (service, client):
+        wait_served(service, version)
+        (shown,) = client.get("/models/digits").json()["versions"]
+        listed = client.get("/models").status_code
+
+    assert (shown["metrics"], shown["accuracy"], listed) == (metrics, None, 200)
 
 
 def test_metrics_count_requests_by_route_and_parse(client):
@@ -86,16 +137,22 @@ def test_openapi_describes_every_form_and_every_error(client):
         "image/*",
         "application/octet-stream",
     }
-    assert {"200", "400", "413", "415", "503", "504", "default"} == set(predict["responses"])
+    refused = {"400", "404", "409", "410", "413", "415", "503", "504", "default"}
+    assert {"200", *refused} == set(predict["responses"])
     for status, response in predict["responses"].items():
         name = "PredictAnswer" if status == "200" else "ErrorAnswer"
         schema = response["content"]["application/json"]["schema"]
         assert schema == {"$ref": f"#/components/schemas/{name}"}
-    assert set(document["paths"]) == {
+    assert set(document["paths"]) >= {
         "/predict",
+        "/predict/batch",
         "/models",
         "/models/{name}",
         "/served",
+        "/served/rollback",
+        "/served/follow",
+        "/v2",
+        "/v2/models/{name}/versions/{version}/infer",
         "/livez",
         "/readyz",
         "/metrics",
@@ -107,7 +164,9 @@ def test_openapi_describes_every_form_and_every_error(client):
     ("path", "media_type"),
     [
         ("/", "text/html"),
-        ("/page/page.js", "text/javascript"),
+        ("/live", "text/html"),
+        ("/history", "text/html"),
+        *((f"/page/{name}", "text/javascript") for name in FILES if name.endswith(".js")),
         ("/page/style.css", "text/css"),
         ("/page/icon.svg", "image/svg+xml"),
     ],
@@ -118,7 +177,8 @@ def test_page_files_come_with_a_policy_and_name_no_other_host(client, path, medi
     assert response.status_code == 200
     assert response.headers["content-type"].startswith(media_type)
     addresses = re.findall(r"""(?:\w+:|["'(=])//[^\s"')]+""", response.text)
-    assert set(addresses) <= {"http://www.w3.org/2000/svg"}  # a name, not fetched
+    # A name, and an example of what to type in: neither is fetched.
+    assert set(addresses) <= {"http://www.w3.org/2000/svg", "rtsp://192.168.1.20/stream"}
     check_headers(response)
 
 

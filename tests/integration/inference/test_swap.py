@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import httpx
 import numpy as np
 import pytest
+from holding import decoders_held
 from serving import CARD, png, publish, serving, wait_served, wait_until
 
 from fedfleet.models.config import MlpOptions, ModelConfig
 from fedfleet.training.state import initial_state
 from fedfleet.types import ModelState
-from fedfleet_inference_api.predictor import DECODERS
-from fedfleet_inference_api.service import InferenceService
 
 IMAGE = {"content": png(), "headers": {"content-type": "image/png"}}
 
@@ -166,25 +162,6 @@ def test_version_whose_file_was_changed_on_disk_is_not_served(store, tmp_path):
 
         assert answered_by(client) == 1
         assert "CHECKSUM_MISMATCH" in client.get("/readyz").json()["detail"]
-
-
-@contextmanager
-def decoders_held(service: InferenceService) -> Iterator[None]:
-    """Keep both decoders busy, so that predictions wait for one."""
-    release = threading.Event()
-
-    def hold() -> None:
-        asyncio.run(service.predictor.decode(release.wait))
-
-    threads = [threading.Thread(target=hold) for _ in range(DECODERS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        release.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_predict_refuses_more_than_may_wait(store):

@@ -26,7 +26,7 @@ from fedfleet_inference_api.backends.bfloat16 import BFloat16Torch
 from fedfleet_inference_api.backends.mixed import Mixed
 from fedfleet_inference_api.backends.onnx_runtime import OnnxGraph, OnnxRuntime, export_graph
 from fedfleet_inference_api.backends.plain import PlainTorch
-from fedfleet_inference_api.backends.timing import Plan, Times, measure, plan
+from fedfleet_inference_api.backends.timing import Plan, measure, plan
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ AUTO = "auto"
 TORCH = "torch"
 NAMES = (TORCH, "torch-bfloat16", "onnx")
 # Another version of an architecture takes what the one before took, for so long.
-REMEASURE_S = 6 * 3600.0
+REMEASURE_S = 3600.0
 FIRST_GOLDEN, NEXT_GOLDEN = 8, 4  # images on which a version's backends have to agree
 _KNOWN_ARCHITECTURES = 8
 
@@ -129,11 +129,8 @@ class Backends:
 
     def _measured(self, candidates: _Candidates, known: _Known) -> Plan:
         images = np.resize(candidates.golden, (self._max_batch, *candidates.golden.shape[1:]))
-        times: dict[str, Times] = {}
-        for name in NAMES:
-            backend = self._made(name, candidates, known)
-            if backend is not None:
-                times[name] = measure(backend, images)
+        agreeing = {name: self._made(name, candidates, known) for name in NAMES}
+        times = measure({name: one for name, one in agreeing.items() if one}, images)
         chosen = plan(times, self._max_batch)
         logger.info(
             "backend_chosen",

@@ -54,6 +54,14 @@ def prepared(card: ModelCard = CARD, seed: int = 1) -> Prepared:
     return Prepared(build(card), card.inputs)
 
 
+def told(monkeypatch: pytest.MonkeyPatch, times: dict[str, timing.Times]) -> None:
+    """Have backends timed so, and others slowly: real times are the machine's."""
+    slow = timing.Times(9.0, 9.0)
+    monkeypatch.setattr(
+        choice, "measure", lambda backends, _: {name: times.get(name, slow) for name in backends}
+    )
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_onnx_graph_of_one_version_answers_with_the_weights_of_another(name):
     card = CARDS[name]
@@ -175,10 +183,7 @@ def test_version_that_a_chosen_backend_fails_is_measured_anew_and_so_is_the_next
     monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO)
-    slow_torch = {"torch": timing.Times(1.0, 4.0), "onnx": timing.Times(0.1, 0.4)}
-    monkeypatch.setattr(
-        choice, "measure", lambda backend, _: slow_torch.get(backend.name, timing.Times(9.0, 9.0))
-    )
+    told(monkeypatch, {"torch": timing.Times(1.0, 4.0), "onnx": timing.Times(0.1, 0.4)})
     backends = Backends("auto", max_batch=4, threads=1)
     assert backends.of(CARD, prepared(seed=1)).name == "onnx"
 
@@ -191,10 +196,7 @@ def test_version_that_a_chosen_backend_fails_is_measured_anew_and_so_is_the_next
 
 
 def test_auto_takes_two_backends_where_both_are_worth_it(monkeypatch):
-    times = {"torch": timing.Times(0.1, 4.0), "onnx": timing.Times(1.0, 1.2)}
-    monkeypatch.setattr(
-        choice, "measure", lambda backend, _: times.get(backend.name, timing.Times(9.0, 9.0))
-    )
+    told(monkeypatch, {"torch": timing.Times(0.1, 4.0), "onnx": timing.Times(1.0, 1.2)})
     module = prepared()
 
     backend = Backends("auto", max_batch=8, threads=1).of(CARD, module)

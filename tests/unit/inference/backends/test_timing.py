@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedfleet_inference_api.backends import timing
 from fedfleet_inference_api.backends.backend import Answers
 from fedfleet_inference_api.backends.mixed import Mixed
 from fedfleet_inference_api.backends.timing import Times, measure, plan
@@ -50,23 +51,28 @@ def test_plan_is_never_much_slower_than_the_best(found):
 
 
 class Counting:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, order: list[str] | None = None) -> None:
         self.name = name
         self.sizes: list[int] = []
+        self.order = [] if order is None else order
 
     def run(self, images: np.ndarray) -> Answers:
         self.sizes.append(len(images))
+        self.order.append(self.name)
         return np.zeros((len(images), 2), np.float32)
 
 
-def test_measure_times_one_image_and_a_full_batch():
-    backend = Counting("a")
+def test_measure_times_one_image_and_a_full_batch_of_each_in_turn(monkeypatch):
+    monkeypatch.setattr(timing, "MEASURE_S", 0.03)
+    order: list[str] = []
+    backends = {"a": Counting("a", order), "b": Counting("b", order)}
 
-    times = measure(backend, np.zeros((8, 1, 2, 2), np.uint8))
+    times = measure(backends, np.zeros((8, 1, 2, 2), np.uint8))
 
-    assert 0 < times.one_s < 1
-    assert 0 < times.full_s < 1
-    assert set(backend.sizes) == {1, 8}
+    assert set(times) == {"a", "b"}
+    assert all(0 < time_s < 1 for one in times.values() for time_s in (one.one_s, one.full_s))
+    assert all(set(backend.sizes) == {1, 8} for backend in backends.values())
+    assert "".join(order).strip("a").rstrip("b").count("a") > 0  # not one after the other
 
 
 def test_mixed_computes_each_batch_with_the_backend_for_its_size():
