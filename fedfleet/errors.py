@@ -11,6 +11,7 @@
     |  |- DataEmpty                  DATA_EMPTY
     |  |- ImageInvalid               IMAGE_INVALID
     |  |- ImageTooLarge              IMAGE_TOO_LARGE
+    |  |- ImageUrlFailed             IMAGE_URL_FAILED
     |  |- BodyTooLarge               BODY_TOO_LARGE
     |  |- CameraInvalid              CAMERA_INVALID
     |  |- SchemaMismatch             SCHEMA_MISMATCH
@@ -21,6 +22,7 @@
     |  |- TransferInvalid            TRANSFER_INVALID
     |  `- RecordInvalid              RECORD_INVALID
     |- NotFound                      NOT_FOUND
+    |  `- VersionRetired             VERSION_RETIRED
     |- AlreadyExists                 ALREADY_EXISTS
     |- Conflict                      CONFLICT
     |- Unauthenticated               UNAUTHENTICATED
@@ -137,6 +139,13 @@ class ImageTooLarge(InvalidInput):
     http = 413
 
 
+class ImageUrlFailed(InvalidInput):
+    """The image behind a URL was not fetched; why is not told, for it would map a network."""
+
+    code = "IMAGE_URL_FAILED"
+    http = 422
+
+
 class BodyTooLarge(InvalidInput):
     """The request's body is larger than allowed."""
 
@@ -201,6 +210,13 @@ class NotFound(FedFleetError):
     code = "NOT_FOUND"
     status = "NOT_FOUND"
     http = 404
+
+
+class VersionRetired(NotFound):
+    """The version was there; its bytes are kept no longer."""
+
+    code = "VERSION_RETIRED"
+    http = 410
 
 
 class AlreadyExists(FedFleetError):
@@ -327,6 +343,7 @@ class VersionInvalid(FedFleetError):
 
     code = "VERSION_INVALID"
     status = "FAILED_PRECONDITION"
+    http = 409
 
 
 class SignatureInvalid(VersionInvalid):

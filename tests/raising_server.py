@@ -52,6 +52,14 @@ class Raiser(pb_grpc.ControlServiceServicer, federation_grpc.FederationServiceSe
             self.closed.append("WatchRun")
             self.ended.set()
 
+    async def ImportVersion(
+        self, requests: AsyncIterator[pb.ImportVersionRequest], context: Context
+    ) -> pb.ImportVersionResponse:
+        async for request in requests:
+            if request.chunk == b"fine":
+                return pb.ImportVersionResponse(version=pb.Version(number=1))
+        raise self.error()
+
     async def Connect(
         self, requests: AsyncIterator[federation_pb.ConnectRequest], context: Context
     ) -> AsyncIterator[federation_pb.ConnectResponse]:
