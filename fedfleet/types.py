@@ -246,9 +246,17 @@ class Update:
         raise SchemaMismatch(f"the update carries no section {name!r}")
 
 
+# Scores of a detector: its mean average precision at an overlap of 0.5, and that of a class.
+MAP50 = "map50"
+CLASS_AP50 = "ap50/"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """How a version did on some labelled data. Counts are exact, so evaluations can be added.
+
+    Of a detector the boxes are counted: those that are there (``samples``), that it finds
+    (``correct`` and ``top5``), that it answers (``class_predicted``); and its own loss.
 
     Args:
         samples: number of examples.
@@ -278,6 +286,15 @@ class Evaluation:
     def accuracy(self) -> float:
         """Of a detector its recall."""
         return self.correct / self.samples if self.samples else math.nan
+
+    @property
+    def quality(self) -> float:
+        """What versions are told apart by: a detector's ``map50`` where measured, else accuracy."""
+        return self.scores.get(MAP50, self.accuracy)
+
+    def class_score(self, name: str) -> float | None:
+        """A detector's average precision for a class, where it was measured."""
+        return self.scores.get(CLASS_AP50 + name)
 
     def __add__(self, other: Evaluation) -> Evaluation:
         """The evaluation on both data sets together (exact, but for the loss's rounding).

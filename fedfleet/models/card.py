@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from fedfleet import plugins
 from fedfleet.errors import RecipeInvalid, UnknownModel
-from fedfleet.models.config import BUILT_IN, ModelConfig
+from fedfleet.models.config import BUILT_IN, ModelConfig, ModelKind
 from fedfleet.tables import parse_table, suggest
 from fedfleet.types import InputSpec, Json
 
@@ -25,12 +25,15 @@ class ModelCard:
     """An architecture bound to its inputs and labels.
 
     Args:
-        classes: label names in the order of the model's outputs, two or more.
+        classes: label names in the order of the model's outputs, two or more; one is enough for
+            a detector.
+        kind: what the model answers with.
     """
 
     model: ModelConfig
     inputs: InputSpec
     classes: tuple[str, ...]
+    kind: ModelKind = "classification"
 
     def to_json(self) -> dict[str, Any]:
         """The card as plain JSON values."""
@@ -42,6 +45,8 @@ class ModelCard:
             "options": {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()},
             "inputs": self.inputs.to_json(),
             "classes": list(self.classes),
+            # As they were before there were detectors, so that old cards keep their digests.
+            **({"kind": self.kind} if self.kind != "classification" else {}),
         }
 
     @classmethod
@@ -57,10 +62,15 @@ class ModelCard:
         for name in ("architecture", "options", "inputs", "classes"):
             if name not in value:
                 raise RecipeInvalid(f"card.{name}: missing")
+        kind = value.get("kind", "classification")
+        if kind not in get_args(ModelKind):
+            allowed = ", ".join(get_args(ModelKind))
+            raise RecipeInvalid(f"card.kind = {kind!r}: must be one of {allowed}")
         return cls(
             model=_model(value["architecture"], value["options"]),
             inputs=_inputs(value["inputs"]),
-            classes=_classes(value["classes"]),
+            classes=_classes(value["classes"], least=1 if kind == "detection" else 2),
+            kind=kind,
         )
 
 
@@ -125,9 +135,10 @@ def _per_channel(name: str, value: Any, channels: int, *, above: float) -> tuple
     return tuple(float(number) for number in value)
 
 
-def _classes(value: Any) -> tuple[str, ...]:
+def _classes(value: Any, least: int) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
         raise RecipeInvalid("card.classes: must be a list of texts")
-    if len(value) < 2 or len(set(value)) != len(value):
-        raise RecipeInvalid("card.classes: needs two or more different names")
+    if len(value) < least or len(set(value)) != len(value):
+        number = "two" if least > 1 else "one"
+        raise RecipeInvalid(f"card.classes: needs {number} or more different names")
     return tuple(value)

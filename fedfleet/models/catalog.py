@@ -16,7 +16,7 @@ from torch import nn
 from fedfleet import plugins
 from fedfleet.errors import RecipeInvalid, UnknownModel
 from fedfleet.models.card import ModelCard
-from fedfleet.models.config import BUILT_IN, OF_TEXT
+from fedfleet.models.config import BUILT_IN, OF_BOXES, OF_TEXT
 from fedfleet.tables import suggest
 
 # Each is a function (inputs, num_classes, options) -> nn.Module.
@@ -26,12 +26,15 @@ BUILDERS: Mapping[str, str] = {
     "mlp": "fedfleet.models.mlp:build",
     "mobilenet_v3_small": "fedfleet.models.mobilenet:build",
     "resnet18": "fedfleet.models.resnet:build",
+    "ssd_tiny": "fedfleet.models.ssd_tiny:build",
+    "ssdlite320_mobilenet_v3_large": "fedfleet.models.ssdlite:build",
     "vit": "fedfleet.models.vit:build",
 }
 
 # Each is a function (module) -> None that overwrites the random start where the recipe asks.
 PRETRAINED: Mapping[str, str] = {
     "mobilenet_v3_small": "fedfleet.models.mobilenet:load_pretrained",
+    "ssdlite320_mobilenet_v3_large": "fedfleet.models.ssdlite:load_pretrained",
 }
 
 
@@ -53,6 +56,13 @@ def build(card: ModelCard) -> nn.Module:
         raise RecipeInvalid(
             f'architecture = "{name}": reads {reads}, the data set holds {held}; '
             f"use {', '.join(fitting)}"
+        )
+    if (card.kind == "detection") != (name in OF_BOXES):
+        answer = "boxes" if name in OF_BOXES else "classes"
+        fitting = sorted(n for n in BUILDERS if (card.kind == "detection") == (n in OF_BOXES))
+        raise RecipeInvalid(
+            f'architecture = "{name}": answers with {answer}, which does not fit kind = '
+            f'"{card.kind}"; use {", ".join(fitting)}'
         )
     # Any: each builder takes its own options class, which the recipe or the card has checked.
     builder: Any = pkgutil.resolve_name(BUILDERS[name])
@@ -76,6 +86,11 @@ def build_initial(card: ModelCard) -> nn.Module:
 def _build_plugin(card: ModelCard) -> nn.Module:
     """Call a plug-in's ``(inputs, num_classes, **options)`` and check what it returns."""
     name, options = card.model.architecture, dict(card.model.options)
+    if card.kind == "detection":
+        raise RecipeInvalid(
+            f'architecture = "{name}": a plug-in\'s anchors are not known, so it cannot be of kind '
+            f'"detection"; use {", ".join(sorted(OF_BOXES))}'
+        )
     builder = _load_plugin(name)
     try:
         # Bound first, so that a TypeError from inside the plug-in is not taken for bad options.

@@ -143,6 +143,38 @@ class ResNetOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SsdLiteOptions:
+    """Options of ``ssdlite320_mobilenet_v3_large``, a detector.
+
+    Args:
+        pretrained: start from torchvision's COCO weights, all but the classes' layers (needs a
+            network on first use).
+    """
+
+    pretrained: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SsdTinyOptions:
+    """Options of ``ssd_tiny``, a detector.
+
+    Args:
+        norm: after each convolution of the backbone; as of ``resnet18``.
+        groups: of group normalisation at width 1 (a narrower model has fewer groups, each of as
+            many channels); absent means as many as divide the channels, up to 32.
+        width: multiplies the channels of every layer of the backbone, rounded up.
+    """
+
+    norm: Norm = "batch"
+    groups: int | None = None
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_width(self.width)
+        _check_norm(self.norm, self.groups)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VitOptions:
     """Options of ``vit``; the defaults suit a processor and images of 32x32.
 
@@ -176,11 +208,18 @@ BUILT_IN: Mapping[str, type] = {
     "mlp": MlpOptions,
     "mobilenet_v3_small": MobileNetOptions,
     "resnet18": ResNetOptions,
+    "ssd_tiny": SsdTinyOptions,
+    "ssdlite320_mobilenet_v3_large": SsdLiteOptions,
     "vit": VitOptions,
 }
 
 # These read sequences of tokens, all other built-in ones images.
 OF_TEXT = frozenset({"char_lstm"})
+# These answer with boxes, all other built-in ones with classes.
+OF_BOXES = frozenset({"ssd_tiny", "ssdlite320_mobilenet_v3_large"})
+
+# What a model answers with, and so what its data set has to hold.
+ModelKind = Literal["classification", "detection"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

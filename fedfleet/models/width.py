@@ -18,7 +18,7 @@ def narrowed(config: ModelConfig, rate: float) -> ModelConfig:
         rate: above 0; above 1 leads from a narrow model back to the wide one.
 
     Raises:
-        ValueError: the width is out of the range that the architecture takes.
+        ValueError: the width is out of the range that the architecture takes, or it takes none.
     """
     options = config.options
     if rate == 1.0:
@@ -28,6 +28,8 @@ def narrowed(config: ModelConfig, rate: float) -> ModelConfig:
         if type(width) not in (int, float):
             raise ValueError(f"width = {width!r}: must be a number")
         return replace(config, options={**options, "width": width * rate})
+    if not hasattr(options, "width"):
+        raise ValueError(f'architecture = "{config.architecture}" has no option width')
     # Multiplied and divided again, the largest width may come out a last digit too large.
     width = options.width * rate
     width = MAX_WIDTH if MAX_WIDTH < width < MAX_WIDTH * (1 + 1e-9) else width

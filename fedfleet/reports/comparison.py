@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedfleet.reports.groups import Group, Spread, spread_at, spread_of
-from fedfleet.reports.measures import Measures, Point
+from fedfleet.reports.measures import Measures, Point, quality_of
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -36,12 +36,13 @@ def compare(groups: Sequence[Group], target: float) -> Table:
         for group in groups
         for record in group.records
     )
+    quality = quality_of(record for group in groups for record in group.records)
     columns = [
         _Column("run", lambda group: group.label),
         _Column("outcome", outcome_of),
         _measured("rounds", lambda m: m.rounds, _whole),
-        _measured("final accuracy", lambda m: m.final_accuracy, _percent),
-        _measured("best accuracy", lambda m: m.best_accuracy, _percent),
+        _measured(f"final {quality}", lambda m: m.final_accuracy, _percent),
+        _measured(f"best {quality}", lambda m: m.best_accuracy, _percent),
         _measured("in round", lambda m: m.best_round, _whole),
         _measured("final loss", lambda m: m.final_loss, _number),
         _measured("moved", lambda m: m.bytes_up + m.bytes_down, size_text),

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from fedfleet.reports.canvas import COLOURS, DASHES, in_percent, new_figure
 from fedfleet.reports.groups import Curve, Group, curve_of
-from fedfleet.reports.measures import Point
+from fedfleet.reports.measures import Point, quality_of
 
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 _SECONDS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "s"))
@@ -95,12 +95,18 @@ def draw_curves(groups: Sequence[Group], axis: Along, what: Quantity, *, named: 
                 band = axes.fill_between(curve.x / scale, curve.low, curve.high, color=colour)
                 band.set(alpha=0.18, linewidth=0)
     axes.set_xlabel(f"{axis.label} ({unit})" if unit else axis.label)
-    axes.set_ylabel(what.label)
+    axes.set_ylabel(_label(groups, what))
     _scale_x(axes, axis, [curve for curve in curves if curve])
     _scale_y(axes, what, [curve for curve in curves if curve])
     if has_legend:
         figure.legend(loc="outside lower left", ncols=1)
     return figure
+
+
+def _label(groups: Sequence[Group], what: Quantity) -> str:
+    if what.name != "accuracy":
+        return what.label
+    return quality_of(record for group in groups for record in group.records)
 
 
 def _unit(axis: Along, largest: float) -> tuple[float, str]:

@@ -28,6 +28,7 @@ def draw_partition(
     widest_inches: float = 16.0,
     tallest_inches: float = 14.0,
     colours: str | Colormap = "Blues",
+    counted: str = "examples",
 ) -> Figure:
     """Above each worker its number of examples, below them one row per class.
 
@@ -35,6 +36,7 @@ def draw_partition(
         per_class: a row per worker, a column per class.
         groups: of each class; classes of one group are drawn side by side.
         widest_inches, tallest_inches: however many workers and classes there are.
+        counted: what the numbers are of.
     """
     order_C = np.argsort(groups or [0] * len(classes), kind="stable")
     counts_CW = np.array(per_class).T[order_C]
@@ -46,8 +48,8 @@ def draw_partition(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [1.2, max(1.5, height - 2.0)]}
     )
     above.bar(np.arange(workers), counts_CW.sum(axis=0), width=1.0, color=ACCENT)
-    above.set_ylabel("examples")
-    above.set_title(title, fontsize="medium", loc="left", parse_math=False)
+    above.set_ylabel(counted)
+    above.set_title(title, fontsize="medium", loc="left", parse_math=False, wrap=True)
     above.spines[["top", "right"]].set_visible(False)
     image = below.imshow(
         counts_CW,
@@ -61,7 +63,7 @@ def draw_partition(
         axes.grid(visible=False)
     below.set_xlabel("worker")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=below, label="examples of the class", pad=0.02, aspect=30)
+    figure.colorbar(image, ax=below, label=f"{counted} of the class", pad=0.02, aspect=30)
     return figure
 
 

@@ -6,17 +6,20 @@ An evaluation is the coordinator's; where the recipe leaves that out, it is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 from fedfleet.reports.record import Record
 from fedfleet.reports.round_result import RoundResult
-from fedfleet.types import Evaluation
+from fedfleet.types import MAP50, Evaluation
 
 # A target that nobody named: this share of the best accuracy of all runs.
 TARGET_RATIO = 0.95
+# What rounds are measured by.
+ACCURACY = "accuracy"
+PRECISION = "mAP@0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class Point:
         moved_bytes: payload up and down, of this round and those before.
         elapsed_s: since the run began; None where it is not known.
         virtual_s: of the simulated fleet; None where no time was simulated.
+        accuracy: or the quality that the version is measured by.
     """
 
     round: int
@@ -52,6 +56,20 @@ class Measures:
     virtual_s: float | None
 
 
+def quality_name(evaluations: Iterable[Evaluation]) -> str:
+    """What the quality of these is: accuracy, a detector's mean average precision, or either."""
+    kinds = {MAP50 in one.scores for one in evaluations}
+    if kinds == {True}:
+        return PRECISION
+    return f"{ACCURACY} or {PRECISION}" if True in kinds else ACCURACY
+
+
+def quality_of(records: Iterable[Record]) -> str:
+    """What the quality of the rounds of runs is."""
+    found = (evaluation_of(result) for record in records for result in record.rounds)
+    return quality_name(one for one in found if one is not None)
+
+
 def evaluation_of(result: RoundResult) -> Evaluation | None:
     """The coordinator's evaluation of a round, else all workers' added up, else None."""
     if result.evaluation is not None:
@@ -73,7 +91,7 @@ def points_of(record: Record) -> list[Point]:
                     moved_bytes=moved_bytes,
                     elapsed_s=_elapsed_s(record, result),
                     virtual_s=result.virtual_s,
-                    accuracy=evaluation.accuracy,
+                    accuracy=evaluation.quality,
                     loss=evaluation.loss,
                 )
             )

@@ -103,5 +103,7 @@ def _evaluation(value: Json) -> Evaluation:
     counts = (found.samples, found.correct, found.top5, *(count for row in rows for count in row))
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         raise ValueError("a count of an evaluation is not a count")
+    if not all(0 <= score <= 1 for score in found.scores.values()):
+        raise ValueError("a score of an evaluation is out of [0, 1]")
     float(found.loss_sum)
     return found

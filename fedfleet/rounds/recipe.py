@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from fedfleet import plugins
 from fedfleet.algorithms.catalog import CATALOG as ALGORITHMS
@@ -17,9 +17,10 @@ from fedfleet.data import config as data_config
 from fedfleet.data.config import DataConfig
 from fedfleet.errors import RecipeInvalid, UnknownDataset, UnknownModel
 from fedfleet.models import config as model_config
-from fedfleet.models.config import ModelConfig
+from fedfleet.models.config import ModelConfig, ModelKind
 from fedfleet.rounds.asynchronous import check_asynchronous
 from fedfleet.rounds.config import MAX_TOTAL_WEIGHT, RoundsConfig
+from fedfleet.rounds.kinds import check_kind
 from fedfleet.rounds.levels import LevelsConfig
 from fedfleet.rounds.promotion import PromotionConfig
 from fedfleet.rounds.selection import SELECTIONS, WITH_CHANCES, check_selection
@@ -42,6 +43,7 @@ class Recipe:
     Args:
         name: name of the model in the registry.
         seed: from which every random choice of the run is derived, in [0, 2^63).
+        kind: what the model is to answer with.
         levels: the widths that workers train; None where all train the whole model.
         promote: the gates before a version goes to work; None where nobody judges them.
         source: the TOML text.
@@ -49,6 +51,7 @@ class Recipe:
 
     name: str
     seed: int
+    kind: ModelKind = "classification"
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
@@ -77,6 +80,7 @@ def parse_recipe(text: str) -> Recipe:
     allowed = [
         "name",
         "seed",
+        "kind",
         "model",
         "data",
         "training",
@@ -103,10 +107,13 @@ def parse_recipe(text: str) -> Recipe:
     wire = parse_table(WireConfig, _table(tables, "wire", {}), "wire")
     levels = _levels(tables, algorithm, wire)
     _check_dropout(training, algorithm, levels)
+    kind, model = _kind(tables), _model(_table(tables, "model"))
+    check_kind(kind, model, training, algorithm)
     return Recipe(
         name=_name(tables),
         seed=_seed(tables),
-        model=_model(_table(tables, "model")),
+        kind=kind,
+        model=model,
         data=data,
         training=training,
         algorithm=algorithm,
@@ -154,6 +161,15 @@ def _seed(tables: Mapping[str, Any]) -> int:
     if type(seed) is not int or not 0 <= seed < 1 << 63:
         raise RecipeInvalid(f"seed = {shown(seed)}: must be a whole number from 0 to 2^63 - 1")
     return seed
+
+
+def _kind(tables: Mapping[str, Any]) -> ModelKind:
+    kind: Any = tables.get("kind", "classification")
+    if kind not in get_args(ModelKind):
+        allowed = ", ".join(f'"{name}"' for name in get_args(ModelKind))
+        raise RecipeInvalid(f"kind = {shown(kind)}: must be one of {allowed}")
+    checked: ModelKind = kind
+    return checked
 
 
 def _pop_name(table: dict[str, Any], key: str, where: str) -> str:

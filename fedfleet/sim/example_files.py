@@ -10,6 +10,7 @@ from pathlib import Path
 from fedfleet.data.catalog import Split
 from fedfleet.data.shard import Examples, Shards
 from fedfleet.sim.array_files import map_arrays, write_arrays
+from fedfleet.types import Array
 
 # So much of the shared folder's file system stays free, for what jobs need.
 SPARE_BYTES = 1 << 30
@@ -38,7 +39,7 @@ class ExampleFiles:
         path = self._folder / f"examples-{name}"
         try:
             kept = map_arrays(path)
-            return Examples(kept["images"], kept["labels"])
+            return Examples(kept["images"], kept["labels"], kept.get("boxes"))
         except FileNotFoundError:
             examples = load()
             self._keep(path, examples)
@@ -50,5 +51,8 @@ class ExampleFiles:
             return
         # Under its name only once it is whole; two that did it at once wrote the same.
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-        write_arrays(unfinished, {"images": examples.images, "labels": examples.labels})
+        arrays: dict[str, Array] = {"images": examples.images, "labels": examples.labels}
+        if examples.boxes is not None:
+            arrays["boxes"] = examples.boxes
+        write_arrays(unfinished, arrays)
         unfinished.rename(path)

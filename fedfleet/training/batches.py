@@ -1,6 +1,7 @@
 """Gives out a shard that lies in memory as batches on the device.
 
-Legend: N = examples of the shard, B = batch, C = channels, H, W = height, width, T = tokens.
+Legend: N = examples of the shard, B = batch, C = channels, H, W = height, width, T = tokens,
+M = boxes of the image that has most.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfleet.data.boxes import check_boxes
 from fedfleet.data.shard import Examples
 from fedfleet.errors import DataInvalid
 from fedfleet.training.state import to_tensor
@@ -26,7 +28,7 @@ class Batches:
     reads text.
 
     Raises:
-        DataInvalid: images, tokens or labels are not what the model's card says.
+        DataInvalid: images, tokens, labels or boxes are not what the model's card says.
     """
 
     def __init__(
@@ -42,13 +44,14 @@ class Batches:
         check_examples(examples, inputs, num_classes)
         self._is_tokens = inputs.is_tokens
         self._images_NCHW = to_tensor(examples.images)
-        self._labels_N = to_tensor(examples.labels)
+        # What was to be answered, by example: boxes where there are any.
+        self._targets_N = to_tensor(examples.labels if examples.boxes is None else examples.boxes)
         self._device = device
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._pin = pin_memory and device.type == "cuda"
         if device.type == "cuda" and examples.images.nbytes <= RESIDENT_BYTES:
             self._images_NCHW = self._to_device(self._images_NCHW)
-            self._labels_N = self._to_device(self._labels_N)
+            self._targets_N = self._to_device(self._targets_N)
         # (x / 255 - mean) / std in one multiplication and one addition.
         mean, std = (
             torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
@@ -58,16 +61,16 @@ class Batches:
         self._shift = (-mean / std).to(device, torch.float32)
 
     def __len__(self) -> int:
-        return len(self._labels_N)
+        return len(self._targets_N)
 
     def take(self, index_B: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The chosen uint8 images (B, C, H, W) or tokens (B, T) and int64 labels (B,), on the
-        device.
+        """The chosen uint8 images (B, C, H, W) or tokens (B, T) with their int64 labels (B,), or
+        with their boxes (B, M, 5) where they have some, on the device.
         """
         if isinstance(index_B, Tensor):
             index_B = index_B.to(self._images_NCHW.device)
-        images, labels = self._images_NCHW[index_B], self._labels_N[index_B]
-        return self._to_device(images), self._to_device(labels)
+        images, targets = self._images_NCHW[index_B], self._targets_N[index_B]
+        return self._to_device(images), self._to_device(targets)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """A copy on the device; what is there is returned as it is."""
@@ -111,6 +114,8 @@ def check_examples(examples: Examples, inputs: InputSpec, num_classes: int) -> N
             f"labels run from {labels.min()} to {labels.max()}, the model has {num_classes} "
             f"classes (0 to {num_classes - 1})"
         )
+    if examples.boxes is not None:
+        check_boxes(examples.boxes, len(examples.images), num_classes)
 
 
 def batch_bounds(examples: int, batch_size: int) -> Iterator[tuple[int, int]]:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from fedfleet.data.shard import Examples
-from fedfleet.training.absent import absent_classes, masked
 from fedfleet.training.batches import Batches, batch_bounds
 from fedfleet.training.config import TrainingConfig
+from fedfleet.training.objective import Objective
 from fedfleet.types import FloatVector, InputSpec
 
 
@@ -21,7 +20,7 @@ def mean_gradient(
     params: Sequence[nn.Parameter],
     examples: Examples,
     inputs: InputSpec,
-    num_classes: int,
+    objective: Objective,
     config: TrainingConfig,
     device: torch.device,
 ) -> FloatVector:
@@ -34,20 +33,19 @@ def mean_gradient(
     batches = Batches(
         examples,
         inputs,
-        num_classes,
+        objective.num_classes,
         device,
         channels_last=config.channels_last,
         pin_memory=config.pin_memory,
     )
-    absent_C = absent_classes(examples, num_classes, config, device)
+    told = objective.on(examples, config, device)
     module.train()
     module.zero_grad(set_to_none=True)
     order_N = torch.arange(len(batches))
     for start, stop in batch_bounds(len(batches), config.batch_size):
-        images, labels = batches.take(order_N[start:stop])
-        logits = masked(module(batches.normalise(images)).float(), absent_C)
-        smoothing = config.label_smoothing
-        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        images, targets = batches.take(order_N[start:stop])
+        answers = module(batches.normalise(images)).float()
+        loss = told.summed_loss(answers, targets)
         torch.autograd.backward(loss / len(batches))
     parts = [
         (torch.zeros_like(param) if param.grad is None else param.grad)

@@ -22,9 +22,10 @@ from fedfleet.models.catalog import build
 from fedfleet.training.augment import check_augment
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.device import deterministic_kernels, prepare, resolve_device, thread_cap
-from fedfleet.training.evaluation import evaluate, mean_probabilities
+from fedfleet.training.evaluation import mean_probabilities
 from fedfleet.training.gradient import mean_gradient
 from fedfleet.training.loop import LoopResult, LoopTask, require_examples, train_epochs
+from fedfleet.training.objectives import objective_of
 from fedfleet.training.optim import Plateau, reach
 from fedfleet.training.ordered_dropout import OrderedDropout
 from fedfleet.training.scaler import scale_in_training
@@ -135,6 +136,7 @@ class LocalTrainer:
         self.evaluation = evaluation
         self.rate = rate
         check_augment(training.augment, card.inputs)
+        self._objective = objective_of(card)
         self.device = resolve_device(device or training.device)
         with isolated_rng(0, CPU):  # the values are replaced before they are used
             self._module = prepare(build(card), training, self.device)
@@ -215,19 +217,19 @@ class LocalTrainer:
         """Count how a version does on labelled examples.
 
         Args:
-            confusion: count pairs of label and answer too.
+            confusion: count pairs of label and answer too; of a detector, average precisions.
 
         Raises:
             DataInvalid: the examples are not what the model expects.
+            NotInstalled: average precisions need a package that is not here.
             SchemaMismatch: the version is of another model.
             TrainingFailed: the model answers NaN or infinity.
         """
         with self._loaded(state, seed=0):
-            return evaluate(
+            return self._objective.evaluate(
                 self._module,
                 examples,
                 self.card.inputs,
-                len(self.card.classes),
                 batch_size=self.evaluation.batch_size,
                 device=self.device,
                 confusion=confusion,
@@ -263,7 +265,7 @@ class LocalTrainer:
                 self._params,
                 training,
                 self.card.inputs,
-                len(self.card.classes),
+                self._objective,
                 self.training,
                 self.device,
             )
@@ -295,7 +297,7 @@ class LocalTrainer:
                     training=begun.training,
                     validation=begun.validation,
                     inputs=self.card.inputs,
-                    num_classes=len(self.card.classes),
+                    objective=self._objective,
                     seed=seed,
                     round=task.round,
                     rounds=task.rounds,

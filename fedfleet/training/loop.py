@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedfleet.algorithms.base import GradientAdjuster
 from fedfleet.data.shard import Examples
 from fedfleet.errors import DataEmpty, TrainingFailed
-from fedfleet.training.absent import absent_classes
-from fedfleet.training.augment import augment, draw
+from fedfleet.training.augment import draw
 from fedfleet.training.batches import Batches, batch_bounds, steps_per_epoch
 from fedfleet.training.config import TrainingConfig
-from fedfleet.training.evaluation import evaluate
+from fedfleet.training.objective import Objective
 from fedfleet.training.optim import Plateau, cosine_lr
 from fedfleet.training.seeding import derive, torch_generator
 from fedfleet.training.stepper import Stepper
@@ -31,6 +29,7 @@ class LoopTask:
 
     Args:
         validation: held-out examples; may be empty.
+        objective: of the model's kind, not told of the recipe and the examples yet.
         seed: of the order of examples and of augmentation in this round.
         round: counted from 1.
         plateau: the schedule's state; used by ``scheduler = "plateau"`` only.
@@ -41,7 +40,7 @@ class LoopTask:
     training: Examples
     validation: Examples
     inputs: InputSpec
-    num_classes: int
+    objective: Objective
     seed: int
     round: int
     rounds: int
@@ -97,10 +96,11 @@ def train_epochs(
         TrainingFailed: the loss is not finite, or the work was cancelled.
     """
     require_examples(task.training)
-    absent = absent_classes(task.training, task.num_classes, config, device)
-    stepper = Stepper(module, params, task.num_classes, config, device, adjuster, absent)
+    objective = task.objective.on(task.training, config, device)
+    stepper = Stepper(module, params, objective, config, device, adjuster)
+    told = replace(task, objective=objective)
     try:
-        return _Loop(module, stepper, task, config, device, watch or Watch()).run()
+        return _Loop(module, stepper, told, config, device, watch or Watch()).run()
     finally:
         stepper.close()
 
@@ -149,7 +149,7 @@ class _Loop:
         self._batches = Batches(
             task.training,
             task.inputs,
-            task.num_classes,
+            task.objective.num_classes,
             device,
             channels_last=config.channels_last,
             pin_memory=config.pin_memory,
@@ -161,7 +161,8 @@ class _Loop:
         # Kept on the device until somebody looks: reading a value waits for the device.
         self._losses = torch.zeros(self._steps, device=device)
         self._sizes = torch.zeros(self._steps, dtype=torch.float64)
-        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        # Exact for whole numbers; a detector's are shares.
+        self._correct = torch.zeros((), dtype=torch.float64, device=device)
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
         self._plateau = task.plateau
 
@@ -191,7 +192,7 @@ class _Loop:
         return LoopResult(
             lrs=tuple(self._stepper.lrs),
             train_loss=self._mean_loss(0),
-            train_accuracy=int(self._correct) / float(self._sizes.sum()),
+            train_accuracy=float(self._correct) / float(self._sizes.sum()),
             validation=validation,
             plateau=self._plateau,
             epoch_losses=tuple(epoch_losses),
@@ -205,11 +206,12 @@ class _Loop:
         size = (self._task.inputs.height, self._task.inputs.width)
         draws = draw(self._config.augment, examples, size, self._chance)
         for start, stop in batch_bounds(examples, self._config.batch_size):
-            images, labels = self._batches.take(order_N[start:stop])
+            images, targets = self._batches.take(order_N[start:stop])
             if draws is not None:
-                images = augment(images, draws.part(start, stop, self._device))
-            loss, logits = self._stepper.step(self._batches.normalise(images), labels, self._lr())
-            self._note(loss, logits, labels)
+                drawn = draws.part(start, stop, self._device)
+                images, targets = self._task.objective.augmented(images, targets, drawn)
+            loss, answers = self._stepper.step(self._batches.normalise(images), targets, self._lr())
+            self._note(loss, answers, targets)
             if self._is_cut:
                 return
 
@@ -218,24 +220,17 @@ class _Loop:
         """Whether the work ends here; not before float16's scaler has let a step be taken."""
         return self._watch.is_cut and self._done < self._steps and bool(self._stepper.lrs)
 
-    def _note(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _note(self, loss: Tensor, answers: Tensor, targets: Tensor) -> None:
+        objective = self._task.objective
         self._losses[self._done] = loss
-        self._sizes[self._done] = len(labels)
-        self._correct += (logits.argmax(1) == labels).sum()
+        self._sizes[self._done] = len(targets)
+        self._correct += objective.correct(answers, targets)
         if self._task.rms_loss and self._done * self._config.epochs < self._steps:
-            self._note_samples(logits, labels)
+            losses_B = objective.sample_losses(answers, targets)
+            self._squares += losses_B.double().square().sum()
         self._done += 1
         if self._watch.after_step(self._done, self._steps):
             self._check_losses()
-
-    def _note_samples(self, logits: Tensor, labels: Tensor) -> None:
-        losses_B = F.cross_entropy(
-            logits.float(),
-            labels,
-            label_smoothing=self._config.label_smoothing,
-            reduction="none",
-        )
-        self._squares += losses_B.double().square().sum()
 
     def _rms_loss(self) -> float | None:
         if not self._task.rms_loss:
@@ -262,11 +257,10 @@ class _Loop:
         task = self._task
         if not len(task.validation):
             return None
-        return evaluate(
+        return task.objective.evaluate(
             self._module,
             task.validation,
             task.inputs,
-            task.num_classes,
             batch_size=task.eval_batch_size,
             device=self._device,
         )

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedfleet.data.golden import golden_batch
 from fedfleet.data.shard import Examples
 from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
-from fedfleet.models.golden import golden_batch
 from fedfleet.training.batches import Batches
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.device import resolve_device
@@ -31,7 +31,8 @@ def measure_version(
         TrainingFailed: the version answers NaN or infinity.
     """
     trainer = LocalTrainer(card, TrainingConfig(), config, device="auto")
-    return trainer.evaluate(state, examples)
+    # With a detector's average precision, by which it is compared.
+    return trainer.evaluate(state, examples, confusion=True)
 
 
 def is_finite_on_golden(card: ModelCard, state: ModelState) -> bool:

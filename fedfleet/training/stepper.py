@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedfleet.algorithms.base import GradientAdjuster
 from fedfleet.errors import TrainingFailed
-from fedfleet.training.absent import masked
 from fedfleet.training.config import TrainingConfig
 from fedfleet.training.device import autocast, check_precision
-from fedfleet.training.evaluation import check_logits
+from fedfleet.training.objective import Objective
 from fedfleet.training.optim import make_optimizer
 
 
@@ -22,7 +20,7 @@ class Stepper:
 
     Args:
         params: trainable parameters in schema order, as the adjuster sees them.
-        absent: classes whose logits the loss sees as 0; bool, shape (classes,).
+        objective: has been told of the recipe and the shard.
 
     Raises:
         RecipeInvalid: the device cannot do the recipe's mixed precision.
@@ -32,40 +30,38 @@ class Stepper:
         self,
         module: nn.Module,
         params: Sequence[nn.Parameter],
-        num_classes: int,
+        objective: Objective,
         config: TrainingConfig,
         device: torch.device,
         adjuster: GradientAdjuster | None = None,
-        absent: Tensor | None = None,
     ) -> None:
         check_precision(config, device)
         self._module = module
         self._params = params
-        self._num_classes = num_classes
+        self._objective = objective
         self._config = config
         self._device = device
         self._adjuster = adjuster
-        self._absent = absent
         self._optimizer = make_optimizer(params, config, config.lr)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.amp == "float16")
         self._lr = config.lr
         self.lrs: list[float] = []  # of each step taken; a scaler may skip one
         self._optimizer.register_step_post_hook(lambda *_: self.lrs.append(self._lr))
 
-    def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """Take one step; return the loss, shape (), and its logits, both on the device."""
+    def step(self, images: Tensor, targets: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        """Take one step; return the loss, shape (), and the answers, both on the device."""
         self._set_lr(lr)
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(self._config, self._device):
-            logits = self._forward(images)
-        logits = masked(logits.float(), self._absent)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self._config.label_smoothing)
+            answers = self._forward(images)
+        answers = answers.float()
+        loss = self._objective.loss(answers, targets)
         torch.autograd.backward(self._scaler.scale(loss))
         self._shape_gradients()
         # A scaler that is off does nothing but step; it is on for torch's own optimizers only.
         self._scaler.step(self._optimizer)  # type: ignore[arg-type]
         self._scaler.update()
-        return loss.detach(), logits.detach()
+        return loss.detach(), answers.detach()
 
     def close(self) -> None:
         """Drop the last gradients, which nobody reads any more."""
@@ -79,7 +75,7 @@ class Stepper:
 
     def _forward(self, images: Tensor) -> Tensor:
         try:
-            logits: Tensor = self._module(images)
+            answers: Tensor = self._module(images)
         except ValueError as error:
             if len(images) > 1:
                 raise
@@ -89,8 +85,8 @@ class Stepper:
                 "set training.batch_size to 2 or more and give this worker more examples",
                 detail=str(error),
             ) from error
-        check_logits(logits, len(images), self._num_classes)
-        return logits
+        self._objective.check(answers, len(images))
+        return answers
 
     def _shape_gradients(self) -> None:
         if self._adjuster is None and self._config.clip_norm is None:

@@ -85,7 +85,12 @@ class LocalWorker:
     def held_bytes(self) -> int:
         """Bytes of the examples that are held in memory."""
         held = (part for part in (self._train, self._held_out) if part is not None)
-        return sum(part.images.nbytes + part.labels.nbytes for part in held)
+        return sum(
+            array.nbytes
+            for part in held
+            for array in (part.images, part.labels, part.boxes)
+            if array is not None
+        )
 
     def train(
         self,

@@ -42,7 +42,15 @@ def test_card_survives_json_with_any_options(hidden, classes):
     assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card
 
 
-@given(st.sampled_from(["architecture", "options", "inputs", "classes"]), JUNK)
+def test_card_says_its_kind_only_where_it_is_new():
+    detector = ModelCard.from_json(valid() | {"kind": "detection", "classes": ["one"]})
+
+    assert detector.to_json()["kind"] == "detection"
+    assert ModelCard.from_json(detector.to_json()) == detector
+    assert "kind" not in ModelCard.from_json(valid()).to_json()
+
+
+@given(st.sampled_from(["architecture", "options", "inputs", "classes", "kind"]), JUNK)
 def test_card_with_junk_in_a_field_is_refused_with_a_stable_code(field, junk):
     with suppress(RecipeInvalid, UnknownModel):
         card = ModelCard.from_json(valid() | {field: junk})
@@ -58,6 +66,8 @@ def test_card_with_junk_in_a_field_is_refused_with_a_stable_code(field, junk):
         ({"classes": ["one"]}, "two or more different names"),
         ({"classes": ["one", "one"]}, "two or more different names"),
         ({"classes": "ab"}, "must be a list of texts"),
+        ({"kind": "segmentation"}, "card.kind = 'segmentation': must be one of classification, de"),
+        ({"kind": "detection", "classes": []}, "card.classes: needs one or more"),
         ({"inputs": {}}, "card.inputs: must be a table of channels"),
     ],
 )

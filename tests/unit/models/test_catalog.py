@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedfleet.errors import UnknownModel
+from fedfleet.errors import RecipeInvalid, UnknownModel
 from fedfleet.models import catalog
+from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import BUILDERS, PRETRAINED, build, build_initial
-from fedfleet.models.config import BUILT_IN, OF_TEXT, CnnOptions, MlpOptions
+from fedfleet.models.config import BUILT_IN, OF_BOXES, OF_TEXT, CnnOptions, MlpOptions
 from fedfleet.types import InputSpec
+
+
+def detector(card: ModelCard) -> ModelCard:
+    """The card of a detector of images that are large enough."""
+    return replace(card, kind="detection", inputs=replace(card.inputs, height=64, width=64))
 
 
 def test_every_built_in_has_options_and_a_builder():
@@ -29,13 +35,32 @@ def test_every_built_in_learns_from_a_batch(make_card, name):
     if name in OF_TEXT:
         card = replace(card, inputs=InputSpec.tokens(12, 30))
         images = torch.randint(0, 30, (8, 12))
+    if name in OF_BOXES:
+        card = detector(card)
+        images = torch.randn(8, *card.inputs.shape)
     model = build(card)
 
-    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    answers = model(images)
+    if name in OF_BOXES:  # every anchor answers; its first numbers are offsets
+        answers = answers.mean(1)
+        answers = answers[:, :4] + answers[:, 5:]
+    loss = torch.nn.functional.cross_entropy(answers, labels)
     loss.backward()
 
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - OF_TEXT))
+def test_model_of_another_kind_is_refused_with_those_that_fit(make_card, name):
+    card = make_card(name, BUILT_IN[name](), (3, 64, 64))
+    wrong = card if name in OF_BOXES else replace(card, kind="detection")
+
+    with pytest.raises(RecipeInvalid) as caught:
+        build(wrong)
+
+    assert f'"{name}": answers with ' in caught.value.message
+    assert ("mlp" in caught.value.message) == (name in OF_BOXES or name == "mlp")
 
 
 @pytest.mark.parametrize("make", [build, build_initial])

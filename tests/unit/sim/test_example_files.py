@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedfleet.data.config import DataConfig, FolderOptions
+from fedfleet.data.config import DataConfig, FolderOptions, ShapesOptions
 from fedfleet.data.shard import Examples, Shards
 from fedfleet.errors import DataMissing
 from fedfleet.sim.example_files import ExampleFiles
@@ -78,3 +78,14 @@ def test_mapped_examples_can_be_changed_by_nobody_else(images: Path, tmp_path: P
     examples.load("train", 0).images[:] = 0
 
     assert (examples.load("train", 0).images == before).all()
+
+
+def test_example_files_keep_boxes(tmp_path: Path) -> None:
+    config = DataConfig(dataset="shapes", options=ShapesOptions(samples=8, image_size=32))
+    shards = Shards(config, seed=1, data_dir=None)
+    examples = ExampleFiles(shards, tmp_path)
+
+    for _ in range(2):  # drawn, then mapped
+        boxes = examples.load("train", None).boxes
+        assert boxes is not None
+        assert np.array_equal(boxes, shards.load("train", None).boxes)

@@ -11,6 +11,7 @@ from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
 from fedfleet.models.config import MlpOptions, ModelConfig
 from fedfleet.training.absent import absent_classes, masked
+from fedfleet.training.classification import Classification
 from fedfleet.training.config import TrainingConfig
 from fedfleet.training.gradient import mean_gradient
 from fedfleet.training.loop import LoopTask, train_epochs
@@ -37,7 +38,7 @@ def loop_task(labels: list[int], held_out: list[int]) -> LoopTask:
         training=examples(labels),
         validation=examples(held_out),
         inputs=INPUTS,
-        num_classes=4,
+        objective=Classification(4),
         seed=1,
         round=1,
         rounds=1,
@@ -114,7 +115,9 @@ def test_mean_gradient_is_of_the_masked_loss():
     torch.manual_seed(0)
     module = build(CARD)
 
-    flat = mean_gradient(module, list(module.parameters()), examples([1, 3]), INPUTS, 4, MASKS, CPU)
+    flat = mean_gradient(
+        module, list(module.parameters()), examples([1, 3]), INPUTS, Classification(4), MASKS, CPU
+    )
 
     rows = flat[-28:-4].reshape(4, 6), flat[-4:]
     assert isinstance(module.get_submodule("layers.3"), nn.Linear)

@@ -14,6 +14,7 @@ from fedfleet.algorithms.fedavg import FedAvg, FedAvgOptions
 from fedfleet.data.shard import Examples
 from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
+from fedfleet.training.classification import Classification
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.device import prepare
 from fedfleet.training.gradient import mean_gradient
@@ -34,7 +35,7 @@ def built(card: ModelCard) -> nn.Module:
 def gradient(module: nn.Module, card: ModelCard, examples: Examples, **options: Any) -> FloatVector:
     config = TrainingConfig(**{"batch_size": 8, **options})
     params = trainable_parameters(module, schema_of(module))
-    return mean_gradient(module, params, examples, card.inputs, 3, config, CPU)
+    return mean_gradient(module, params, examples, card.inputs, Classification(3), config, CPU)
 
 
 def by_hand(

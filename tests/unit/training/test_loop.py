@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedfleet.data.shard import Examples
 from fedfleet.errors import DataEmpty, TrainingFailed
+from fedfleet.training.classification import Classification
 from fedfleet.training.config import TrainingConfig
 from fedfleet.training.device import prepare
 from fedfleet.training.loop import LoopResult, LoopTask, train_epochs
@@ -34,7 +35,7 @@ def task(examples: Examples, **changes: Any) -> LoopTask:
         "training": examples.take(np.arange(held_out, len(examples))),
         "validation": examples.take(np.arange(held_out)),
         "inputs": INPUTS,
-        "num_classes": 3,
+        "objective": Classification(3),
         "seed": 1,
         "round": 1,
         "rounds": 1,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedfleet.errors import RecipeInvalid, TrainingFailed
+from fedfleet.training.classification import Classification
 from fedfleet.training.config import TrainingConfig
 from fedfleet.training.seeding import torch_generator
 from fedfleet.training.stepper import Stepper
@@ -33,7 +34,8 @@ def moved(steps: int = 1, adjuster: Any = None, **options: Any) -> Tensor:
     """Where the weight goes in a few steps at a learning rate of 0.5."""
     module = Linear()
     config = TrainingConfig(lr=0.5, **options)
-    stepper = Stepper(module, list(module.parameters()), 3, config, CPU, adjuster)
+    objective = Classification(3, config.label_smoothing)
+    stepper = Stepper(module, list(module.parameters()), objective, config, CPU, adjuster)
     for _ in range(steps):
         stepper.step(IMAGES, LABELS, 0.5)
     return (module.weight - Linear().weight).detach()
@@ -52,9 +54,8 @@ def test_step_is_gradient_descent() -> None:
 
 def test_label_smoothing_is_torchs() -> None:
     module = Linear()
-    stepper = Stepper(
-        module, list(module.parameters()), 3, TrainingConfig(label_smoothing=0.2), CPU
-    )
+    objective = Classification(3, smoothing=0.2)
+    stepper = Stepper(module, list(module.parameters()), objective, TrainingConfig(), CPU)
 
     loss, _ = stepper.step(IMAGES, LABELS, 0.1)
 
@@ -118,7 +119,7 @@ def test_adjuster_runs_after_backward_and_before_clipping() -> None:
 
 def test_lrs_lists_the_rate_of_each_step() -> None:
     module = Linear()
-    stepper = Stepper(module, list(module.parameters()), 3, TrainingConfig(), CPU)
+    stepper = Stepper(module, list(module.parameters()), Classification(3), TrainingConfig(), CPU)
 
     for lr in (0.5, 0.25, 0.25):
         stepper.step(IMAGES, LABELS, lr)
@@ -128,7 +129,7 @@ def test_lrs_lists_the_rate_of_each_step() -> None:
 
 def test_close_drops_the_gradients() -> None:
     module = Linear()
-    stepper = Stepper(module, list(module.parameters()), 3, TrainingConfig(), CPU)
+    stepper = Stepper(module, list(module.parameters()), Classification(3), TrainingConfig(), CPU)
     stepper.step(IMAGES, LABELS, 0.5)
 
     stepper.close()
@@ -140,14 +141,16 @@ def test_float16_is_refused_on_a_cpu() -> None:
     module = Linear()
 
     with pytest.raises(RecipeInvalid) as caught:
-        Stepper(module, list(module.parameters()), 3, TrainingConfig(amp="float16"), CPU)
+        Stepper(
+            module, list(module.parameters()), Classification(3), TrainingConfig(amp="float16"), CPU
+        )
 
     assert caught.value.code == "RECIPE_INVALID"
 
 
 def test_batch_of_one_under_batch_normalisation_is_a_clear_error() -> None:
     module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1), nn.Flatten())
-    stepper = Stepper(module, list(module.parameters()), 1, TrainingConfig(), CPU)
+    stepper = Stepper(module, list(module.parameters()), Classification(1), TrainingConfig(), CPU)
 
     with pytest.raises(TrainingFailed, match="batch of one example") as caught:
         stepper.step(IMAGES[:1], LABELS[:1], 0.1)

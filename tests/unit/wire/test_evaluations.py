@@ -49,6 +49,12 @@ def message(**changes: object) -> pb.Evaluation:
     return pb.Evaluation(**(values | changes))  # type: ignore[arg-type]  # a table of the fields
 
 
+def test_detector_may_answer_more_boxes_than_there_are() -> None:
+    found = evaluation_from_message(message(top5=2, class_predicted=[9, 0]))
+
+    assert (found.samples, found.correct, found.class_predicted) == (4, 2, (9, 0))
+
+
 def test_message_of_the_tests_is_good() -> None:
     assert evaluation_from_message(message()).accuracy == 0.5
 

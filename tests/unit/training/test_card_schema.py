@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedfleet.models.card import ModelCard
+from fedfleet.models.catalog import build
+from fedfleet.models.config import BUILT_IN, OF_TEXT, MlpOptions, ModelConfig
+from fedfleet.training.card_schema import schema_of_card
+from fedfleet.training.state import schema_of
+from fedfleet.types import InputSpec
+
+IMAGES = InputSpec(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+TEXT = InputSpec.tokens(length=12, vocabulary=90)
+SMALL = ("char_lstm", "cnn", "mlp", "mobilenet_v3_small", "resnet18", "vit")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_schema_of_a_card_is_that_of_its_built_model(name: str) -> None:
+    card = ModelCard(
+        model=ModelConfig(architecture=name, options=BUILT_IN[name]()),
+        inputs=TEXT if name in OF_TEXT else IMAGES,
+        classes=("a", "b", "c"),
+    )
+    before = torch.get_rng_state()
+
+    found = schema_of_card(card)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found == schema_of(build(card))
+
+
+def test_schema_of_a_model_that_fits_no_memory_is_found() -> None:
+    options = MlpOptions(hidden=(1 << 20, 1 << 20))
+    card = ModelCard(
+        model=ModelConfig(architecture="mlp", options=options), inputs=IMAGES, classes=("a", "b")
+    )
+
+    assert max(param.elements for param in schema_of_card(card).params) == 1 << 40
