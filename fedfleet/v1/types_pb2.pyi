@@ -239,6 +239,22 @@ class Evaluation(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class ScoresEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     SAMPLES_FIELD_NUMBER: builtins.int
     LOSS_SUM_FIELD_NUMBER: builtins.int
     CORRECT_FIELD_NUMBER: builtins.int
@@ -246,6 +262,7 @@ class Evaluation(google.protobuf.message.Message):
     CLASS_SAMPLES_FIELD_NUMBER: builtins.int
     CLASS_CORRECT_FIELD_NUMBER: builtins.int
     CLASS_PREDICTED_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
     samples: builtins.int
     loss_sum: builtins.float
     """Sum of the cross-entropy in nats."""
@@ -260,6 +277,12 @@ class Evaluation(google.protobuf.message.Message):
     def class_correct(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     @property
     def class_predicted(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def scores(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """What cannot be added, by name, in [0, 1]: of a detector map50, map and ap50/CLASS. Only the
+        coordinator measures it.
+        """
+
     def __init__(
         self,
         *,
@@ -270,7 +293,8 @@ class Evaluation(google.protobuf.message.Message):
         class_samples: collections.abc.Iterable[builtins.int] | None = ...,
         class_correct: collections.abc.Iterable[builtins.int] | None = ...,
         class_predicted: collections.abc.Iterable[builtins.int] | None = ...,
+        scores: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["class_correct", b"class_correct", "class_predicted", b"class_predicted", "class_samples", b"class_samples", "correct", b"correct", "loss_sum", b"loss_sum", "samples", b"samples", "top5", b"top5"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["class_correct", b"class_correct", "class_predicted", b"class_predicted", "class_samples", b"class_samples", "correct", b"correct", "loss_sum", b"loss_sum", "samples", b"samples", "scores", b"scores", "top5", b"top5"]) -> None: ...
 
 Global___Evaluation: typing_extensions.TypeAlias = Evaluation

@@ -20,6 +20,7 @@ def evaluation_to_message(evaluation: Evaluation) -> pb.Evaluation:
         class_samples=evaluation.class_samples,
         class_correct=evaluation.class_correct,
         class_predicted=evaluation.class_predicted,
+        scores=evaluation.scores,
     )
 
 
@@ -31,6 +32,7 @@ def evaluation_from_message(message: pb.Evaluation) -> Evaluation:
         InvalidInput: counts do not add up, or the loss is not a number.
     """
     check_count("classes", len(message.class_samples), MAX_CLASSES)
+    check_count("scores", len(message.scores), MAX_CLASSES + 2)
     evaluation = Evaluation(
         samples=message.samples,
         loss_sum=message.loss_sum,
@@ -39,7 +41,10 @@ def evaluation_from_message(message: pb.Evaluation) -> Evaluation:
         class_samples=tuple(message.class_samples),
         class_correct=tuple(message.class_correct),
         class_predicted=tuple(message.class_predicted),
+        scores=dict(message.scores),
     )
+    if not all(0 <= score <= 1 for score in evaluation.scores.values()):
+        raise InvalidInput("a score of the evaluation is out of [0, 1]")
     lengths = {len(message.class_samples), len(message.class_correct), len(message.class_predicted)}
     # A detector may answer more boxes than there are, or fewer; and it has no first five.
     answers = sum(evaluation.class_predicted)

@@ -26,6 +26,7 @@ def evaluations(draw: st.DrawFn) -> Evaluation:
         class_samples=tuple(sum(a == c for a, _ in pairs) for c in range(classes)),
         class_correct=tuple(sum(a == b == c for a, b in pairs) for c in range(classes)),
         class_predicted=tuple(sum(b == c for _, b in pairs) for c in range(classes)),
+        scores=draw(st.dictionaries(st.sampled_from(["map50", "map"]), st.floats(0, 1))),
     )
 
 
@@ -75,6 +76,9 @@ def test_message_of_the_tests_is_good() -> None:
         (message(loss_sum=float("inf")), "INVALID_INPUT"),
         (message(loss_sum=-1.0), "INVALID_INPUT"),
         (message(class_samples=[0] * (MAX_CLASSES + 1)), "LIMIT_EXCEEDED"),
+        (message(scores={"map50": 1.5}), "INVALID_INPUT"),
+        (message(scores={"map50": float("nan")}), "INVALID_INPUT"),
+        (message(scores={str(i): 0.5 for i in range(MAX_CLASSES + 3)}), "LIMIT_EXCEEDED"),
     ],
 )
 def test_evaluation_that_cannot_be_is_refused(bad: pb.Evaluation, code: str) -> None:
