@@ -31,12 +31,25 @@ Json = Mapping[str, Any]
 # Names of workers and of people; what a name may be is said in these words.
 NAME_RULE = "1 to 64 characters of A-Z a-z 0-9 . _ -, and not . or .. alone"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Names of versions beside their numbers, which they must not be taken for.
+ALIAS_RULE = "1 to 64 characters of A-Z a-z 0-9 . _ - and no number"
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 def is_name(text: str) -> bool:
     """Whether a text may name a worker or a person."""
     # Those two mean something else in a path, and SPIFFE forbids them.
     return _NAME.fullmatch(text) is not None and text not in (".", "..")
+
+
+def is_version_number(text: str) -> bool:
+    """Whether a text names a version by its number."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def is_alias(text: str) -> bool:
+    """Whether a text may be an alias."""
+    return _NAME.fullmatch(text) is not None and not is_version_number(text)
 
 
 class Kind(str, Enum):

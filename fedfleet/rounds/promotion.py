@@ -9,11 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedfleet.types import Evaluation
+from fedfleet.types import ALIAS_RULE, MAP50, Evaluation, is_alias
 
-# Of ``Evaluation.scores``: what a detector is measured by, and what each of its classes is.
-DETECTOR = "map50"
-DETECTOR_CLASS = "ap50/"
 _EDGE = 1e-9  # 0.905 - 0.9 is a little more than 0.005
 
 
@@ -40,6 +37,8 @@ class PromotionConfig:
     min_class_samples: int = 20
 
     def __post_init__(self) -> None:
+        if not is_alias(self.alias):
+            raise ValueError(f'alias = "{self.alias[:80]}": must be {ALIAS_RULE}')
         if self.alias in ("latest", "previous"):
             raise ValueError(f'alias = "{self.alias}": moves by itself; choose another name')
         for name in ("least", "max_drop", "max_class_drop"):
@@ -107,7 +106,7 @@ def judge(
         Gate(name="finite answers to the golden batch", is_passed=is_finite),
         _at_least("the measure", found, config.least),
     ]
-    if current is not None:
+    if current is not None and is_measured_alike(candidate, current):
         gates.append(
             _at_least(
                 "the measure against the current version",
@@ -121,7 +120,14 @@ def judge(
             for name, samples in zip(classes, candidate.class_samples, strict=True)
             if samples >= config.min_class_samples and name in before and name in after
         ]
+    elif current is not None:
+        gates.append(Gate(name="measured as the current version is", is_passed=False))
     return Verdict(gates=tuple(gates))
+
+
+def is_measured_alike(one: Evaluation, other: Evaluation) -> bool:
+    """Whether two measures may be compared: a precision says nothing beside a share of hits."""
+    return (MAP50 in one.scores) == (MAP50 in other.scores)
 
 
 def _at_least(name: str, found: float, allowed: float) -> Gate:
@@ -131,15 +137,15 @@ def _at_least(name: str, found: float, allowed: float) -> Gate:
 
 def measure_of(evaluation: Evaluation) -> float:
     """What a version is measured by, in [0, 1]; 0 where nothing was measured."""
-    if DETECTOR in evaluation.scores:
-        return evaluation.scores[DETECTOR]
+    if MAP50 in evaluation.scores:
+        return evaluation.scores[MAP50]
     return evaluation.accuracy if evaluation.samples else 0.0
 
 
 def class_measures(evaluation: Evaluation, classes: Sequence[str]) -> Mapping[str, float]:
     """What each class is measured by, in [0, 1]; classes without an example are left out."""
-    if DETECTOR in evaluation.scores:
-        scores = {name: evaluation.scores.get(DETECTOR_CLASS + name) for name in classes}
+    if MAP50 in evaluation.scores:
+        scores = {name: evaluation.class_score(name) for name in classes}
         return {name: score for name, score in scores.items() if score is not None}
     counts = zip(classes, evaluation.class_correct, evaluation.class_samples, strict=True)
     return {name: correct / samples for name, correct, samples in counts if samples}

@@ -317,7 +317,9 @@ class SimulatedCoordinator:
         self._updates.clear()
         evaluation = None
         if evaluate and self._test is not None:
-            evaluation = self._trainer.evaluate(self.served, self._test, confusion=True)
+            evaluation = self._trainer.evaluate(
+                self.served, self._test, confusion=True, scores=True
+            )
         return SimulatedRound(
             round=round,
             workers=tuple(header.worker_id for header in headers),

@@ -13,7 +13,6 @@ does not any more raises LeaseLost at every write.
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -26,7 +25,7 @@ from fedfleet.errors import InvalidInput, NotFound
 from fedfleet.store.access import Access
 from fedfleet.store.audit import Audit
 from fedfleet.store.lease import LASTS_S, Lease
-from fedfleet.types import Schema
+from fedfleet.types import ALIAS_RULE, Schema, is_alias, is_version_number
 
 
 class RunState(str, Enum):
@@ -432,20 +431,14 @@ class Store(Protocol):
     ) -> None: ...
 
 
-_NUMBER = re.compile("[0-9]{1,18}")
-_ALIAS = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
 def check_alias(alias: str) -> None:
     """Hold a store to aliases that ``resolve`` can tell from numbers.
 
     Raises:
         InvalidInput: a number, or not 1 to 64 characters of a-z 0-9 . _ - in either case.
     """
-    if _NUMBER.fullmatch(alias) or not _ALIAS.fullmatch(alias):
-        raise InvalidInput(
-            f"alias {alias[:80]!r}: must be 1 to 64 characters of A-Z a-z 0-9 . _ - and no number"
-        )
+    if not is_alias(alias):
+        raise InvalidInput(f"alias {alias[:80]!r}: must be {ALIAS_RULE}")
 
 
 def resolve(registry: Registry, model: str, name: str) -> VersionRecord:
@@ -454,7 +447,7 @@ def resolve(registry: Registry, model: str, name: str) -> VersionRecord:
     Raises:
         NotFound: neither.
     """
-    if _NUMBER.fullmatch(name):
+    if is_version_number(name):
         return registry.version(model, int(name))
     aliases = registry.aliases(model)
     if name not in aliases:

@@ -73,8 +73,9 @@ class Classification:
         batch_size: int,
         device: torch.device,
         confusion: bool = False,
+        scores: bool = False,
     ) -> Evaluation:
-        """As ``evaluation.evaluate``."""
+        """As ``evaluation.evaluate``; there are no other scores."""
         return evaluate(
             module,
             examples,

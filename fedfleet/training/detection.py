@@ -99,8 +99,9 @@ class DetectionObjective:
         batch_size: int,
         device: torch.device,
         confusion: bool = False,
+        scores: bool = False,
     ) -> Evaluation:
-        """As ``detection_evaluation.evaluate_detector``; with ``confusion`` average precisions."""
+        """As ``detection_evaluation.evaluate_detector``; no pairs are counted."""
         return evaluate_detector(
             module,
             examples,
@@ -108,5 +109,5 @@ class DetectionObjective:
             DetectionObjective(self.card, device).sample_losses,
             batch_size=batch_size,
             device=device,
-            scores=confusion,
+            scores=scores,
         )

@@ -212,12 +212,18 @@ class LocalTrainer:
         return TrainResult(finished.sections, kept, replace(work, metrics=metrics))
 
     def evaluate(
-        self, state: ModelState, examples: Examples, *, confusion: bool = False
+        self,
+        state: ModelState,
+        examples: Examples,
+        *,
+        confusion: bool = False,
+        scores: bool = False,
     ) -> Evaluation:
         """Count how a version does on labelled examples.
 
         Args:
-            confusion: count pairs of label and answer too; of a detector, average precisions.
+            confusion: count pairs of label and answer too.
+            scores: measure a detector's average precisions too.
 
         Raises:
             DataInvalid: the examples are not what the model expects.
@@ -233,6 +239,7 @@ class LocalTrainer:
                 batch_size=self.evaluation.batch_size,
                 device=self.device,
                 confusion=confusion,
+                scores=scores,
             )
 
     def measured(self, state: ModelState, examples: Examples) -> ModelState:

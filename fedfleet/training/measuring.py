@@ -32,7 +32,7 @@ def measure_version(
     """
     trainer = LocalTrainer(card, TrainingConfig(), config, device="auto")
     # With a detector's average precision, by which it is compared.
-    return trainer.evaluate(state, examples, confusion=True)
+    return trainer.evaluate(state, examples, scores=True)
 
 
 def is_finite_on_golden(card: ModelCard, state: ModelState) -> bool:

@@ -62,11 +62,13 @@ class Objective(Protocol):
         batch_size: int,
         device: torch.device,
         confusion: bool = False,
+        scores: bool = False,
     ) -> Evaluation:
         """Count how a module does, in evaluation mode and full precision; its mode is restored.
 
         Args:
-            confusion: measure too what cannot be added up over workers, or is large.
+            confusion: count pairs of label and answer too, which are many.
+            scores: measure too what cannot be added up over workers.
 
         Raises:
             DataInvalid: the examples are not what the model expects.

@@ -154,7 +154,7 @@ async def test_run_whose_model_cannot_be_built_fails_and_the_next_one_runs(
     tmp_path: Path,
 ) -> None:
     good = tiny_recipe(workers=1, cohort=1)
-    bad = good.replace("hidden = []", f"hidden = [{10**15}]")
+    bad = good.replace("hidden = []", f"hidden = [{1 << 20}, {1 << 20}]")  # 4 TB
     async with running_coordinator(tmp_path) as running:
         run = await running.finished(await running.submit(bad))
         assert (run.state, run.code) == (pb.RUN_STATE_FAILED, "INTERNAL")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from harness import (
+    PATIENCE_S,
     Running,
     ScriptedWorker,
     digits_recipe,
@@ -15,14 +19,46 @@ from harness import (
     state_of_version,
     update_for,
 )
+from torch import nn
 
+from fedfleet import plugins
 from fedfleet.data.shard import load_examples
+from fedfleet.errors import StoreFull
+from fedfleet.models.card import ModelCard
+from fedfleet.models.config import ModelConfig
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
+from fedfleet.store.protocols import AliasRecord, Entry, VersionRecord
 from fedfleet.training.batches import Batches
 from fedfleet.training.device import resolve_device
-from fedfleet.types import Array, ModelState
+from fedfleet.training.seeding import derive
+from fedfleet.training.state import initial_state
+from fedfleet.types import MAP50, Array, InputSpec, ModelState
+from fedfleet.v1 import control_service_pb2 as control_pb
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.weights import encode_state
+from fedfleet_coordinator import workshop
 
+DETECTOR = """
+name = "shapes"
+seed = 3
+kind = "detection"
+[model]
+architecture = "ssd_tiny"
+width = 0.25
+[data]
+dataset = "shapes"
+samples = 8
+image_size = 32
+partition = "iid"
+workers = 1
+[training]
+threads = 1
+[rounds]
+rounds = 3
+cohort = 1
+[promote]
+"""
 GATES = "[promote]\nmax_drop = 0.02\nmax_class_drop = 0.1\nmin_class_samples = 5\n"
 
 
@@ -94,6 +130,10 @@ async def test_only_versions_that_pass_the_gates_go_to_work(tmp_path: Path) -> N
     assert "class 9 is 0, " in judged[2]["reason"]
     assert (production, previous) == (4, 1)
     assert [deed.actor for deed in deeds] == ["coordinator/gates"] * 2
+    assert [(deed.fields["version"], deed.fields["previous"]) for deed in deeds] == [
+        (1, None),
+        (4, 1),
+    ]
     assert version.lineage["algorithm"] == "fedavg"
     assert version.lineage["cohort"] == 1
     assert len(version.lineage["recipe"]) == 64
@@ -178,3 +218,201 @@ async def test_old_versions_make_room_but_not_the_one_at_work(tmp_path: Path) ->
 
     assert kept == [5, 4, 1]
     assert sizes == [True, True, False, False, True]
+
+
+async def test_a_detector_is_held_to_its_precision_in_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse_recipe(DETECTOR)
+    state = initial_state(card_of(recipe), derive(recipe.seed, "initial"))
+    async with running_coordinator(tmp_path) as running:
+        registry = running.store.registry
+        read = registry.version
+
+        def as_before_there_were_scores(model: str, number: int) -> VersionRecord:
+            version = read(model, number)
+            if number != 2:
+                return version
+            noted = dict(version.metrics["evaluation"])
+            noted.pop("scores", None)
+            noted |= {"correct": noted["samples"], "class_correct": noted["class_samples"]}
+            return replace(version, metrics={**version.metrics, "evaluation": noted})
+
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(DETECTOR)
+        await train(worker, state, state.trainable)
+        await running.until(run_id, "version_judged", 1)
+        monkeypatch.setattr(registry, "version", as_before_there_were_scores)
+        for _ in range(2):
+            await train(worker, state, state.trainable)
+        await running.finished(run_id)
+        judged = verdicts(running, run_id)
+        precisions = [read("shapes", n).metrics["evaluation"]["scores"][MAP50] for n in (1, 2, 3)]
+
+    # The second's record is measured again, as a candidate and as what the third is held to.
+    assert [(one["promoted"], one["against"]) for one in judged] == [
+        (True, None),
+        (True, 1),
+        (True, 2),
+    ]
+    assert [one["gates"][1]["found"] for one in judged] == precisions
+
+
+async def test_a_fault_between_the_moves_of_the_two_aliases_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(2)
+    good = fitted(recipe)
+    async with running_coordinator(tmp_path) as running:
+        registry, faults = running.store.registry, iter([True])
+        set_alias = registry.set_alias
+
+        def full_once(
+            model: str, alias: str, number: int, expected_revision: int | None = None
+        ) -> AliasRecord:
+            if alias == "previous" and next(faults, False):
+                raise StoreFull("no room on the disk; free some")
+            return set_alias(model, alias, number, expected_revision)
+
+        monkeypatch.setattr(registry, "set_alias", full_once)
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(recipe)
+        await train(worker, initial_of(recipe), good)
+        await running.until(run_id, "version_judged", 1)
+        await train(worker, state_of_version(running.store, "digits"), good * 1.01)
+        await running.finished(run_id)
+        judged = verdicts(running, run_id)
+        names = alias(running, "production"), alias(running, "previous")
+        moves = [event.alias for event in registry.events(0) if event.alias == "production"]
+
+    assert next(faults, None) is None
+    assert [(one["version"], one["promoted"], one["against"]) for one in judged] == [
+        (1, True, None),
+        (2, True, 1),
+    ]
+    assert names == (2, 1)
+    assert len(moves) == 2
+
+
+async def test_a_version_is_judged_when_the_run_is_stopped_before_its_round_closes(
+    tmp_path: Path,
+) -> None:
+    recipe = recipe_of(2) + '[evaluation]\nworkers = "all"\nworkers_on = "test"\n'
+    async with running_coordinator(tmp_path) as running:
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(recipe)
+        await train(worker, initial_of(recipe), fitted(recipe))
+        asked = await worker.assignment()  # and never answered
+        judged_before = verdicts(running, run_id)
+        request = control_pb.StopRunRequest(run_id=run_id)
+        await running.control.StopRun(request, timeout=PATIENCE_S)
+        run = await running.finished(run_id)
+        judged = verdicts(running, run_id)
+        production = alias(running, "production")
+
+    assert (asked.kind, judged_before) == (pb.ASSIGNMENT_KIND_EVALUATE, [])
+    assert run.state == control_pb.RUN_STATE_STOPPED
+    assert [(one["version"], one["promoted"]) for one in judged] == [(1, True)]
+    assert production == 1
+
+
+def misfit(inputs: InputSpec, num_classes: int) -> nn.Module:
+    """A plug-in's network that fails when it is asked."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, num_classes))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model": ModelConfig(architecture="misfit", options={})}, "RuntimeError"),
+        ({"kind": "detection"}, "of another kind"),
+        (
+            {
+                "model": ModelConfig(architecture="misfit", options={}),
+                "inputs": InputSpec(channels=1, height=9, width=8, mean=(0.0,), std=(1.0,)),
+            },
+            "other inputs",
+        ),
+    ],
+)
+async def test_a_version_that_fails_when_it_is_measured_fails_no_run(
+    change: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "names", lambda group: ("misfit",))
+    monkeypatch.setattr(plugins, "load", lambda group, name: misfit)
+    recipe = recipe_of(1)
+    card = replace(card_of(parse_recipe(recipe)), **change)
+    state = initial_state(replace(card, kind="classification"), 0)
+    async with running_coordinator(tmp_path) as running:
+        put_to_work(running, card, state)
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(recipe)
+        await train(worker, initial_of(recipe), fitted(recipe))
+        run = await running.finished(run_id)
+        judged = verdicts(running, run_id)
+
+    assert (run.state, run.reason) == (control_pb.RUN_STATE_COMPLETED, "")
+    assert [one["promoted"] for one in judged] == [False]
+    assert why in judged[0]["reason"]
+    assert "promote one by hand" in judged[0]["reason"]
+
+
+def put_to_work(running: Running, card: ModelCard, state: ModelState) -> None:
+    """Add a version of no run of this fleet, which ``production`` names."""
+    blob = encode_state(state)
+    version = VersionRecord(
+        model="digits",
+        number=1,
+        digest=running.store.blobs.put(blob),
+        size_bytes=len(blob),
+        schema=state.schema,
+        run_id="",
+        round=0,
+        parent=None,
+        created_at_s=0.0,
+        card=card.to_json(),
+        metrics={},
+    )
+    running.store.registry.add(version, aliases=("production",))
+
+
+async def test_a_commit_reads_no_journal_and_measures_another_runs_version_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(3)
+    good = fitted(recipe)
+    measured, read = [], []
+    async with running_coordinator(tmp_path) as running:
+        journal, measure = running.store.journal, workshop.measure_version
+        entries = journal.entries
+
+        def counted_measure(*args: Any) -> Any:
+            measured.append(args)
+            return measure(*args)
+
+        def counted_entries(run_id: str, **part: int) -> Sequence[Entry]:
+            if not part:  # who watches reads what is new
+                read.append(run_id)
+            return entries(run_id, **part)
+
+        card, state = card_of(parse_recipe(recipe)), initial_of(recipe)
+        put_to_work(running, card, replace(state, trainable=good))
+        monkeypatch.setattr(workshop, "measure_version", counted_measure)
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(recipe)
+        assignment = await worker.assignment()
+        monkeypatch.setattr(journal, "entries", counted_entries)
+        await worker.upload(update_for(assignment, worker.worker_id, state, -good))
+        for round in (2, 3):
+            await train(worker, state, -good * round)
+        await running.until(run_id, "run_finished")
+        reads = len(read)
+        judged = verdicts(running, run_id)
+
+    assert [(one["against"], one["promoted"]) for one in judged] == [(1, False)] * 3
+    assert (len(measured), reads) == (1, 0)

@@ -124,7 +124,8 @@ class RunDriver:
         await self._around.executors.io(lambda: self._workshop.load_rounds(open_rounds, entries))
         # The last commit's updates: the process may have ended before they were forgotten.
         await self._forget_updates(run.round)
-        await self._promoter.settle(run.round, self._workshop)
+        self._promoter.resume(entries)
+        await self._promoter.settle(self._workshop)
         # Workers may be downloading what their assignments start from.
         for work in (act.Work.TRAIN, act.Work.EVALUATE):
             for assignment_id in self._machine.open(work):
@@ -398,7 +399,7 @@ class RunDriver:
         elif isinstance(action, act.CloseRound):
             self._workshop.keep_rounds(self._machine.open_rounds)
             await self._forget_updates(action.round)
-            await self._promoter.settle(action.round, self._workshop)
+            await self._promoter.settle(self._workshop)
         else:
             await self._finish(action)
 
@@ -563,6 +564,7 @@ class RunDriver:
 
     async def _finish(self, action: act.FinishRun) -> None:
         await self._making.wait()  # it may be in the middle of its commit
+        await self._promoter.settle(self._workshop)  # a round that was evaluated has not closed
         entry = Entry(
             run_id=self.run_id,
             round=self._machine.round,

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from fedfleet.errors import (
-    ChecksumMismatch,
     Conflict,
     DataInvalid,
+    FedFleetError,
+    InvalidInput,
     NotFound,
-    RecipeInvalid,
-    SchemaMismatch,
+    NotInstalled,
+    OutOfMemory,
     TrainingFailed,
-    UnknownModel,
 )
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds.promotion import PromotionConfig, Verdict, judge
 from fedfleet.rounds.recipe import Recipe
+from fedfleet.store.alias_history import version_before
 from fedfleet.store.protocols import AliasRecord, Entry, VersionRecord
 from fedfleet.training.measuring import is_finite_on_golden
-from fedfleet.types import Evaluation, ModelState
+from fedfleet.types import MAP50, Evaluation, ModelState
 from fedfleet.wire.weights import decode_state
 from fedfleet_coordinator.surroundings import Surroundings
 from fedfleet_coordinator.workshop import Workshop
@@ -34,15 +35,21 @@ logger = logging.getLogger(__name__)
 PREVIOUS = "previous"
 JUDGED = "version_judged"
 ACTOR = "coordinator/gates"
-# Why the version that the alias names cannot be measured here: nothing that waiting would mend.
-_INCOMPARABLE = (
-    ChecksumMismatch,
-    DataInvalid,
-    NotFound,
-    RecipeInvalid,
-    SchemaMismatch,
-    TrainingFailed,
-    UnknownModel,
+_MAX_REASON = 200  # characters of what another's card made an error say
+# Why a version cannot be measured here: nothing that waiting would mend. (Faults of the store are
+# none of these.)
+_INCOMPARABLE = (InvalidInput, NotFound, NotInstalled, OutOfMemory, TrainingFailed)
+# What a network that is not this run's may fail with while it is built or asked: its card is from
+# elsewhere, and perhaps its code is a plug-in's.
+_FOREIGN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
 
 # A version's card and state to how it does on the run's test examples, None where there are none.
@@ -55,7 +62,8 @@ class _Case:
 
     Args:
         alias: that would move, as it was read; None where it does not exist.
-        current: what it names; None where nothing is to be compared.
+        current: what it names, or named before where it names this version already; None where
+            nothing is to be compared.
     """
 
     version: VersionRecord
@@ -72,23 +80,34 @@ class Promoter:
         self._config = recipe.promote
         self._around = around
         self._store, self._executors = around.store, around.executors
+        self._judged = 0  # the highest number that was judged, or is being judged
+        self._measured: dict[int, Evaluation] = {}  # the last one of another run, by its number
 
-    async def settle(self, round: int, workshop: Workshop) -> None:
-        """Judge what a round committed, then let old versions make room."""
-        if self._config is not None:
-            await self._judge_round(self._config, round, workshop.measure)
+    def resume(self, entries: Iterable[Entry]) -> None:
+        """Take note of what was judged before a restart; ``entries`` are the run's."""
+        numbers = (entry.fields["version"] for entry in entries if entry.kind == JUDGED)
+        self._judged = max(numbers, default=0)
+
+    async def settle(self, workshop: Workshop) -> None:
+        """Judge the version that the run committed last, then let old versions make room."""
         newest, needed = workshop.base.number, workshop.needed
-        if newest is not None:
-            retire = self._around.retention.after_commit
-            await self._executors.io(lambda: retire(self._model, newest, needed))
+        if newest is None:
+            return
+        if self._config is not None and newest > self._judged:
+            # What fails from here on ends the run, which settles once more, or is the store's
+            # fault: then another driver takes over, with a promoter of its own.
+            self._judged = newest
+            await self._judge_version(self._config, newest, workshop.measure)
+        retire = self._around.retention.after_commit
+        await self._executors.io(lambda: retire(self._model, newest, needed))
 
-    async def _judge_round(self, config: PromotionConfig, round: int, measure: Measure) -> None:
-        """Move the alias if the round's version passes.
+    async def _judge_version(self, config: PromotionConfig, number: int, measure: Measure) -> None:
+        """Move the alias if the version passes.
 
         Args:
             measure: evaluates another run's version on this run's examples; keeps a core busy.
         """
-        case = await self._executors.io(lambda: self._case(config, round))
+        case = await self._executors.io(lambda: self._case(config, number))
         if case is None:
             return
         verdict, reason = await self._executors.compute(lambda: self._judge(config, case, measure))
@@ -109,34 +128,29 @@ class Promoter:
         await self._executors.io(lambda: self._note(case.version, fields))
         self._around.changed()
 
-    def _case(self, config: PromotionConfig, round: int) -> _Case | None:
+    def _case(self, config: PromotionConfig, number: int) -> _Case | None:
         registry, model = self._store.registry, self._model
-        newest = registry.newest_number(model)
-        version = registry.version(model, newest) if newest else None
-        if version is None or (version.run_id, version.round) != (self._run_id, round):
-            return None
+        version = registry.version(model, number)
         if not version.metrics.get("evaluation"):
             return None
-        entries = self._store.journal.entries(self._run_id)
-        if any(e.kind == JUDGED and e.fields["version"] == version.number for e in entries):
-            return None
         alias = registry.aliases(model).get(config.alias)
-        current = registry.version(model, alias.number) if alias else None
-        return _Case(version, alias, current)
+        if alias is None:
+            return _Case(version, None, None)
+        if alias.number == number:  # it moved, and then something stopped us
+            return _Case(version, alias, version_before(registry, model, config.alias))
+        return _Case(version, alias, registry.version(model, alias.number))
 
     def _judge(self, config: PromotionConfig, case: _Case, measure: Measure) -> tuple[Verdict, str]:
         """The verdict, and why no comparison was possible, empty where it was or need not be."""
         card = ModelCard.from_json(case.version.card)
         candidate = Evaluation.from_json(case.version.metrics["evaluation"])
         current, reason = None, ""
-        if case.current is not None:
-            try:
+        try:
+            candidate = self._evaluation_of(case.version, card, measure)
+            if case.current is not None:
                 current = self._evaluation_of(case.current, card, measure)
-            except _INCOMPARABLE as error:
-                reason = (
-                    f"version {case.current.number}, which {config.alias!r} names, cannot be "
-                    f"measured on this run's examples ({error.code}): promote one by hand"
-                )
+        except DataInvalid as error:
+            reason = f"{error.message}: promote one by hand"
         verdict = judge(
             config,
             candidate,
@@ -149,16 +163,40 @@ class Promoter:
     def _evaluation_of(
         self, version: VersionRecord, card: ModelCard, measure: Measure
     ) -> Evaluation:
-        """How the version that the alias names does on the same examples as this run's.
+        """How a version does on this run's examples, a detector's precision included.
 
         What its record says holds where this run made it; the examples of another may be others.
+
+        Raises:
+            DataInvalid: it cannot be told; the text names the version and why.
         """
         noted = version.metrics.get("evaluation")
         if version.run_id == self._run_id and noted:
-            return Evaluation.from_json(noted)
+            found = Evaluation.from_json(noted)
+            if card.kind != "detection" or MAP50 in found.scores:
+                return found
+        if version.number not in self._measured:
+            try:
+                self._measured = {version.number: self._measure(version, card, measure)}
+            except (*_INCOMPARABLE, *_FOREIGN) as error:
+                known = isinstance(error, FedFleetError)
+                why = str(error)[:_MAX_REASON] if known else type(error).__name__
+                logger.warning(
+                    "version_not_measured",
+                    exc_info=None if known else error,
+                    extra={"model": version.model, "version": version.number, "reason": why},
+                )
+                raise DataInvalid(
+                    f"version {version.number} cannot be measured on this run's examples ({why})"
+                ) from error
+        return self._measured[version.number]
+
+    def _measure(self, version: VersionRecord, card: ModelCard, measure: Measure) -> Evaluation:
         own = ModelCard.from_json(version.card)
-        if own.classes != card.classes:
-            raise DataInvalid("it has other classes")
+        if (own.kind, own.classes) != (card.kind, card.classes):
+            raise DataInvalid("it has other classes, or is of another kind")
+        if (own.inputs.shape, own.inputs.vocabulary) != (card.inputs.shape, card.inputs.vocabulary):
+            raise DataInvalid("it reads other inputs")
         found = measure(own, self._state_of(version))
         if found is None:
             raise DataInvalid("there are no examples here")
@@ -168,30 +206,42 @@ class Promoter:
         return decode_state(version.schema, self._store.blobs.read(version.digest))
 
     async def _promote(self, config: PromotionConfig, case: _Case) -> None:
-        """Move the alias, if nobody has moved it since it was read; and ``previous`` with it."""
-        version, alias = case.version, case.alias
-        if alias is not None and alias.number == version.number:
-            return
+        """Move the alias, if nobody has moved it since it was read; and ``previous`` with it.
+
+        Of the two the alias moves first: where it did and something stopped us, ``previous``
+        follows now.
+        """
+        if case.alias is not None and case.alias.number == case.version.number:
+            named = await self._executors.io(lambda: self._previous(case.version.model))
+            if case.current is None or named == case.current.number:
+                return
+        before = case.current.number if case.current else None
 
         async def move() -> None:
             await self._executors.io(lambda: self._move(config, case))
 
         await self._around.trail.act(
             "promote",
-            f"{version.model}@{config.alias}",
+            f"{case.version.model}@{config.alias}",
             move,
             actor=ACTOR,
-            version=version.number,
+            version=case.version.number,
+            previous=before,
             run_id=self._run_id,
         )
 
+    def _previous(self, model: str) -> int | None:
+        found = self._store.registry.aliases(model).get(PREVIOUS)
+        return found.number if found else None
+
     def _move(self, config: PromotionConfig, case: _Case) -> None:
-        registry, model = self._store.registry, case.version.model
-        revision = case.alias.revision if case.alias else 0
-        registry.set_alias(model, config.alias, case.version.number, revision)
-        if case.alias is not None:
+        registry, version, alias = self._store.registry, case.version, case.alias
+        if alias is None or alias.number != version.number:
+            revision = alias.revision if alias else 0
+            registry.set_alias(version.model, config.alias, version.number, revision)
+        if case.current is not None:
             with suppress(Conflict):  # retired meanwhile: there is no way back to it
-                registry.set_alias(model, PREVIOUS, case.alias.number)
+                registry.set_alias(version.model, PREVIOUS, case.current.number)
 
     def _note(self, version: VersionRecord, fields: Mapping[str, Any]) -> None:
         """Journal the verdict: who asks why a version is not at work finds it in the run."""

@@ -273,11 +273,14 @@ class Workshop:
         memory_digest = self._store.blobs.put(encode_arrays(kept)) if kept else ""
         evaluation = None
         if evaluate and self._examples is not None:
+            is_last = round == self._recipe.rounds.rounds
             evaluation = self._trainer.evaluate(
                 outcome.served or outcome.state,
                 self._examples,
                 # Of the last version alone: a hundred classes make it the larger part of a record.
-                confusion=round == self._recipe.rounds.rounds,
+                confusion=is_last,
+                # The gates hold each version to them.
+                scores=is_last or self._recipe.promote is not None,
             )
         broadcast = self._store_broadcast(outcome.memory)
         return Made(

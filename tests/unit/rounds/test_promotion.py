@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +80,14 @@ def test_judge_measures_a_detector_by_its_precision() -> None:
     assert failed(better, detector(0.7, 0.5, 0.9)) == ["class dog"]
 
 
+def test_judge_compares_no_precision_with_a_share_of_right_answers() -> None:
+    plain = evaluation(100, 100)
+    detector = replace(plain, scores={"map50": 0.9})
+
+    assert failed(detector, plain) == ["measured as the current version is"]
+    assert failed(plain, detector) == ["measured as the current version is"]
+
+
 counts = st.integers(0, 1000)
 
 
@@ -127,6 +137,9 @@ def test_recipe_has_gates_where_it_names_them() -> None:
     ("table", "text"),
     [
         ('[promote]\nalias = "latest"', 'alias = "latest": moves by itself'),
+        ('[promote]\nalias = "previous"', 'alias = "previous": moves by itself'),
+        ('[promote]\nalias = "prod eu"', 'alias = "prod eu": must be 1 to 64 characters'),
+        ('[promote]\nalias = "1"', 'alias = "1": must be 1 to 64 characters'),
         ("[promote]\nmax_drop = 1.5", "max_drop = 1.5: must be from 0 to 1"),
         ("[promote]\nmin_class_samples = 0", "must be 1 or more"),
         ("[promote]\nmax_dorp = 0.1", "max_drop"),
