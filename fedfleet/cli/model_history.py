@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from fedfleet.cli.documents import alias_document, registry_event_document
-from fedfleet.cli.model_arguments import Model, evaluation_of
+from fedfleet.cli.model_arguments import Model, evaluation_of, left_out
 from fedfleet.cli.output import (
     console,
     local_time,
@@ -110,13 +110,16 @@ def history(
             percent(evaluation_of(version).get("accuracy")),
             local_time(version.created_at_s),
         )
-    console().print(table)
+    out = console()
+    out.print(table)
+    if note := left_out(model, list(versions.values())):
+        out.print(note)
 
 
 def _what(event: pb.RegistryEvent, version: pb.Version) -> str:
     if event.kind == "alias":
         return f"{plain(event.alias)} names it"
-    if event.kind == "version":
+    if event.kind == "version" and version.number:
         return "made" if version.run_id else "imported"
     return plain(event.kind)
 

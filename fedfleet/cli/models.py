@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from fedfleet.cli.documents import alias_document, version_document
-from fedfleet.cli.model_arguments import Model, alias_names, evaluation_of
+from fedfleet.cli.model_arguments import Model, alias_names, evaluation_of, left_out
 from fedfleet.cli.output import (
     ago,
     console,
@@ -60,7 +60,11 @@ def list_versions(
             ago(version.created_at_s),
             alias_names(version, response.aliases[version.model].aliases),
         )
-    console().print(table if response.versions else "There is no version yet.")
+    out = console()
+    out.print(table if response.versions else "There is no version yet.")
+    for name in response.aliases if response.versions else ():
+        if note := left_out(name, [one for one in response.versions if one.model == name]):
+            out.print(note)
 
 
 def show(
@@ -134,10 +138,15 @@ def promote(
 def _origin(version: pb.Version) -> list[tuple[str, str]]:
     """How a version came about."""
     lineage: dict[str, Any] = json.loads(version.lineage_json or "{}")
-    software = lineage.pop("software", {})
     imported = lineage.pop("imported", None)
-    rows = [(name, _text(value)) for name, value in sorted(lineage.items())]
-    if software:
+    software = lineage.get("software")
+    is_table = isinstance(software, dict)  # what was imported may say anything
+    rows = [
+        (name, _text(value))
+        for name, value in sorted(lineage.items())
+        if not (is_table and name == "software")
+    ]
+    if isinstance(software, dict) and software:
         made_by = ", ".join(f"{name} {release}" for name, release in software.items())
         rows.append(("software", made_by))
     if imported is not None:

@@ -11,6 +11,10 @@ Norm = Literal["batch", "group", "layer", "none"]
 # The narrowest level of HeteroFL is a sixteenth; the widest keeps a recipe from filling a memory.
 MIN_WIDTH = 0.01
 MAX_WIDTH = 8.0
+# Of a stack of layers, and of the numbers in one: far more than devices train, and few enough that
+# a card from outside takes no core for long, and no product of two is out of range.
+MAX_LAYERS = 256
+MAX_UNITS = 1 << 20
 
 
 def _check_norm(norm: Norm, groups: int | None) -> None:
@@ -23,6 +27,12 @@ def _check_norm(norm: Norm, groups: int | None) -> None:
 def _check_width(width: float) -> None:
     if not MIN_WIDTH <= width <= MAX_WIDTH:
         raise ValueError(f"width = {width}: must be from {MIN_WIDTH} to {MAX_WIDTH}")
+
+
+def _check_from_one(options: Any, most: int, *names: str) -> None:
+    for name in names:
+        if not 1 <= getattr(options, name) <= most:
+            raise ValueError(f"{name} = {getattr(options, name)}: must be from 1 to {most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +52,8 @@ class CharLstmOptions:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        _check_from_one(self, MAX_UNITS, "embedding", "hidden")
+        _check_from_one(self, MAX_LAYERS, "layers")
         _check_width(self.width)
 
 
@@ -66,8 +75,7 @@ class CnnOptions:
     groups: int | None = None
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise ValueError(f"hidden = {self.hidden}: must be 1 or more")
+        _check_from_one(self, MAX_UNITS, "hidden")
         _check_width(self.width)
         _check_norm(self.norm, self.groups)
 
@@ -85,8 +93,13 @@ class MlpOptions:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        if any(units < 1 for units in self.hidden):
-            raise ValueError(f"hidden = {list(self.hidden)}: every layer needs 1 unit or more")
+        if len(self.hidden) > MAX_LAYERS:
+            raise ValueError(f"hidden: {len(self.hidden)} layers, at most {MAX_LAYERS} are allowed")
+        if not all(1 <= units <= MAX_UNITS for units in self.hidden):
+            given = list(self.hidden[:5])
+            raise ValueError(
+                f"hidden = {given}: every layer needs 1 unit or more, and has at most {MAX_UNITS}"
+            )
         _check_width(self.width)
 
 
@@ -138,8 +151,12 @@ class ResNetOptions:
     def __post_init__(self) -> None:
         _check_width(self.width)
         _check_norm(self.norm, self.groups)
-        if len(self.blocks) != 4 or any(count < 1 for count in self.blocks):
-            raise ValueError(f"blocks = {list(self.blocks)}: must be four numbers of 1 or more")
+        few = sum(self.blocks) <= MAX_LAYERS
+        if len(self.blocks) != 4 or min(self.blocks) < 1 or not few:
+            raise ValueError(
+                f"blocks = {list(self.blocks[:5])}: must be four numbers of 1 or more, together "
+                f"{MAX_LAYERS} or fewer"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,9 +212,8 @@ class VitOptions:
 
     def __post_init__(self) -> None:
         _check_width(self.width)
-        for name in ("patch", "dim", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        _check_from_one(self, MAX_UNITS, "patch", "dim", "heads")
+        _check_from_one(self, MAX_LAYERS, "depth")
         if self.dim % self.heads:
             raise ValueError(f"dim = {self.dim}: must be divisible by heads = {self.heads}")
 
@@ -234,3 +250,15 @@ class ModelConfig:
 
     architecture: str
     options: Any
+
+
+def layers_of(model: ModelConfig) -> int:
+    """How many layers its options ask for, each of one tensor or more; 0 where they do not say."""
+    options = model.options
+    if isinstance(options, CharLstmOptions):
+        return options.layers
+    if isinstance(options, MlpOptions):
+        return len(options.hidden)
+    if isinstance(options, ResNetOptions):
+        return sum(options.blocks)
+    return options.depth if isinstance(options, VitOptions) else 0

@@ -10,8 +10,10 @@ import numpy as np
 
 from fedfleet.errors import ChecksumMismatch, InvalidInput, SchemaMismatch
 from fedfleet.models.card import ModelCard
-from fedfleet.types import ModelState, Schema
+from fedfleet.models.config import layers_of
+from fedfleet.types import Evaluation, ModelState, Schema
 from fedfleet.v1 import control_service_pb2 as pb
+from fedfleet.wire.evaluations import evaluation_from_json
 from fedfleet.wire.limits import (
     MAX_ALIASES,
     MAX_CLASSES,
@@ -53,6 +55,8 @@ def offer_from_message(header: pb.ImportHeader) -> Offer:
     Raises:
         LimitExceeded, InvalidInput: it cannot be a version of ours.
         RecipeInvalid, UnknownModel: the card cannot be used here.
+        SchemaMismatch: its model has more layers than there are tensors, or other classes than
+            the evaluation.
     """
     check_count("bytes", header.size_bytes, MAX_IMPORT_BYTES)
     check_count("aliases", len(header.aliases), MAX_ALIASES)
@@ -60,13 +64,17 @@ def offer_from_message(header: pb.ImportHeader) -> Offer:
     check_size(schema, header.size_bytes)
     card = ModelCard.from_json(read_object("card", header.card_json))
     check_count("classes", len(card.classes), MAX_CLASSES)
+    check_layers(card, schema)
+    metrics = read_object("metrics", header.metrics_json or "{}")
+    if metrics.get("evaluation") is not None:
+        check_classes(card, evaluation_from_json(metrics["evaluation"]))
     return Offer(
         model=check_model_name(header.model),
         digest=check_digest(header.digest),
         size_bytes=header.size_bytes,
         schema=schema,
         card=card,
-        metrics=read_object("metrics", header.metrics_json or "{}"),
+        metrics=metrics,
         lineage=read_object("lineage", header.lineage_json or "{}"),
         aliases=tuple(dict.fromkeys(header.aliases)),
     )
@@ -79,6 +87,27 @@ def check_size(schema: Schema, size_bytes: int) -> None:
     if not values < size_bytes <= values + beside + _FILE_ROOM:
         raise InvalidInput(
             f"{size_bytes} bytes: a file of the schema's tensors has {values} and some for names"
+        )
+
+
+def check_layers(card: ModelCard, schema: Schema) -> None:
+    """Raises SchemaMismatch: building the model would take time that its tensors do not account
+    for.
+    """
+    layers = layers_of(card.model)
+    if layers > len(schema.params):
+        raise SchemaMismatch(
+            f"the card's model has {layers} layers, more than the weights have tensors "
+            f"({len(schema.params)})"
+        )
+
+
+def check_classes(card: ModelCard, evaluation: Evaluation) -> None:
+    """Raises SchemaMismatch: the evaluation is of another model."""
+    measured = len(evaluation.class_samples)
+    if measured != len(card.classes):
+        raise SchemaMismatch(
+            f"the evaluation is of {measured} classes, the card has {len(card.classes)}"
         )
 
 

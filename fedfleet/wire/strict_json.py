@@ -1,4 +1,4 @@
-"""JSON that comes from outside: its size and its form are checked, and every number is finite."""
+"""JSON that comes from outside: its size, depth and form are checked, every number is finite."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from fedfleet.wire.limits import (
     check_count,
 )
 
+# Levels of lists and objects, one inside the other: whoever reads it later calls itself for each.
+MAX_DEPTH = 32
+
 
 def read_json(what: str, text: str | bytes, most: int = MAX_JSON) -> Any:
     """The value of a JSON text. Any: whatever JSON can hold.
@@ -27,12 +30,14 @@ def read_json(what: str, text: str | bytes, most: int = MAX_JSON) -> Any:
 
     Raises:
         LimitExceeded: larger than that.
-        InvalidInput: no JSON, too deep, or a number that is not finite.
+        InvalidInput: no JSON, too deep, a number that is not finite, or a text that is no Unicode.
     """
     if len(text) > most:
         raise LimitExceeded(f"{what}: {len(text)} bytes, at most {most} are allowed")
     try:
-        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        _check_inside(value)
+        return value
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{what}: is no JSON that can be used: {error}"[:300]) from error
 
@@ -75,6 +80,22 @@ def _param(row: Any) -> ParamSpec:
     if kind not in [known.value for known in Kind]:
         raise InvalidInput(f"schema: {name[:64]!a}: the kind must be trainable, statistic, counter")
     return ParamSpec(name, tuple(shape), Kind(kind))
+
+
+def _check_inside(value: Any) -> None:
+    """Raises ValueError: too deep, or a text that no file and no message can hold."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        for one in level:
+            if isinstance(one, str):
+                one.encode()  # half of a surrogate pair cannot be
+        lists = [one for one in level if isinstance(one, list)]
+        objects = [one for one in level if isinstance(one, dict)]
+        level = [inner for one in lists for inner in one]
+        level += [inner for one in objects for pair in one.items() for inner in pair]
+        if not level:
+            return
+    raise ValueError(f"more than {MAX_DEPTH} levels")
 
 
 def _finite(text: str) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfleet.errors import AlreadyExists, InvalidInput, NotFound
-from fedfleet.types import Schema
+from fedfleet.types import ALIAS_RULE, Schema, is_alias
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.limits import (
     CHUNK_BYTES,
@@ -20,6 +20,7 @@ from fedfleet.wire.limits import (
     MAX_MESSAGE_BYTES,
     check_count,
     check_digest,
+    check_model_name,
 )
 from fedfleet.wire.offers import check_size, check_weights, check_whole
 from fedfleet.wire.strict_json import read_json, read_object, read_schema
@@ -164,7 +165,15 @@ def read_pieces(folder: Path) -> Iterator[bytes]:
 
 
 def import_header(exported: ExportedVersion, model: str, aliases: Iterable[str]) -> pb.ImportHeader:
-    """What a coordinator is told of a version that comes from a folder."""
+    """What a coordinator is told of a version that comes from a folder.
+
+    Raises:
+        InvalidInput: the model's name, or an alias, is none.
+    """
+    names = list(aliases)
+    for name in names:
+        if not is_alias(name):
+            raise InvalidInput(f"alias {name[:80]!r}: must be {ALIAS_RULE}")
     fields = exported.fields
     lineage = dict(fields["lineage"])
     kept = ("model", "version", "run_id", "round", "parent", "created_at_s", "signature")
@@ -172,14 +181,14 @@ def import_header(exported: ExportedVersion, model: str, aliases: Iterable[str])
     if "imported" in lineage:  # more than once
         came_from["imported"] = lineage["imported"]
     return pb.ImportHeader(
-        model=model,
+        model=check_model_name(model),
         digest=exported.digest,
         size_bytes=exported.size_bytes,
         schema_json=json.dumps(exported.schema.to_json()),
         card_json=json.dumps(fields["card"]),
         metrics_json=json.dumps(fields["metrics"]),
         lineage_json=json.dumps({**lineage, "imported": came_from}),
-        aliases=aliases,
+        aliases=names,
     )
 
 

@@ -19,9 +19,10 @@ from serving import CARD, publish
 from fedfleet.cli.main import main
 from fedfleet.identity.names import Role
 from fedfleet.identity.signing import Signer, verify
+from fedfleet.models.card import ModelCard
 from fedfleet.store.protocols import RunState, VersionRecord, manifest_of
 from fedfleet.training.state import initial_state
-from fedfleet.types import ModelState
+from fedfleet.types import Evaluation, ModelState, Schema
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.version_folder import (
     RECORD,
@@ -153,6 +154,23 @@ async def test_events_are_told_from_an_id_on_by_model(running: Running) -> None:
     assert await ask(model="other", limit=2) == others[:2]
     assert await ask(model="other", after_id=others[1].event_id) == others[2:]
     assert await ask(after_id=everything[-1].event_id) == []
+
+
+async def test_list_and_history_leave_the_oldest_out(running: Running, shell: Shell) -> None:
+    """Twenty megabytes of metrics do not fit into one message."""
+    metrics = {"text": "x" * 2_000_000, "traffic": {"pi": "x" * 2_000_000}}
+    for seed in range(1, 11):
+        publish(running.store, seed, metrics=metrics)
+
+    table = await shell("models", "list")
+    told = await shell("models", "history", "digits")
+    listed = (await shell("models", "list", "--json")).document["versions"]
+
+    assert [one["version"] for one in listed] == [10, 9, 8, 7, 6, 5, 4]
+    assert "digits: versions before 4 are left out" in table.out
+    assert "digits: versions before 4 are left out" in told.out
+    assert all("traffic" not in one["metrics"] for one in listed)
+    assert "imported" not in told.out
 
 
 # Rollback
@@ -359,6 +377,15 @@ def state_with(value: float) -> ModelState:
     return ModelState(state.schema, trainable, state.statistics, state.counters)
 
 
+EVALUATION = Evaluation(
+    samples=10,
+    loss_sum=5.0,
+    correct=10,
+    top5=10,
+    class_samples=(1,) * 10,
+    class_correct=(1,) * 10,
+    class_predicted=(1,) * 10,
+).to_json()
 STATE = initial_state(CARD, 3)
 DATA = encode_state(STATE)
 
@@ -370,7 +397,7 @@ def header_of(data: bytes = DATA, **changes: Any) -> pb.ImportHeader:
         "size_bytes": len(data),
         "schema_json": json.dumps(STATE.schema.to_json()),
         "card_json": json.dumps(CARD.to_json()),
-        "metrics_json": '{"evaluation": {"accuracy": 0.5}}',
+        "metrics_json": json.dumps({"evaluation": EVALUATION}),
         "lineage_json": '{"levels": {"a": 1.0}}',
     }
     return pb.ImportHeader(**{**values, **changes})
@@ -390,6 +417,10 @@ def renamed(name: str) -> bytes:
 
 def card_with(**changes: Any) -> str:
     return json.dumps({**CARD.to_json(), **changes})
+
+
+def deep_card(depth: int) -> str:
+    return card_with(architecture="vit", options={"depth": depth})
 
 
 def schema_with(index: int, **changes: Any) -> str:
@@ -437,7 +468,9 @@ REFUSED: dict[str, tuple[str, Callable[[], Iterator[pb.ImportVersionRequest]]]] 
     ),
     "another card": (
         "SCHEMA_MISMATCH",
-        lambda: requests_of(header_of(card_json=card_with(classes=["a", "b"])), DATA),
+        lambda: requests_of(
+            header_of(card_json=card_with(classes=["a", "b"]), metrics_json=""), DATA
+        ),
     ),
     "far too large": ("LIMIT_EXCEEDED", lambda: requests_of(header_of(size_bytes=1 << 40))),
     "larger than its tensors": (
@@ -468,6 +501,30 @@ REFUSED: dict[str, tuple[str, Callable[[], Iterator[pb.ImportVersionRequest]]]] 
     "metrics that are no table": (
         "INVALID_INPUT",
         lambda: requests_of(header_of(metrics_json="[]")),
+    ),
+    "an evaluation that is none": (
+        "INVALID_INPUT",
+        lambda: requests_of(header_of(metrics_json='{"evaluation": "x"}')),
+    ),
+    "an evaluation of another form": (
+        "INVALID_INPUT",
+        lambda: requests_of(header_of(metrics_json='{"evaluation": {"class_samples": 3}}')),
+    ),
+    "JSON that cannot be written again": (
+        "INVALID_INPUT",
+        lambda: requests_of(header_of(lineage_json='{"a":' + "[" * 960 + "]" * 960 + "}")),
+    ),
+    "a text that is no Unicode": (
+        "INVALID_INPUT",
+        lambda: requests_of(header_of(lineage_json='{"a": "\\ud800"}')),
+    ),
+    "a model far too deep": (
+        "RECIPE_INVALID",
+        lambda: requests_of(header_of(card_json=deep_card(10**4)), DATA),
+    ),
+    "a model deeper than its tensors": (
+        "SCHEMA_MISMATCH",
+        lambda: requests_of(header_of(card_json=deep_card(200)), DATA),
     ),
     "a metric that is no number": (
         "INVALID_INPUT",
@@ -520,6 +577,40 @@ async def test_import_that_was_cut_is_taken_up_again(running: Running) -> None:
     assert running.store.blobs.read(response.version.digest) == DATA
 
 
+async def test_two_imports_of_one_operator_do_not_end_each_other(running: Running) -> None:
+    other = encode_state(state_with(0.5))
+    headers = (header_of(model="first"), header_of(other, model="second"))
+    calls = []
+    for header in headers:
+        call = running.control.ImportVersion()
+        await call.write(pb.ImportVersionRequest(header=header))
+        await call.write(pb.ImportVersionRequest(chunk=DATA[:100]))
+        calls.append(call)
+    await until_refused("LIMIT_EXCEEDED", running)
+    for call, data in zip(calls, (DATA, other), strict=True):
+        await call.write(pb.ImportVersionRequest(chunk=data[100:]))
+        await call.done_writing()
+    versions = [(await call).version for call in calls]
+
+    assert [version.digest for version in versions] == [header.digest for header in headers]
+
+
+async def test_import_that_breaks_leaves_no_bytes(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error that is none of ours, as of a plug-in or a machine without memory."""
+
+    def broken(card: ModelCard) -> Schema:
+        raise MemoryError("none left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedfleet_coordinator.importing.schema_of_card", broken)
+        await raises_code("INTERNAL", running.control.ImportVersion(requests_of(header_of(), DATA)))
+
+    assert running.store.blobs.size(header_of().digest) is None
+    await running.control.ImportVersion(requests_of(header_of(), DATA))
+
+
 async def test_import_that_stalls_is_ended(tmp_path: Path) -> None:
     async with running_coordinator(tmp_path / "slow", stall_s=0.2) as running:
         for said in ([], [pb.ImportVersionRequest(header=header_of())]):
@@ -532,7 +623,7 @@ async def test_import_that_stalls_is_ended(tmp_path: Path) -> None:
 
 async def test_import_of_bytes_that_are_there_already_shares_them(running: Running) -> None:
     publish(running.store, 1, state=STATE)
-    broken = header_of(card_json=card_with(classes=["a", "b"]))
+    broken = header_of(card_json=card_with(classes=["a", "b"]), metrics_json="")
 
     await raises_code("SCHEMA_MISMATCH", running.control.ImportVersion(requests_of(broken, DATA)))
     await running.control.ImportVersion(requests_of(header_of(), DATA))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
-from fedfleet.errors import Conflict, FedFleetError, LimitExceeded, TransferInvalid
-from fedfleet.rpc.gate import caller
+from fedfleet.errors import Conflict, LimitExceeded, TransferInvalid
 from fedfleet.store.protocols import BlobWriter, RunState, VersionRecord, check_alias
 from fedfleet.training.card_schema import schema_of_card
 from fedfleet.v1 import control_service_pb2 as pb
@@ -34,7 +33,8 @@ class Importing:
         self._around = around
         self._store, self._executors = around.store, around.executors
         self._stall_s = stall_s
-        self._running = 0
+        self._free = set(range(MAX_IMPORTS))
+        self._coming: list[str] = []  # digests of what is being imported
 
     async def take(self, requests: AsyncIterator[pb.ImportVersionRequest]) -> VersionRecord:
         """Receive one version and enter it.
@@ -44,7 +44,7 @@ class Importing:
             ChecksumMismatch, SchemaMismatch: what came is no version that can be used here.
             Conflict: a run is making versions of this model.
         """
-        with self._one():
+        with self._place() as place:
             first = await next_message(requests, self._stall_s)
             if first is None or first.WhichOneof("part") != "header":
                 raise TransferInvalid("the first message of an import must be its header")
@@ -54,32 +54,47 @@ class Importing:
             for alias in offer.aliases:
                 check_alias(alias)
             await self._executors.io(lambda: self._check_idle(offer.model))
-            blobs, digest = self._store.blobs, offer.digest
-            was_there = await self._executors.io(lambda: blobs.size(digest)) is not None
-            await self._receive(offer, requests)
-            try:
-                return await self._enter(offer)
-            except FedFleetError:
-                if not was_there:
-                    await self._executors.io(lambda: self._forget(digest))
-                raise
+            was_there = await self._executors.io(lambda: self._is_there(offer.digest))
+            async with self._forgetting(offer.digest, was_there=was_there):
+                await self._receive(offer, requests, place)
+                return await self._enter(offer, was_there=was_there)
 
     @contextmanager
-    def _one(self) -> Iterator[None]:
-        if self._running >= MAX_IMPORTS:
+    def _place(self) -> Iterator[int]:
+        if not self._free:
             raise LimitExceeded(f"{MAX_IMPORTS} versions are being imported; try again later")
-        self._running += 1
+        place = min(self._free)
+        self._free.remove(place)
+        try:
+            yield place
+        finally:
+            self._free.add(place)
+
+    def _is_there(self, digest: str) -> bool:
+        """Whether bytes are there that no import has just brought."""
+        return digest not in self._coming and self._store.blobs.size(digest) is not None
+
+    @asynccontextmanager
+    async def _forgetting(self, digest: str, *, was_there: bool) -> AsyncIterator[None]:
+        """Let go of the bytes when the body fails, however it does: no version names them."""
+        self._coming.append(digest)
+        is_done = False
         try:
             yield
+            is_done = True
         finally:
-            self._running -= 1
+            self._coming.remove(digest)
+            # Whoever else is at work on the same bytes lets go of them, or enters them: another
+            # import, or the deed that goes on when its caller has gone away.
+            if not is_done and not was_there and digest not in self._coming:
+                await self._executors.io(lambda: self._forget(digest))
 
     async def _receive(
-        self, offer: Offer, requests: AsyncIterator[pb.ImportVersionRequest]
+        self, offer: Offer, requests: AsyncIterator[pb.ImportVersionRequest], place: int
     ) -> None:
         """Store the bytes; those that an import which was cut has left are not stored twice."""
-        identity = caller()
-        key = f"import {identity.text if identity else 'local'}"
+        # A key holds what was begun last, and whoever takes it ends that: one for each place.
+        key = f"import {place}"
         blobs = self._store.blobs
         writer = await self._executors.io(lambda: blobs.writer(offer.digest, offer.size_bytes, key))
         try:
@@ -94,10 +109,11 @@ class Importing:
         finally:
             await self._executors.io(writer.close)
 
-    async def _enter(self, offer: Offer) -> VersionRecord:
+    async def _enter(self, offer: Offer, *, was_there: bool) -> VersionRecord:
         async def work() -> VersionRecord:
-            await self._executors.compute(lambda: self._check(offer))
-            return await self._executors.io(lambda: self._add(offer))
+            async with self._forgetting(offer.digest, was_there=was_there):
+                await self._check(offer)
+                return await self._executors.io(lambda: self._add(offer))
 
         return await self._around.trail.act(
             "import_version",
@@ -108,10 +124,16 @@ class Importing:
             aliases=list(offer.aliases),
         )
 
-    def _check(self, offer: Offer) -> None:
-        """Hold the bytes to the schema, and the schema to the card."""
-        check_model(schema_of_card(offer.card), offer.schema)
-        check_weights(offer.schema, self._store.blobs.read(offer.digest))
+    async def _check(self, offer: Offer) -> None:
+        """Hold the schema to the card, and the bytes to the schema."""
+        # Where versions are made: a network is built with torch's global generator, which is one
+        # for all threads. The weights take longest, and are not to hold up a round.
+        built = await self._executors.compute(lambda: schema_of_card(offer.card))
+        check_model(built, offer.schema)
+        blobs = self._store.blobs
+        await self._executors.compute_aside(
+            lambda: check_weights(offer.schema, blobs.read(offer.digest))
+        )
 
     def _check_idle(self, model: str) -> None:
         """Raises Conflict: a run would find its next version's number taken."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from fedfleet.store.protocols import (
@@ -28,6 +30,10 @@ RUN_STATES: Mapping[RunState, pb.RunState.ValueType] = {
     RunState.FAILED: pb.RUN_STATE_FAILED,
     RunState.STOPPED: pb.RUN_STATE_STOPPED,
 }
+
+# Of a version's metrics, what a list leaves out: it says something for each worker of the round.
+_UNLISTED = frozenset({"traffic", "workers"})
+_FIELD_BYTES = 6  # before a message that is part of another: which one it is, and its length
 
 
 def run_message(run: RunRecord) -> pb.Run:
@@ -73,6 +79,37 @@ def version_message(version: VersionRecord) -> pb.Version:
         lineage_json=json.dumps(dict(version.lineage)),
         retired_at_s=version.retired_at_s or 0.0,
     )
+
+
+def listed_version_message(version: VersionRecord) -> pb.Version:
+    """The message without what grows with the fleet and what a list does not show."""
+    metrics = {name: value for name, value in version.metrics.items() if name not in _UNLISTED}
+    evaluation = metrics.get("evaluation")
+    if isinstance(evaluation, Mapping):
+        metrics["evaluation"] = {
+            name: value for name, value in evaluation.items() if name != "confusion"
+        }
+    return version_message(replace(version, metrics=metrics))
+
+
+def newest_messages(versions: Mapping[str, Iterable[VersionRecord]], most: int) -> list[pb.Version]:
+    """The newest versions of every model that fit into so many bytes, by model, newest first.
+
+    Args:
+        versions: of each model, newest first.
+    """
+    found: dict[str, list[pb.Version]] = {model: [] for model in versions}
+    room = most
+    for rank in zip_longest(*versions.values()):
+        for version in rank:
+            if version is None:
+                continue
+            message = listed_version_message(version)
+            room -= message.ByteSize() + _FIELD_BYTES
+            if room < 0:
+                return [one for of_model in found.values() for one in of_model]
+            found[version.model].append(message)
+    return [one for of_model in found.values() for one in of_model]
 
 
 def alias_messages(aliases: Mapping[str, AliasRecord]) -> list[pb.Alias]:

@@ -10,7 +10,7 @@ from fedfleet.rpc.server import Context
 from fedfleet.store.alias_history import version_before
 from fedfleet.store.protocols import AliasRecord, RegistryEvent, VersionRecord, resolve
 from fedfleet.v1 import control_service_pb2 as pb
-from fedfleet.wire.limits import CHUNK_BYTES, MAX_NAME, STALL_S
+from fedfleet.wire.limits import CHUNK_BYTES, MAX_MESSAGE_BYTES, MAX_NAME, STALL_S
 from fedfleet_coordinator.access_desk import AccessDesk
 from fedfleet_coordinator.driver import LATEST
 from fedfleet_coordinator.importing import Importing
@@ -18,6 +18,7 @@ from fedfleet_coordinator.issuing import Issuing
 from fedfleet_coordinator.messages import (
     alias_message,
     alias_messages,
+    newest_messages,
     registry_event_message,
     version_message,
 )
@@ -26,6 +27,8 @@ from fedfleet_coordinator.surroundings import Surroundings
 
 MAX_EXPORTS = 8
 MAX_EVENTS = 1000
+# Of the versions that a list tells; the rest of a message is for the aliases.
+MAX_LISTED_BYTES = MAX_MESSAGE_BYTES - (2 << 20)
 
 
 class RegistryDesk(AccessDesk):
@@ -50,9 +53,10 @@ class RegistryDesk(AccessDesk):
 
     def _list_versions(self, model: str) -> pb.ListVersionsResponse:
         registry = self._store.registry
-        response = pb.ListVersionsResponse()
-        for name in [model] if model else registry.models():
-            response.versions.extend(version_message(v) for v in registry.versions(name))
+        names = [model] if model else registry.models()
+        versions = {name: registry.versions(name) for name in names}
+        response = pb.ListVersionsResponse(versions=newest_messages(versions, MAX_LISTED_BYTES))
+        for name in names:
             response.aliases[name].aliases.extend(alias_messages(registry.aliases(name)))
         return response
 

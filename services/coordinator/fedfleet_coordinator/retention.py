@@ -73,20 +73,41 @@ class Retention:
 def retirable(store: Store, model: str, keep: int) -> list[VersionRecord]:
     """The versions beyond the newest ones that nobody needs, in order; blocks.
 
-    Those of a run that goes on are left to ``Retention``, which knows what that run lives on.
+    With those that are retired and whose bytes are still there, as whoever retired them was killed
+    before the end. Those of a run that goes on are left to ``Retention``, which knows what that
+    run lives on.
     """
     registry = store.registry
     named = {alias.number for alias in registry.aliases(model).values()}
     going = {run.run_id for run in store.journal.runs() if not run.state.final}
     last = registry.newest_number(model) - keep
+    open_ = [one for one in reversed(registry.versions(model)) if one.run_id not in going]
+    left = {one.number for one in _left(store, open_)}
     return [
         version
-        for version in reversed(registry.versions(model))
-        if version.number <= last
-        and version.number not in named
-        and version.run_id not in going
-        and version.retired_at_s is None
+        for version in open_
+        if version.number in left
+        or (version.retired_at_s is None and version.number <= last and version.number not in named)
     ]
+
+
+def _left(store: Store, versions: Iterable[VersionRecord]) -> list[VersionRecord]:
+    """The retired ones whose bytes are there, and are those of no version that is not retired."""
+    registry, blobs = store.registry, store.blobs
+    left = [
+        version
+        for version in versions
+        if version.retired_at_s is not None and blobs.size(version.digest) is not None
+    ]
+    if not left:
+        return []
+    used = {
+        version.digest
+        for model in registry.models()
+        for version in registry.versions(model)
+        if version.retired_at_s is None
+    }
+    return [version for version in left if version.digest not in used]
 
 
 def retire_all(store: Store, versions: Iterable[VersionRecord]) -> list[VersionRecord]:
@@ -95,5 +116,7 @@ def retire_all(store: Store, versions: Iterable[VersionRecord]) -> list[VersionR
     for version in versions:
         with suppress(Conflict):
             store.registry.retire(version.model, version.number, time.time())
-            retired.append(version)
+            # The bytes of one that was retired before may be needed by something else by now.
+            if version.retired_at_s is None or store.blobs.size(version.digest) is None:
+                retired.append(version)
     return retired

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
+from contract.store.builders import an_import
+
+from fedfleet.store.protocols import VersionRecord
+from fedfleet.v1 import control_service_pb2 as control_pb
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet_coordinator.fleet import Known, Session
-from fedfleet_coordinator.messages import worker_message
+from fedfleet_coordinator.messages import newest_messages, worker_message
 from fedfleet_coordinator.standings import Part
 from fedfleet_coordinator.traffic import Moved
 
@@ -35,3 +42,39 @@ def test_worker_message_of_an_idle_worker_names_no_assignment() -> None:
 
     assert message.assignment_id == ""
     assert not message.HasField("heartbeat")
+
+
+def a_version(model: str, number: int, **metrics: object) -> VersionRecord:
+    return replace(an_import(number, b"x", model=model), metrics=metrics)
+
+
+def test_list_leaves_out_what_grows_with_the_fleet() -> None:
+    evaluation = {"accuracy": 0.5, "confusion": [[1, 0], [0, 1]]}
+    version = a_version(
+        "a", 1, updates=2, workers=["pi"], traffic={"pi": {"up": 1}}, evaluation=evaluation
+    )
+
+    (message,) = newest_messages({"a": [version]}, 1 << 20)
+    (other,) = newest_messages({"b": [a_version("b", 1, evaluation=None)]}, 1 << 20)
+
+    assert json.loads(message.metrics_json) == {"updates": 2, "evaluation": {"accuracy": 0.5}}
+    assert json.loads(other.metrics_json) == {"evaluation": None}
+
+
+def test_list_leaves_out_the_oldest_of_every_model() -> None:
+    versions = {
+        "a": [a_version("a", number, text="x" * 900) for number in (3, 2, 1)],
+        "b": [a_version("b", 1, text="x" * 900)],
+        "none": [],
+    }
+    room = control_pb.ListVersionsResponse(versions=newest_messages(versions, 1 << 20)).ByteSize()
+
+    def listed(most: int) -> list[tuple[str, int]]:
+        found = newest_messages(versions, most)
+        assert control_pb.ListVersionsResponse(versions=found).ByteSize() <= most
+        return [(one.model, one.number) for one in found]
+
+    assert listed(1 << 20) == [("a", 3), ("a", 2), ("a", 1), ("b", 1)]
+    assert listed(room - 10) == [("a", 3), ("a", 2), ("b", 1)]
+    assert listed(room // 2 + 20) == [("a", 3), ("b", 1)]
+    assert listed(10) == []

@@ -63,6 +63,30 @@ def test_bytes_that_a_killed_process_left_are_deleted_by_the_next(store: Store) 
     assert store.blobs.size(old.digest) is None
 
 
+def test_retiring_by_hand_deletes_what_a_killed_process_left(store: Store) -> None:
+    for count, data in enumerate((b"1", b"shared", b"3", b"4"), 1):
+        store.blobs.put(data)
+        store.registry.add(an_import(count, data))
+    model = store.registry.models()[0]
+    twin = an_import(1, b"shared", model="twin")
+    store.registry.add(twin)
+    for number, data in ((1, b"1"), (2, b"shared")):
+        store.registry.retire(model, number, 50.5)
+        store.blobs.put(data)
+    before = store.registry.events()
+
+    said = retirable(store, model, 4)
+    done = retire_all(store, said)
+
+    assert [version.number for version in said] == [1]
+    assert done == said
+    assert store.blobs.size(said[0].digest) is None
+    assert store.blobs.size(twin.digest) is not None
+    assert retirable(store, model, 4) == []
+    assert store.registry.events() == before
+    assert retire_all(store, [store.registry.version(model, 2)]) == []
+
+
 @settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

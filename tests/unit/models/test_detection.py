@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedfleet.errors import RecipeInvalid
+from fedfleet.models import detection
 from fedfleet.models.anchors import BoxRows
 from fedfleet.models.card import ModelCard
 from fedfleet.models.config import CnnOptions, ModelConfig, SsdTinyOptions
@@ -163,6 +165,27 @@ def test_answer_names_one_box_once_and_the_surest_first() -> None:
     assert len(decode_answer(CARD, answer, iou=0.99)) == 4
     assert len(decode_answer(CARD, answer, most=2)) == 2
     assert len(decode_answer(CARD, answer, score=0.65)) == 2
+
+
+def test_answer_of_every_score_lets_so_many_compete_and_loses_none_of_the_surest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(3)
+    card = replace(CARD, classes=tuple(f"thing {number}" for number in range(90)))
+    answer = rng.normal(0, 1, (ANCHORS, 4 + 1 + 90)).astype(np.float32)
+    competed: list[int] = []
+
+    def counted(boxes: BoxRows, labels: Any, iou: float) -> list[int]:
+        competed.append(len(boxes))
+        return suppress(boxes, labels, iou)
+
+    monkeypatch.setattr(detection, "suppress", counted)
+    found = decode_answer(card, answer, score=0.0, most=20)
+    monkeypatch.setattr(detection, "_MOST_COMPETING", 10**9)
+    of_all = decode_answer(card, answer, score=0.0, most=20)
+
+    assert found == of_all
+    assert competed == [1000, ANCHORS * 90]
 
 
 def test_boxes_are_cut_at_the_image() -> None:

@@ -136,7 +136,7 @@ def test_resnet18_with_preactivation_learns_from_a_batch(make_card, norm):
     assert losses[-1] < losses[0] - 0.1
 
 
-@pytest.mark.parametrize("blocks", [(2, 2, 2), (2, 2, 2, 0), (1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("blocks", [(2, 2, 2), (2, 2, 2, 0), (1, 1, 1, 1, 1), (), (254, 1, 1, 1)])
 def test_resnet18_refuses_blocks_of_other_than_four_stages(blocks):
-    with pytest.raises(ValueError, match="must be four numbers of 1 or more"):
+    with pytest.raises(ValueError, match="four numbers of 1 or more, together 256 or fewer"):
         ResNetOptions(blocks=blocks)

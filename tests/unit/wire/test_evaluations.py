@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,11 @@ from hypothesis import strategies as st
 from fedfleet.errors import FedFleetError
 from fedfleet.types import Evaluation
 from fedfleet.v1 import types_pb2 as pb
-from fedfleet.wire.evaluations import evaluation_from_message, evaluation_to_message
+from fedfleet.wire.evaluations import (
+    evaluation_from_json,
+    evaluation_from_message,
+    evaluation_to_message,
+)
 from fedfleet.wire.limits import MAX_CLASSES
 
 
@@ -35,6 +41,11 @@ def test_evaluation_survives_the_wire(evaluation: Evaluation) -> None:
     sent = evaluation_to_message(evaluation).SerializeToString()
 
     assert evaluation_from_message(pb.Evaluation.FromString(sent)) == evaluation
+
+
+@given(evaluations())
+def test_evaluation_of_a_record_is_read_as_it_was_written(evaluation: Evaluation) -> None:
+    assert evaluation_from_json(json.loads(json.dumps(evaluation.to_json()))) == evaluation
 
 
 def message(**changes: object) -> pb.Evaluation:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedfleet.errors import FedFleetError, InvalidInput, LimitExceeded
 from fedfleet.types import Kind, ParamSpec, Schema
 from fedfleet.wire.limits import MAX_DIMENSIONS, MAX_TENSORS
-from fedfleet.wire.strict_json import read_json, read_object, read_schema
+from fedfleet.wire.strict_json import MAX_DEPTH, read_json, read_object, read_schema
 
 SCHEMAS = st.lists(
     st.builds(
@@ -50,6 +50,21 @@ def test_json_that_nothing_can_use_is_refused_in_a_line(text: str) -> None:
         read_json("metrics", text)
 
     assert len(caught.value.message) <= 300
+
+
+def test_depth_that_is_allowed_can_be_written_again() -> None:
+    text = '{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH
+
+    assert json.dumps(read_json("metrics", text), separators=(",", ":")) == text
+    for deeper in (f"[{text}]", f'{{"a":{text}}}', "[" * 500 + "]" * 500):
+        with pytest.raises(InvalidInput, match="more than 32 levels"):
+            read_json("metrics", deeper)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '{"\\ud800": 1}', '[{"a": ["\\udfff"]}]'])
+def test_text_that_no_message_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="metrics"):
+        read_json("metrics", text)
 
 
 def test_json_is_bounded_before_it_is_parsed() -> None:

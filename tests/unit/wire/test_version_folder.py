@@ -118,6 +118,18 @@ def test_header_says_where_a_version_comes_from(tmp_path: Path) -> None:
     assert (header.model, list(header.aliases)) == ("bought", ["candidate"])
 
 
+@pytest.mark.parametrize("model", ["\ud800", "", "../x", "Digits"])
+def test_header_is_for_a_model_that_can_be(tmp_path: Path, model: str) -> None:
+    with pytest.raises(InvalidInput, match="model"):
+        import_header(written(tmp_path / "out"), model, ())
+
+
+@pytest.mark.parametrize("alias", ["\udcff", "7", "prod eu"])
+def test_header_names_aliases_that_can_be(tmp_path: Path, alias: str) -> None:
+    with pytest.raises(InvalidInput, match="alias"):
+        import_header(written(tmp_path / "out"), "bought", ("fine", alias))
+
+
 @pytest.mark.parametrize("bytes_lost", [1, -1])
 def test_bytes_that_do_not_come_whole_leave_nothing(tmp_path: Path, bytes_lost: int) -> None:
     version, data = exported(a_state())
