@@ -36,7 +36,8 @@ demo: setup ## Train on four worker processes, serve the model, ask it, stop.
 	@$(BIN)/fedfleet up --once
 
 # The suite runs in two processes, side by side: most of these tests wait more than they work.
-BESIDE := tests/links tests/attacks tests/durability tests/contract $(addprefix tests/integration/test_,\
+BESIDE := tests/links tests/attacks tests/durability tests/contract tests/e2e \
+	tests/integration/cameras $(addprefix tests/integration/test_,\
 	guest.py vanishing.py semi_synchronous.py resting_fleet.py standby.py enrolment.py drain.py \
 	redis_away.py)
 

@@ -147,7 +147,7 @@ async def test_observer_may_change_nothing_and_an_operator_is_no_worker(tmp_path
     async with besieged(tmp_path) as siege:
         observer = issued(tmp_path / "ca", "anna", Role.OBSERVER)
         changing = [m for m in methods(CONTROL) if Role.OBSERVER not in ROLES[m]]
-        assert len(changing) == 9
+        assert len(changing) == 12
         async with siege.running.seen_by(observer) as seen:
             for method in [*changing, *methods("/fedfleet.v1.FederationService/")]:
                 await refused("NOT_ALLOWED", raw_call(seen, method))
