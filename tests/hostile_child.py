@@ -10,8 +10,13 @@ import signal
 import sys
 import time
 
+import numpy as np
+
+from fedfleet_inference_api.cameras.ring import Picture, Ring
+from fedfleet_inference_api.cameras.spec import parse_spec
+
 how = sys.argv[1]
-sys.stdin.buffer.readline()
+line = sys.stdin.buffer.readline()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if how == "nonsense":
     os.write(1, b"nonsense\n")
@@ -24,6 +29,21 @@ if how == "frames-that-are-not-there":
     for sequence in range(1, 100_000):
         os.write(1, b'{"sequence": %d}\n' % sequence)
         time.sleep(0.01)
+if how == "flood-of-frames":
+    for sequence in range(1, 1 << 40, 400):
+        os.write(1, b"".join(b'{"sequence": %d}\n' % (sequence + i) for i in range(400)))
+if how == "flood-of-faults":
+    while True:
+        os.write(1, b'{"fault": "x"}\n' * 1000)
+if how in ("ring-number", "ring-time"):
+    spec = parse_spec(line)
+    ring, pixels = Ring(spec.ring_fd, spec.max_side), np.zeros((8, 8, 3), np.uint8)
+    at_s, first = time.time(), 1 << 40
+    if how == "ring-time":
+        at_s, first = at_s + 1e6, 0
+    for sequence in (first, 1):
+        ring.write(Picture(sequence=sequence, at_s=at_s, media_s=None, pixels=pixels))
+    os.write(1, b'{"sequence": 1}\n')
 if how == "silence":
     os.close(1)
 time.sleep(600)

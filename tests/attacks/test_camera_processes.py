@@ -6,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from filming import camera, eventually, filming
+from filming import PATIENCE_S, camera, eventually, filming
 
 from fedfleet_inference_api.cameras import process
 from fedfleet_inference_api.cameras.seen import CameraCode, CameraState
@@ -14,14 +14,21 @@ from fedfleet_inference_api.cameras.seen import CameraCode, CameraState
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize("how", ["nonsense", "endless", "last-number"])
-def test_process_that_tells_nonsense_is_killed(monkeypatch, how):
+@pytest.mark.parametrize(
+    "how", ["nonsense", "endless", "last-number", "flood-of-frames", "flood-of-faults"]
+)
+def test_process_that_tells_nonsense_is_killed(monkeypatch, caplog, how):
     monkeypatch.setattr(process, "MODULE", "hostile_child")
     before = psutil.Process().memory_info().rss
 
     with filming(camera(how, "rtsp://127.0.0.1:1/")) as film:
         film.until(how, CameraState.BACKOFF, CameraCode.FAILED)
 
+    starts = 1 + sum(
+        record.message == "camera_process_speaks_nonsense" for record in caplog.records
+    )
+    faults = sum(record.message == "camera_process_failed" for record in caplog.records)
+    assert faults <= starts, "it fills no log"
     assert psutil.Process().memory_info().rss - before < 64 * MIB
 
 
@@ -39,3 +46,23 @@ def test_process_that_tells_of_frames_and_has_none_keeps_nobody_waiting(monkeypa
     assert frame is None
     assert 0.4 < took_s < 5.0
     eventually(lambda: not psutil.pid_exists(pid), "it ignores SIGTERM, and must go all the same")
+
+
+def test_frame_that_was_not_told_of_hides_no_other(monkeypatch):
+    monkeypatch.setattr(process, "MODULE", "hostile_child")
+
+    with filming(camera("ring-number", "rtsp://127.0.0.1:1/")) as film:
+        frame = film.cameras.wait("ring-number", 0, PATIENCE_S)
+
+    assert frame is not None
+    assert frame.sequence == 1
+
+
+def test_frame_of_another_time_is_not_shown(monkeypatch):
+    monkeypatch.setattr(process, "MODULE", "hostile_child")
+
+    with filming(camera("ring-time", "rtsp://127.0.0.1:1/")) as film:
+        film.until("ring-time", CameraState.STREAMING, CameraCode.NONE)
+        frame = film.cameras.newest("ring-time")
+
+    assert frame is None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -280,6 +281,43 @@ async def test_host_that_is_slow_is_left_and_so_many_are_asked_at_once(internet,
     codes = sorted(error.code for error in found if isinstance(error, FedFleetError))
     assert codes == ["IMAGE_URL_FAILED"] * MAX_FETCHES + ["UNAVAILABLE"] * 2
     assert fetcher._fetches == 0
+
+
+async def test_names_that_nobody_answers_for_keep_no_thread_from_others(monkeypatch):
+    release, ended = threading.Event(), threading.Semaphore(0)
+
+    def held(*_: object, **__: object) -> object:
+        """A resolver whose server is silent; it cannot be ended from outside."""
+        release.wait()
+        ended.release()
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", held)
+    fetcher = ImageUrls(parse_hosts("public"), MAX_BYTES, timeout_s=0.2)
+    url = f"https://{HOST}/image.png"
+    try:
+        slow = await asyncio.gather(
+            *(fetcher.fetch(url) for _ in range(MAX_FETCHES)), return_exceptions=True
+        )
+        beyond = await asyncio.gather(fetcher.fetch(url), return_exceptions=True)
+        threads = [thread for thread in threading.enumerate() if thread.name == "image-url-names"]
+        others = await asyncio.gather(
+            *(asyncio.to_thread(int, number) for number in range(MAX_FETCHES))
+        )
+    finally:
+        release.set()
+        for _ in range(MAX_FETCHES):
+            await asyncio.to_thread(ended.acquire)
+    for thread in threads:
+        thread.join()
+    after = await refusal(fetcher, url)
+
+    assert [error.code for error in slow] == ["IMAGE_URL_FAILED"] * MAX_FETCHES
+    assert [error.code for error in beyond] == ["UNAVAILABLE"]  # theirs have not ended
+    assert len(threads) == MAX_FETCHES
+    assert all(thread.daemon for thread in threads)  # the end of the process does not wait for them
+    assert others == list(range(MAX_FETCHES))
+    assert after.code == "IMAGE_URL_FAILED"
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from fedfleet.errors import InvalidInput
 from fedfleet_inference_api.answers import ErrorAnswer
+from fedfleet_inference_api.aside import Aside
 from fedfleet_inference_api.camera_answers import CameraAnswer, CameraIn, CamerasAnswer
 from fedfleet_inference_api.cameras.config import camera_from_json
 from fedfleet_inference_api.cameras.station import Station
@@ -22,10 +23,15 @@ Name = Annotated[str, Path(max_length=64)]
 Width = Annotated[int | None, Query(ge=16, le=4096, description="of the picture in pixels")]
 
 MAX_BYTES = 64 * 1024
+# At once: each waits for the resolver, and some answer after half a minute only.
+MOST_ADDING = 4
 BOUNDARY = b"--frame\r\n"
 MJPEG = "multipart/x-mixed-replace; boundary=frame"
 # A picture again though nothing changed: so a caller that is gone without a word is noticed.
 REPEAT_S = 10.0
+# Instead, while there is none: one more line among the first part's headers, which nobody reads.
+# (An empty one would end them, and the first picture be lost.)
+_WAITING = b"x-waiting: 1\r\n"
 _PICTURE_HEADERS = {"cache-control": "no-store", "cross-origin-resource-policy": "same-origin"}
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -46,6 +52,7 @@ _LIVE: dict[int | str, dict[str, Any]] = {200: {"content": {"multipart/x-mixed-r
 
 def camera_router(station: Station) -> APIRouter:
     router = APIRouter(tags=["cameras"], responses=ERRORS)
+    adding = Aside("adding-camera", MOST_ADDING)
 
     @router.get("/cameras")
     async def cameras() -> CamerasAnswer:
@@ -56,7 +63,7 @@ def camera_router(station: Station) -> APIRouter:
     async def add(request: Request) -> CameraAnswer:
         """Add a camera within the allowed networks; it is forgotten when the service stops."""
         camera = camera_from_json(await _read_json(request))
-        await asyncio.to_thread(station.add, camera)
+        await adding.run(lambda: station.add(camera))
         return _answer(station, camera.name)
 
     @router.get("/cameras/{name}")
@@ -121,6 +128,8 @@ async def _parts(watch: Watch) -> AsyncIterator[bytes]:
     last = None
     while not watch.is_over:
         last = await watch.next(REPEAT_S) or last
-        if last is not None and not watch.is_over:
+        if last is None and not watch.is_over:
+            yield _WAITING
+        elif last is not None and not watch.is_over:
             head = f"content-type: image/jpeg\r\ncontent-length: {len(last.jpeg)}\r\n\r\n"
             yield head.encode() + last.jpeg + b"\r\n" + BOUNDARY

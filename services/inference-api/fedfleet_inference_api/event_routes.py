@@ -24,6 +24,7 @@ HEARTBEAT_S = 15.0
 RETRY_MS = 2000
 MOST_FILTERS = 64
 LARGEST_ID = 2**53 - 1  # what JavaScript can hold
+MOST_DIGITS = len(str(LARGEST_ID))
 GOING_AWAY, POLICY = 1001, 1008
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -126,7 +127,9 @@ def read_wish(query: QueryParams) -> Wish:
 
 def _number(query: QueryParams, name: str) -> int:
     text = query[name]
-    if not (text.isascii() and text.isdigit()) or int(text[:20]) > LARGEST_ID:
+    # The length first: int() gives up at some thousand digits, also where they are zeros.
+    is_number = len(text) <= MOST_DIGITS and text.isascii() and text.isdigit()
+    if not is_number or int(text) > LARGEST_ID:
         raise InvalidInput(f"{name} = {text[:50]!r}: must be a whole number, 0 or more")
     return int(text)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
+import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from functools import partial
 
@@ -13,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fedfleet.errors import FedFleetError, LimitExceeded, NotAllowed, NotFound, Unauthenticated
 from fedfleet.identity.tokens import split_key
+from fedfleet.rpc.exposure import is_loopback
 from fedfleet.store.access import KeyRecord
 from fedfleet_inference_api import scopes
 from fedfleet_inference_api.answers import HEADERS, error_response
@@ -33,6 +36,7 @@ FAILURES_PER_S = 0.5
 MOST_GOOD = 4096
 # Before a key among the subprotocols that a WebSocket offers.
 KEY_PROTOCOL = "key."
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d*)?")
 
 
 class _Refused(Exception):
@@ -56,6 +60,9 @@ class Guard:
         self._keys = keys
         self._metrics = metrics
         self._trusted = config.trusted_proxies
+        # Only where it is loopback that keeps others out: elsewhere they need no such trick.
+        is_open = keys is None and is_loopback(config.host)
+        self._own_names = {"localhost", config.host.strip("[]").lower()} if is_open else None
         self._addresses = Buckets(config.limit_per_s, config.burst)
         self._by_key = Buckets(config.limit_per_s, config.burst)
         self._failures = Buckets(FAILURES_PER_S, FAILURES_BURST)
@@ -86,6 +93,8 @@ class Guard:
         if not scope["path"].isprintable():
             # The framework's patterns take a line break at a path's end, the table's do not.
             raise _Refused(NotFound("there is nothing at this path"), {})
+        if self._own_names is not None:
+            _check_host(scope, self._own_names)
         route = scopes.route_of(scope.get("method", scopes.WEBSOCKET), scope["path"])
         if route in scopes.UNLIMITED:
             return
@@ -142,6 +151,35 @@ async def _still_allowed(keys: KeyRing, text: str, wanted: tuple[Enum, ...]) -> 
     except FedFleetError:  # revoked, ended, or nobody can say
         return False
     return not wanted or bool(set(wanted) & set(record.scopes))
+
+
+def _check_host(scope: Scope, own_names: Collection[str]) -> None:
+    """Let no page read here under a name of its own, which it has led to this machine since.
+
+    To its reader's browser such a page and this service are one host, so nothing else keeps it
+    from what is answered here without a key (DNS rebinding). An address is no such name.
+    """
+    for name, value in scope["headers"]:
+        if name != b"host":
+            continue
+        host = _HOST.fullmatch(value.decode("latin-1").lower())
+        bare = host["name"].strip("[]").rstrip(".") if host else ""
+        if bare not in own_names and not _is_address(bare):
+            raise _Refused(
+                NotAllowed(
+                    "callers need no key here, so the Host must be an address or localhost: ask by "
+                    "one of these, or set FEDFLEET_REST_AUTH=on"
+                ),
+                {},
+            )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_origin(scope: Scope) -> None:

@@ -73,13 +73,13 @@ def test_no_frame_is_torn_however_fast_the_writer_is():
 class SlowRing(Ring):
     """Reads a frame, lets the writer go on for long, and reads it again."""
 
-    def _read(self, slot: int, after: int) -> Picture | None:
-        first = super()._read(slot, after)
+    def _read(self, slot: int, after: int, up_to: int) -> Picture | None:
+        first = super()._read(slot, after, up_to)
         assert first is not None
         until_s = time.monotonic() + 20.0
         while max(map(self._sequence, range(SLOTS))) < first.sequence + 20:
             assert time.monotonic() < until_s, "the writer waits for its reader"
-        second = super()._read(slot, after)
+        second = super()._read(slot, after, up_to)
         assert second is not None, "the writer took the frame that is being read"
         assert second.sequence == first.sequence
         assert np.array_equal(second.pixels, first.pixels)

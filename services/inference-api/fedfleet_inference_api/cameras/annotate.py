@@ -38,7 +38,7 @@ SHADE: Color = (16, 19, 30)
 LONGEST_LABEL = 40
 DASHES = 6
 # A line of text is never smaller than a person can read, nor larger than a caption should be.
-SMALLEST_TEXT, LARGEST_TEXT = 11, 26
+SMALLEST_TEXT, LARGEST_TEXT = 11, 42
 
 
 def annotate(
@@ -116,7 +116,8 @@ class _Pen:
     def __init__(self, image: Image.Image) -> None:
         self._size = image.size
         self._draw = ImageDraw.Draw(image, "RGBA")
-        text = round(image.height / 30 + image.width / 120)
+        # Also read in a tile, at a quarter of the picture's size.
+        text = round(image.height / 19 + image.width / 75)
         self._text = min(LARGEST_TEXT, max(SMALLEST_TEXT, text))
         self._font = _font(self._text)
         self._line = max(2, round(min(image.size) / 240))

@@ -155,8 +155,13 @@ def _check(field: str, value: float, least: float, most: float) -> None:
 
 
 def _check_names(field: str, names: Sequence[str]) -> None:
-    if len(names) > MOST_NAMES or any(not 0 < len(name) <= 200 for name in names):
-        raise ValueError(f"{field}: must be at most {MOST_NAMES} labels of 1 to 200 characters")
+    # What cannot be printed may have no UTF-8 either (half of a surrogate pair): no answer has it.
+    if len(names) > MOST_NAMES or any(
+        not (0 < len(name) <= 200 and name.isprintable()) for name in names
+    ):
+        raise ValueError(
+            f"{field}: must be at most {MOST_NAMES} labels of 1 to 200 printable characters"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

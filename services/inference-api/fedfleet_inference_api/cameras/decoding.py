@@ -14,11 +14,11 @@ from av.video.reformatter import VideoReformatter
 
 from fedfleet.data.images import Pixels
 from fedfleet_inference_api.cameras.faults import SourceFailed
-from fedfleet_inference_api.cameras.pace import Lag, Meter, Opening, Rate
+from fedfleet_inference_api.cameras.pace import JUMP_S, Lag, Meter, Opening, Playback, Rate
 from fedfleet_inference_api.cameras.ring import Picture, Ring
 from fedfleet_inference_api.cameras.seen import CameraCode
 from fedfleet_inference_api.cameras.source import Source
-from fedfleet_inference_api.cameras.spec import Spec, Told
+from fedfleet_inference_api.cameras.spec import LATER_S, Spec, Told
 
 # Of packets, one after the other, that no frame comes from.
 MOST_BAD_PACKETS = 300
@@ -48,25 +48,27 @@ class Decoding:
         Raises:
             SourceFailed: it broke off, with the code of why.
         """
-        started_s: float | None = None
+        playback = Playback(1 / self._spec.fps, most_gap_s(self._spec.stall_s))
         count = 0
         for frame in self._frames(source):
             media_s = frame.time if source.has_clock else None
             if not source.is_live:
-                started_s = _keep_pace(started_s, media_s, 1 / self._spec.fps)
+                time.sleep(playback.wait_s(time.monotonic(), media_s))
             count += 1
             self._meter.count(time.monotonic())
             if self._rate.wants(time.monotonic()):
                 self._publish(frame, media_s, source.codec)
+        if count and self._spec.loop and not source.is_live:
+            time.sleep(playback.rest_s(time.monotonic()))
         return count
 
     def _frames(self, source: Source) -> Iterator[Any]:
         bad = 0
-        keyless, patched = Opening(), Opening()
+        opening = Opening()
         try:
             for packet in source.container.demux(source.video):
                 if source.is_live and (
-                    keyless.skips(time.monotonic(), is_over=packet.is_keyframe)
+                    opening.skips_packet(time.monotonic(), is_key=packet.is_keyframe)
                     or self._is_dropped(packet, source.has_clock)
                 ):
                     continue
@@ -79,7 +81,7 @@ class Decoding:
                     continue
                 bad = 0 if frames else bad
                 for frame in frames:
-                    if not patched.skips(time.monotonic(), is_over=not frame.is_corrupt):
+                    if not opening.skips_frame(time.monotonic(), is_whole=not frame.is_corrupt):
                         yield frame
         except (av.error.FFmpegError, OSError) as error:
             raise SourceFailed(source.code_of(error)) from None
@@ -126,13 +128,6 @@ def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
     return max(1, round(width * share)), max(1, round(height * share))
 
 
-def _keep_pace(started_s: float | None, media_s: float | None, interval_s: float) -> float:
-    """Wait until a file's frame is due; gives when its time 0 was."""
-    now_s = time.monotonic()
-    if media_s is None:
-        time.sleep(interval_s)
-        return now_s
-    if started_s is None or abs(now_s - started_s - media_s) > 1.0:  # begun, jumped, or too slow
-        return now_s - media_s
-    time.sleep(max(0.0, started_s + media_s - now_s))
-    return started_s
+def most_gap_s(stall_s: float) -> float:
+    """The longest pause that a file may make: before the camera would be taken for stalled."""
+    return min(JUMP_S, 0.8 * (stall_s - LATER_S))

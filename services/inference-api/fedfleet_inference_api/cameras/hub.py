@@ -78,7 +78,7 @@ class EventHub:
         """Take an event in, from any thread; return it with its id. Never waits for a reader."""
         with self._lock:
             event = replace(event, event_id=self._last_id + 1)
-            told = Told(event=event, text=json.dumps(event_json(event), default=float))
+            told = Told(event=event, text=_text(event))
             self._last_id = event.event_id
             self._ring.append(told)
             readers = tuple(self._readers)
@@ -210,7 +210,11 @@ def _gap(lost: int, event_id: int) -> Told:
         fields={"lost": lost} if lost else {},
         event_id=event_id,
     )
-    return Told(event=event, text=json.dumps(event_json(event)))
+    return Told(event=event, text=_text(event))
+
+
+def _text(event: CameraEvent) -> str:
+    return json.dumps(event_json(event), default=float, allow_nan=False)
 
 
 def event_json(event: CameraEvent) -> dict[str, Any]:

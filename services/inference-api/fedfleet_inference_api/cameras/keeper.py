@@ -7,12 +7,12 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fedfleet_inference_api.cameras.config import Camera
 from fedfleet_inference_api.cameras.networks import CameraNetworks
-from fedfleet_inference_api.cameras.process import CameraProcess, WordsInvalid
+from fedfleet_inference_api.cameras.process import MOST_WORDS, CameraProcess, WordsInvalid
 from fedfleet_inference_api.cameras.ring import Ring
 from fedfleet_inference_api.cameras.seen import CameraCode, CameraState, Frame
 from fedfleet_inference_api.cameras.spec import Told
@@ -26,6 +26,8 @@ KILL_S = 3.0
 GONE_S = 0.02
 # No process of ours leaves out so many; another could use up all numbers.
 MOST_FRAMES_AT_ONCE = 100_000
+# A frame's own time is that of the word that tells of it, but for this.
+MOST_OFF_S = 60.0
 
 
 class Keeper:
@@ -66,6 +68,10 @@ class Keeper:
         self._code = CameraCode.NONE  # what the process gave as its reason
         self._kill_at_s = math.inf
         self._starts = 0
+        self._told_at_s = 0.0  # of the newest frame, since the epoch
+        self._words_left = 0.0  # that the process may say
+        self._left_at_s = 0.0
+        self._has_ended = False  # by its own word
         self._dropped = 0  # by earlier processes
         # The newest frame may be one of a process that has ended.
         self._rings = threading.Lock()
@@ -97,8 +103,10 @@ class Keeper:
 
     def newest(self, after: int) -> Frame | None:
         with self._rings:
-            picture = self._ring.newest(after) if self._ring is not None else None
-        if picture is None:
+            # What was not told of is not believed: with a high number it would hide all to come.
+            told = self.sequence
+            picture = self._ring.newest(after, told) if self._ring is not None else None
+        if picture is None or not abs(picture.at_s - self._told_at_s) <= MOST_OFF_S:
             return None
         return Frame(
             camera=self.camera.name,
@@ -153,6 +161,7 @@ class Keeper:
     def _start(self, now_s: float) -> None:
         self._starts += 1
         self._code = CameraCode.NONE
+        self._words_left, self._left_at_s, self._has_ended = MOST_WORDS, now_s, False
         try:
             self._process = CameraProcess(
                 self.camera, self._networks, sequence=self.sequence, memory_mb=self._memory_mb
@@ -166,12 +175,11 @@ class Keeper:
     def _hear(self, process: CameraProcess, now_s: float) -> None:
         try:
             words = process.words() if process.fileno() >= 0 else []
-            if any(told.sequence > self.sequence + MOST_FRAMES_AT_ONCE for told in words):
-                raise WordsInvalid
+            self._check(words, now_s)
         except WordsInvalid:
             logger.warning("camera_process_speaks_nonsense", extra={"camera": self.camera.name})
             self._code = CameraCode.FAILED
-            process.kill()
+            process.distrust()
             return
         for told in words:
             if told.sequence > self.sequence:
@@ -183,8 +191,25 @@ class Keeper:
                     extra = {"camera": self.camera.name, "fault": told.fault}
                     logger.warning("camera_process_failed", extra=extra)
 
+    def _check(self, words: Sequence[Told], now_s: float) -> None:
+        """Refuse what only a process says that somebody has taken over.
+
+        Raises:
+            WordsInvalid: too many words, frames or ends, or words behind an end.
+        """
+        refilled = self._words_left + 2 * self.camera.fps * (now_s - self._left_at_s)
+        self._words_left = min(MOST_WORDS, refilled) - len(words)
+        self._left_at_s = now_s
+        for told in words:
+            if self._has_ended or told.sequence > self.sequence + MOST_FRAMES_AT_ONCE:
+                raise WordsInvalid
+            self._has_ended = not told.sequence
+        if self._words_left < 0:
+            raise WordsInvalid
+
     def _take(self, process: CameraProcess, told: Told) -> None:
         self._told = told
+        self._told_at_s = time.time()
         self.sequence = told.sequence
         if self._ring is not process.ring:
             self.close()

@@ -138,7 +138,7 @@ class Mqtt:
         self._publish(self._topic("events", camera, event.kind), text, is_kept=False)
         if event.kind == "state":
             topic = self._topic("cameras", camera, "state")
-            self._states[topic] = json.dumps(dict(event.fields))
+            self._states[topic] = json.dumps(dict(event.fields), allow_nan=False)
             self._publish(topic, self._states[topic], is_kept=True)
 
     def _publish(self, topic: str, text: str, *, is_kept: bool) -> None:

@@ -27,6 +27,7 @@ _SPECIAL = tuple(
             *("fe80::/10", "fec0::/10", "ff00::/8"),
             # Where clouds keep credentials, beside the link-local 169.254.169.254.
             *("fd00:ec2::254", "100.100.100.200", "192.0.0.192"),
+            *("168.63.129.16", "fd20:ce::254"),
         ),
     )
 )

@@ -11,12 +11,12 @@ from pathlib import Path
 from fedfleet_inference_api.cameras.config import Camera
 from fedfleet_inference_api.cameras.networks import CameraNetworks
 from fedfleet_inference_api.cameras.ring import Ring, make_ring
-from fedfleet_inference_api.cameras.spec import MOST_LINE, Spec, Told, parse_told
+from fedfleet_inference_api.cameras.spec import LATER_S, MOST_LINE, Spec, Told, parse_told
 
 MODULE = "fedfleet_inference_api.cameras.child"
 _AT_ONCE = 65536
-# The watchdog knows the frames, so it is to be the first to notice that none come.
-LATER_S = 1.0
+# The shortest of our words have a hundred bytes: a pipe holds no more of them.
+MOST_WORDS = 1024
 
 
 class WordsInvalid(Exception):
@@ -66,6 +66,7 @@ class CameraProcess:
         os.set_blocking(self._stdout.fileno(), False)
         self._heard = b""
         self._is_silent = False
+        self._is_distrusted = False
         with contextlib.suppress(BrokenPipeError):  # it has died: seen where it is waited for
             self._stdin.write(spec.to_line())
 
@@ -89,7 +90,10 @@ class CameraProcess:
             return []
         self._is_silent = not heard
         *lines, self._heard = (self._heard + heard).split(b"\n")
-        if len(self._heard) > MOST_LINE:
+        if self._is_distrusted:
+            self._heard = b""
+            return []
+        if len(self._heard) > MOST_LINE or len(lines) > MOST_WORDS:
             raise WordsInvalid
         try:
             return [parse_told(line) for line in lines]
@@ -110,6 +114,11 @@ class CameraProcess:
         self._process.terminate()
 
     def kill(self) -> None:
+        self._process.kill()
+
+    def distrust(self) -> None:
+        """Kill it, and believe no word more."""
+        self._is_distrusted = True
         self._process.kill()
 
     def close(self, *, with_ring: bool) -> None:

@@ -123,8 +123,12 @@ class Ring:
                     return True
         return False
 
-    def newest(self, after: int = 0) -> Picture | None:
-        """The newest frame if its sequence is above ``after``; the pixels are the caller's own."""
+    def newest(self, after: int = 0, up_to: int = 2**64 - 1) -> Picture | None:
+        """The newest frame of those above ``after``; the pixels are the caller's own.
+
+        Args:
+            up_to: no frame with a sequence above it is taken.
+        """
         with self._lock:
             if self._fd < 0:
                 return None
@@ -132,16 +136,18 @@ class Ring:
                 if self._sequence(slot) <= after:
                     return None
                 with self._locked(slot, fcntl.LOCK_SH) as is_held:
-                    picture = self._read(slot, after) if is_held else None
+                    picture = self._read(slot, after, up_to) if is_held else None
                 if picture is not None:
                     return picture
         return None
 
-    def _read(self, slot: int, after: int) -> Picture | None:
+    def _read(self, slot: int, after: int, up_to: int) -> Picture | None:
         start = slot * self._slot_bytes
         sequence, at_s, media_s, height, width = _HEAD.unpack_from(self._memory, start)
         # The other process may be anybody's by now: it decodes what a camera sends.
-        if sequence <= after or not (0 < height <= self._max_side and 0 < width <= self._max_side):
+        if not after < sequence <= up_to or not math.isfinite(at_s) or math.isinf(media_s):
+            return None
+        if not (0 < height <= self._max_side and 0 < width <= self._max_side):
             return None
         start += _PAGE
         pixels = self._bytes[start : start + height * width * CHANNELS].copy()

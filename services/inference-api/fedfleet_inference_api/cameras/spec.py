@@ -10,6 +10,9 @@ from typing import Any
 from fedfleet_inference_api.cameras.networks import CameraNetworks, networks_from_json
 from fedfleet_inference_api.cameras.seen import CameraCode
 
+# Beyond a camera's longest silence: the watchdog knows the frames, so it is to be the first to
+# notice that none come.
+LATER_S = 1.0
 MOST_LINE = 512  # less than PIPE_BUF: written whole, or not at all
 
 
@@ -18,7 +21,7 @@ class Spec:
     """The work of a camera's process. It holds the URL, so it travels on standard input alone.
 
     Args:
-        stall_s: longest silence of the camera, in seconds.
+        stall_s: longest silence of the camera, in seconds, and ``LATER_S``.
         sequence: of the last frame that the service has had; the next has one more.
         ring_fd: file descriptor of the ring.
         parent: process id of the service.
@@ -70,7 +73,7 @@ class Told:
     fault: str = ""
 
     def to_line(self) -> bytes:
-        return json.dumps({**vars(self), "code": self.code.value}).encode() + b"\n"
+        return json.dumps({**vars(self), "code": self.code.value}, allow_nan=False).encode() + b"\n"
 
 
 def parse_told(line: bytes) -> Told:

@@ -48,6 +48,7 @@ class Watchdog:
         self._slow_retry_s = slow_retry_s
         self._chance = chance
         self._failures = 0
+        self._missing = 0  # of them, those at the end that said so
         self._streaming_since_s = math.inf
 
     def connect(self, now_s: float) -> None:
@@ -79,10 +80,11 @@ class Watchdog:
         Architecture Blog, 2015), from the beginning after a minute of frames.
         """
         if now_s - self._streaming_since_s >= HEALTHY_S:
-            self._failures = 0
+            self._failures = self._missing = 0
         self._streaming_since_s = math.inf
         self.state, self.code = CameraState.BACKOFF, code
-        is_missing = code is CameraCode.NOT_FOUND and self._failures >= MISSING
+        self._missing = self._missing + 1 if code is CameraCode.NOT_FOUND else 0
+        is_missing = self._missing > MISSING
         # A camera counts tries with a wrong password, and locks the account.
         if code is CameraCode.AUTH_FAILED or is_missing:
             wait_s = self._slow_retry_s * (1 + 0.1 * self._chance())

@@ -118,3 +118,13 @@ def test_whatever_a_model_answers_makes_a_picture(width, height, label, box, sco
     shown = view(width, height, seen=(one,), moving=(box,), top5=((label, score),))
 
     assert opened(annotate(shown, zones=[(label, corners)])).shape == (height, width, 3)
+
+
+def test_text_on_a_large_picture_can_be_read_where_it_is_shown_small():
+    pixels = np.full((720, 1280, 3), GREY, np.uint8)
+    large = replace(view(), frame=replace(view().frame, pixels=pixels))
+    one = Seen(label="circle", index=0, score=0.9, box=(0.1, 0.5, 0.9, 0.8))
+
+    rows = changed(annotate(replace(large, seen=(one,))), annotate(large))[:350].any(axis=1)
+
+    assert rows.sum() * 290 / 1280 > 9, "in a tile of 290 pixels"

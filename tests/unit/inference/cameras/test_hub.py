@@ -224,3 +224,13 @@ def test_reader_gets_each_event_once_or_hears_that_it_is_lost(kept, steps):
         assert accounted == published
 
     asyncio.run(check())
+
+
+def test_number_that_json_does_not_have_is_told_to_nobody():
+    hub = hub_at_zero()
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        hub.publish(CameraEvent(camera="yard", at_s=1.0, kind="x", fields={"score": float("nan")}))
+
+    assert hub.after(0) == []
+    assert hub.publish(event()).event_id == 1001

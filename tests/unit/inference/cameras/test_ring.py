@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,3 +86,23 @@ def test_reader_believes_no_size_that_the_memory_does_not_have():
     assert ring.newest() is None
     memory.close()
     ring.close()
+
+
+def test_reader_takes_no_frame_above_what_it_was_told_of(ring):
+    ring.write(picture(1 << 40))
+    ring.write(picture(3))
+
+    newest = ring.newest(up_to=3)
+
+    assert newest is not None
+    assert newest.sequence == 3
+    assert ring.newest(after=3, up_to=7) is None
+
+
+@pytest.mark.parametrize(
+    "times", [{"at_s": math.inf}, {"at_s": math.nan}, {"media_s": math.inf}, {"media_s": -math.inf}]
+)
+def test_reader_believes_no_time_that_is_none(ring, times):
+    ring.write(replace(picture(1), **times))
+
+    assert ring.newest() is None

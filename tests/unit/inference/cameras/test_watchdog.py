@@ -100,6 +100,17 @@ def test_camera_that_says_no_is_not_asked_often(code, waits):
     assert found == waits
 
 
+def test_server_that_comes_back_is_asked_a_few_times_for_its_path():
+    dog = watchdog(chance=0.0)
+    found = []
+    codes = [CameraCode.REFUSED] * 4 + [CameraCode.NOT_FOUND] * 4 + [CameraCode.REFUSED]
+    for code in [*codes, CameraCode.NOT_FOUND]:
+        dog.fail(code, 0.0)
+        found.append(dog.due_s)
+
+    assert found == [0] * 7 + [300] + [0, 0]
+
+
 def test_stopped_camera_has_nothing_due():
     dog = watchdog()
     dog.fail(CameraCode.REFUSED, 0.0)
