@@ -139,7 +139,17 @@ def ours(folder: Path) -> Iterator[int]:
         FEDFLEET_MAX_BATCH=str(BATCH),
     ):
         await_port(port, START_S)
+        await_choice(folder / "ours.log")
         yield port
+
+
+def await_choice(log: Path) -> None:
+    """Return when the backend was chosen: the service answers with plain torch until then."""
+    until_s = time.monotonic() + START_S
+    while '"backend_chosen"' not in log.read_text():
+        if time.monotonic() > until_s:
+            raise RuntimeError(f"no backend was chosen within {START_S:g} s")
+        time.sleep(0.2)
 
 
 def ask(port: int, body: bytes) -> list[dict[str, Any]]:

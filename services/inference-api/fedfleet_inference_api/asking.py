@@ -85,13 +85,18 @@ async def choose(
         request_id = request_id or uuid.uuid4().hex
         if alias is None:
             servable = _canary(service, servable, request_id)
-        return Choice(servable, alias, request_id)
+        return Choice(servable, _as_asked(servable, alias), request_id)
     if not name:
         service.served()  # says why there is none
     wanted = str(version) if version is not None else alias or service.config.serve_alias
     servable = await service.pinned.servable(name, wanted)
     asked_as = "" if version is not None else wanted
     return Choice(servable, asked_as, request_id, is_pinned=True)
+
+
+def _as_asked(servable: Servable, alias: str | None) -> str | None:
+    """The alias that a caller asked for; empty where it points at a version that is not served."""
+    return alias if alias is None or servable.alias == alias else ""
 
 
 def _canary(service: InferenceService, current: Servable, request_id: str) -> Servable:

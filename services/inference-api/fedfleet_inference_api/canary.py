@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fedfleet.data.images import Pixels
@@ -15,7 +15,7 @@ from fedfleet_inference_api.backends.backend import Answers
 from fedfleet_inference_api.batcher import Forwarded
 from fedfleet_inference_api.blame import fault_of
 from fedfleet_inference_api.metrics import Metrics
-from fedfleet_inference_api.predictor import Predictor
+from fedfleet_inference_api.predictor import SHADOW_PLACES, Predictor
 from fedfleet_inference_api.servable import Servable
 
 CANARY = "canary"
@@ -65,6 +65,9 @@ class Shadow:
         self._candidate: Servable | None = None
         self._mirrored = 0
         self._sum = 0.0
+        # Two detectors' boxes take longer to compare than the model's thread has time for.
+        self._comparer = ThreadPoolExecutor(1, "shadow")
+        self._comparing = 0  # answers that wait for it, or are compared
 
     def standing(self, candidate: Servable) -> Standing:
         """Of this candidate since it was loaded."""
@@ -91,9 +94,13 @@ class Shadow:
             self._metrics.shadow.labels("dropped").inc()
             return
         kept = answer.copy()  # it may be a row of a batch, all of which would be kept with it
-        future.add_done_callback(lambda done: self._compare(answered, candidate, kept, done))
+        future.add_done_callback(lambda done: self._answered(answered, candidate, kept, done))
 
-    def _compare(
+    def close(self) -> None:
+        """Wait for what is compared, drop what waits; the predictor is closed already."""
+        self._comparer.shutdown(cancel_futures=True)
+
+    def _answered(
         self, answered: Servable, candidate: Servable, answer: Answers, done: Future[Forwarded]
     ) -> None:
         """On the model's thread, when the candidate's turn has been."""
@@ -102,13 +109,30 @@ class Shadow:
         if fault is not None:
             self._metrics.shadow.labels("failed").inc()
             self._failed(candidate, fault)
-        elif done.cancelled() or error is not None:
+        elif done.cancelled() or error is not None or not self._has_room():
             self._metrics.shadow.labels("dropped").inc()
         else:
-            score = agreement(answered.card, answer, done.result().answer)
-            self._metrics.shadow.labels("compared").inc()
-            self._metrics.agreement.observe(score)
-            self._note(candidate, score)
+            self._comparer.submit(self._compare, answered, candidate, answer, done.result().answer)
+
+    def _has_room(self) -> bool:
+        """Take a place among those that are compared, where there is one."""
+        with self._lock:
+            if self._comparing >= SHADOW_PLACES:
+                return False
+            self._comparing += 1
+            return True
+
+    def _compare(
+        self, answered: Servable, candidate: Servable, answer: Answers, other: Answers
+    ) -> None:
+        try:
+            score = agreement(answered.card, answer, other)
+        finally:
+            with self._lock:
+                self._comparing -= 1
+        self._metrics.shadow.labels("compared").inc()
+        self._metrics.agreement.observe(score)
+        self._note(candidate, score)
 
     def _note(self, candidate: Servable, score: float) -> None:
         with self._lock:

@@ -96,6 +96,7 @@ class Follower:
             Trial(course.rollback_failures, course.rollback_window_s, clock) for _ in range(2)
         ]
         self._move_back: tuple[Target, VersionRecord] | None = None
+        self._fault = ""  # what is wrong with a version; a look that fails hides it for a while
         self._unforeseen = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry-follower")
@@ -127,24 +128,41 @@ class Follower:
         try:
             self._prepare()
         except FedFleetError as error:
-            if not self.following.failure:  # once, not at every look
+            if self.following.failure == self._fault:  # once, not at every look
                 logger.warning("not_prepared", exc_info=True)
-            self._fail(f"{error.code}: {error.message}")
+            self._look_failed(f"{error.code}: {error.message}")
             return
         try:
             self._return_alias()
             self._read_events()
-            if not self._pending or self.following.is_held:
-                return
-            self._pending = False  # before the look: what is reported during it counts
-            self._target = self._read_target()
-            if self._target is not None:
-                self._follow(self._target)
-                self._follow_candidate(self._target.record.model)
+            if self._pending and not self.following.is_held:
+                self._pending = False  # before the look: what is reported during it counts
+                self._look()
+            self._looked()
         except FedFleetError as error:
-            if not self.following.failure:  # once, not at every look
+            if self.following.failure == self._fault:  # once, not at every look
                 logger.warning("registry_unreadable", exc_info=True)
-            self._fail(f"the registry cannot be read: {error.code}: {error.message}")
+            self._look_failed(f"the registry cannot be read: {error.code}: {error.message}")
+
+    def _look(self) -> None:
+        self._target = self._read_target()
+        if self._target is not None:
+            self._follow(self._target)
+            self._follow_candidate(self._target.record.model)
+
+    def _looked(self) -> None:
+        """Say no longer that a look failed."""
+        with self._lock:
+            if self.following.failure != self._fault:
+                self._put(failure=self._fault)
+
+    def _look_failed(self, reason: str) -> None:
+        """Say so until a look succeeds."""
+        with self._lock:
+            fault = self._fault
+            self._put(failure=reason)
+            self._fault = fault
+            self._pending = True
 
     # What the registry says.
 
@@ -180,10 +198,11 @@ class Follower:
         with log_context(model=record.model, version=record.number, round=record.round):
             if self._attempts.is_banned(target):
                 # It was rolled back with nothing to go back to, and is still what answers.
-                stuck = now.current is not None and is_same(now.current.record, record)
-                if stuck and self._attempts.is_due(target):
-                    self._fall_back(target)
-                self._pending |= stuck
+                if now.current is not None and is_same(now.current.record, record):
+                    # Only ever set here: who rolls back meanwhile sets it, too.
+                    self._pending = True
+                    if self._attempts.is_due(target) and not self._fall_back(target):
+                        self._leave_model()
             elif now.current is not None and is_same(now.current.record, record):
                 self._settle(now.current)
             elif (at_hand := now.at_hand(record)) is not None:
@@ -226,6 +245,7 @@ class Follower:
     def _put(self, **changes: Any) -> None:
         """Replace what is served. Any: they are fields of ``Following``. Called under the lock."""
         before = self.following
+        self._fault = changes.get("failure", self._fault)
         self.following = replace(before, **changes)
         current = self.following.current
         if current is not None and current is not before.current:
@@ -246,11 +266,11 @@ class Follower:
             self._put(failure=reason)
             self._pending = True
 
-    def _fall_back(self, target: Target) -> None:
-        """Serve the last good version before the one that is refused."""
+    def _fall_back(self, target: Target) -> bool:
+        """Serve the last good version before the one that is refused; whether there is one."""
         for record in self._older(target):
             if self._stopping.is_set():
-                return
+                return False
             with log_context(version=record.number, round=record.round):
                 try:
                     servable = self._load(record, "")
@@ -258,10 +278,23 @@ class Follower:
                     self._refuse(record, error)
                     continue
                 with self._lock:
+                    if self.following.is_held:  # somebody went back while this one was loaded
+                        return True
                     self._put(current=servable, previous=None)
                 self._metrics.swaps.labels("fell_back").inc()
                 logger.warning("older_version_served", extra={"digest": record.digest})
+                return True
+        return False
+
+    def _leave_model(self) -> None:
+        """Serve ``previous``, of another model: nothing else of the model that is stuck can be."""
+        with self._lock:
+            now = self.following
+            if now.is_held or now.previous is None:
                 return
+            self._put(current=now.previous, previous=None)
+        self._metrics.swaps.labels("fell_back").inc()
+        logger.warning("other_model_served", extra={"model": now.previous.record.model})
 
     def _older(self, target: Target) -> Iterator[VersionRecord]:
         """What the alias ``previous`` points at, then older versions, newest first."""
@@ -291,6 +324,8 @@ class Follower:
             wanted: Servable | None = None
         elif self._candidate_attempts.is_banned(target):
             wanted = None
+        elif now.candidate is not None and is_same(now.candidate.record, target.record):
+            return  # the very same object: its trial and its standing go on
         else:
             wanted = now.at_hand(target.record)
             if wanted is None:
@@ -324,8 +359,11 @@ class Follower:
         A version that gives no answer at all (VersionInvalid), or fails too often in its first
         time, is rolled back at once.
 
+        While a rollback by hand is held, nothing is: the version that was left by hand is asked by
+        nobody.
+
         Returns:
-            The version to ask instead; None where there is no other.
+            The version to ask instead, of the same model; None where there is no other.
         """
         with self._lock:
             now, is_unfit = self.following, isinstance(error, VersionInvalid)
@@ -335,9 +373,12 @@ class Follower:
             elif servable is now.current and self._trials[0].has_failed(
                 servable, is_unfit=is_unfit
             ):
-                self._roll_back(servable, error)
-            current, previous = self.following.current, self.following.previous
-            return current if current is not servable else previous
+                if now.is_held:
+                    self._put(failure=f"{servable.title}: {error.code}: {error.message}")
+                else:
+                    self._roll_back(servable, error)
+            current = self.following.current
+            return current if current is not servable else _way_back(self.following)
 
     def _drop_candidate(self, servable: Servable, error: FedFleetError) -> None:
         target = self._candidate_target
@@ -346,15 +387,15 @@ class Follower:
         self._put(candidate=None, refused=self._rolled_back(servable, error))
 
     def _roll_back(self, servable: Servable, error: FedFleetError) -> None:
-        now, target = self.following, self._target
+        now, target, back = self.following, self._target, _way_back(self.following)
         if target is not None and is_same(target.record, servable.record):
             self._attempts.ban(target)
-            if self._course.moves_alias and now.previous is not None:
-                self._move_back = (target, now.previous.record)
+            if self._course.moves_alias and back is not None:
+                self._move_back = (target, back.record)
         self._pending = True
         self._put(
-            current=now.previous or servable,
-            previous=None,
+            current=back or servable,
+            previous=None if back else now.previous,  # of another model: if all else fails
             failure=f"{servable.title} was rolled back: {error.code}: {error.message}",
             refused=self._rolled_back(servable, error),
         )
@@ -404,9 +445,17 @@ class Follower:
     def resume(self) -> None:
         """Follow the alias again."""
         with self._lock:
-            self._put(is_held=False)
+            self._put(is_held=False, failure="")
             self._pending = True
         logger.info("follows_again")
+
+
+def _way_back(now: Following) -> Servable | None:
+    """The version before, where it may answer instead: of the same model, not left by hand."""
+    current, previous = now.current, now.previous
+    if current is None or previous is None or now.is_held:
+        return None
+    return previous if previous.record.model == current.record.model else None
 
 
 def _record(servable: Servable | None) -> VersionRecord | None:

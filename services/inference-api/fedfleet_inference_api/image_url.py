@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import h11
 
 from fedfleet.errors import ImageUrlFailed, InvalidInput, Unavailable
+from fedfleet_inference_api.aside import Aside
 from fedfleet_inference_api.image_hosts import ImageHosts, is_public
 from fedfleet_inference_api.uploads import MAX_URL
 
@@ -59,10 +60,33 @@ class _Place:
     target: str
 
 
-async def resolve(host: str) -> list[str]:
-    """All addresses of a host, as the system knows it."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, PORT, type=socket.SOCK_STREAM)
+class Names:
+    """Looks up hosts as the system does, on threads that nothing else needs.
+
+    A look-up cannot be ended: one that nobody waits for any more counts until it has ended.
+    """
+
+    def __init__(self) -> None:
+        self._aside = Aside("image-url-names", MAX_FETCHES)
+
+    async def resolve(self, host: str) -> list[str]:
+        """All addresses of a host.
+
+        Raises:
+            OSError, UnicodeError: it has none, or nobody could be asked.
+            Unavailable: too many are being looked up.
+        """
+        found = await self._aside.run(lambda: _look_up(host))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def _look_up(host: str) -> list[str] | OSError | UnicodeError:
+    try:
+        found = socket.getaddrinfo(host, PORT, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        return error
     return [str(address[0]) for *_, address in found]
 
 
@@ -85,7 +109,8 @@ class ImageUrls:
     Args:
         max_bytes: of an image.
         context: of TLS; has to check certificates and names.
-        resolve_host, dial_address: how names become addresses and addresses connections.
+        resolve_host, dial_address: how names become addresses and addresses connections; None:
+            as the system does, on threads of its own.
     """
 
     def __init__(
@@ -95,14 +120,14 @@ class ImageUrls:
         *,
         timeout_s: float = TIMEOUT_S,
         context: ssl.SSLContext | None = None,
-        resolve_host: Resolve = resolve,
+        resolve_host: Resolve | None = None,
         dial_address: Dial = dial,
     ) -> None:
         self._hosts = hosts
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._context = context or ssl.create_default_context()
-        self._resolve = resolve_host
+        self._resolve = resolve_host or Names().resolve
         self._dial = dial_address
         self._fetches = 0
 

@@ -33,6 +33,20 @@ Key = tuple[str, str]  # a model, and the number or the alias in it
 
 
 @dataclass(frozen=True)
+class _Failure:
+    """Why a version was not loaded, of which each caller gets an error of its own.
+
+    An error that several raise would grow with each of them, and hold on to what they held.
+    """
+
+    kind: type[FedFleetError]
+    message: str
+
+    def error(self) -> FedFleetError:
+        return self.kind(self.message)
+
+
+@dataclass(frozen=True)
 class _Known:
     """What the registry said of a number or an alias."""
 
@@ -65,8 +79,8 @@ class Pinned:
         self._clock = clock
         self._known: OrderedDict[Key, _Known] = OrderedDict()
         self._kept: OrderedDict[str, Servable] = OrderedDict()  # by title: model and number
-        self._loading: dict[str, Future[Servable]] = {}
-        self._failed: OrderedDict[str, tuple[FedFleetError, float]] = OrderedDict()
+        self._loading: dict[str, Future[Servable | _Failure]] = {}
+        self._failed: OrderedDict[str, tuple[_Failure, float]] = OrderedDict()
         self._loader = ThreadPoolExecutor(1, "pinned-loader")
 
     async def record(self, model: str, name: str) -> VersionRecord:
@@ -118,38 +132,48 @@ class Pinned:
 
     async def _loaded(self, title: str, record: VersionRecord) -> Servable:
         """Load, or wait for whoever loads the same one; a caller that leaves stops nobody's."""
-        error, until_s = self._failed.get(title, (None, 0.0))
-        if error is not None and self._clock() < until_s:
-            raise error
+        failed = self._failed.get(title)
+        if failed is not None and self._clock() < failed[1]:
+            raise failed[0].error()
         loading = self._loading.get(title)
         if loading is None:
             if len(self._loading) >= MOST_LOADING:
                 raise Unavailable(f"{MOST_LOADING} other versions are being loaded: try again")
-            loading = self._loader.submit(self._load, record, "")
+            loading = self._loader.submit(self._attempt, title, record)
             self._loading[title] = loading
             loop = asyncio.get_running_loop()
             loading.add_done_callback(
                 lambda done: loop.call_soon_threadsafe(self._finish, title, done)
             )
-        try:
-            return await asyncio.shield(asyncio.wrap_future(loading))
-        except StoreUnavailable:
-            raise
-        except FedFleetError as failed:
-            raise _unfit(title, failed) from failed
+        loaded = await asyncio.shield(asyncio.wrap_future(loading))
+        if isinstance(loaded, _Failure):
+            raise loaded.error()
+        return loaded
 
-    def _finish(self, title: str, done: Future[Servable]) -> None:
+    def _attempt(self, title: str, record: VersionRecord) -> Servable | _Failure:
+        """Load, on the loader's thread."""
+        try:
+            return self._load(record, "")
+        except StoreUnavailable as error:
+            return _Failure(type(error), error.message)
+        except FedFleetError as error:
+            kind = type(error) if isinstance(error, VersionInvalid) else VersionInvalid
+            return _Failure(kind, f"{title} cannot be served: {error.code}: {error.message}")
+
+    def _finish(self, title: str, done: Future[Servable | _Failure]) -> None:
         """Keep what was loaded, or why it was not."""
         self._loading.pop(title, None)
-        error = None if done.cancelled() else done.exception()
-        if isinstance(error, FedFleetError) and not isinstance(error, StoreUnavailable):
-            self._failed[title] = (_unfit(title, error), self._clock() + FAILED_S)
-            if len(self._failed) > MOST_REMEMBERED:
-                self._failed.popitem(last=False)
-        elif not done.cancelled() and error is None:
-            self._kept[title] = done.result()
+        if done.cancelled() or done.exception() is not None:
+            return
+        loaded = done.result()
+        if not isinstance(loaded, _Failure):
+            self._kept[title] = loaded
             if len(self._kept) > self._most:
                 self._kept.popitem(last=False)
+        elif not issubclass(loaded.kind, StoreUnavailable):
+            self._failed[title] = (loaded, self._clock() + FAILED_S)
+            if len(self._failed) > MOST_REMEMBERED:
+                self._failed.popitem(last=False)
 
     def close(self) -> None:
         """Wait for the load that runs, drop those that wait."""
@@ -158,8 +182,3 @@ class Pinned:
 
 def _title(record: VersionRecord) -> str:
     return f"{record.model} version {record.number}"
-
-
-def _unfit(title: str, error: FedFleetError) -> VersionInvalid:
-    made = type(error) if isinstance(error, VersionInvalid) else VersionInvalid
-    return made(f"{title} cannot be served: {error.code}: {error.message}")

@@ -120,12 +120,14 @@ def load_servable(
     *,
     level: str = FULL,
     backends: Backends | None = None,
+    is_awaited: bool = False,
 ) -> Servable:
     """Read, check and build a version; nothing that serves now is touched.
 
     Args:
         level: the width to cut it to.
         backends: chooses what computes it; None is plain torch.
+        is_awaited: see ``Backends.of``.
 
     Raises:
         NotFound, ChecksumMismatch, SchemaMismatch, UnknownModel, VersionInvalid: why it cannot
@@ -146,7 +148,9 @@ def load_servable(
     module = build(card)
     load_state(module, state)
     prepared = Prepared(module, card.inputs)
-    backend = backends.of(card, prepared) if backends else PlainTorch(prepared)
+    backend = (
+        backends.of(card, prepared, is_awaited=is_awaited) if backends else PlainTorch(prepared)
+    )
     return Servable(record, alias, card, backend, level)
 
 

@@ -71,6 +71,7 @@ class InferenceService:
                 alias,
                 level=self.config.serve_level,
                 backends=self._backends,
+                is_awaited=self.follower.following.current is None,
             )
         except ChecksumMismatch as error:
             if is_signed:  # the signature covers the digest
@@ -88,10 +89,13 @@ class InferenceService:
 
     def stop(self) -> None:
         """Blocks until the threads are done."""
+        self._backends.stop()  # first: a load that measures would be waited for
         self.station.stop()
         self.follower.stop()
         self.pinned.close()
+        self._backends.close()
         self.predictor.close()
+        self.shadow.close()
 
     def ready(self) -> tuple[bool, str]:
         """Whether predictions are answered, and a sentence that says what with, or why not."""

@@ -19,6 +19,10 @@ MULTIPART = "multipart/form-data"
 JSON = "application/json"
 BINARY = "application/octet-stream"
 MAX_URL = 2048
+# Commas, brackets and quotes in a JSON body beside those that it has to hold: of a URL, or of an
+# image that is none and is to have its own error. Parsing is one call that nothing else runs
+# beside, and a body of nothing but brackets or names takes it seconds.
+SPARE_MARKS = 4096
 
 _BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
 _FILE: dict[str, Any] = {"type": "string", "format": "binary"}
@@ -156,7 +160,7 @@ def url_in(body: bytes) -> str | None:
     Raises:
         InvalidInput: not JSON.
     """
-    value = _parse(body)
+    value = parse_json(body)
     if isinstance(value, dict) and set(value) == {"url"} and isinstance(value["url"], str):
         return value["url"]
     return None
@@ -168,7 +172,7 @@ def images_in(body: bytes, most: int) -> list[bytes | FedFleetError]:
     Raises:
         InvalidInput: not the JSON object that is asked for, or too many images.
     """
-    values = _only(body, "images", list)
+    values = _only(body, "images", list, most)
     if not 1 <= len(values) <= most:
         raise InvalidInput(f"images: must be 1 to {most} of them, these are {len(values)}")
     return [_one_of(value) for value in values]
@@ -183,16 +187,31 @@ def _one_of(value: object) -> bytes | FedFleetError:
         return error
 
 
-def _only(body: bytes, name: str, kind: type) -> Any:
-    """The one value of the JSON object. Any: of the kind that was asked for."""
-    value = _parse(body)
+def _only(body: bytes, name: str, kind: type, most: int = 0) -> Any:
+    """The one value of the JSON object, of so many parts. Any: of the kind that was asked for."""
+    value = parse_json(body, texts=most, commas=most)
     if not isinstance(value, dict) or set(value) != {name} or not isinstance(value[name], kind):
         form = "[BASE64, ...]" if kind is list else "BASE64"
         raise InvalidInput(f'the JSON body must be {{"{name}": {form}}} and hold nothing else')
     return value[name]
 
 
-def _parse(body: bytes) -> object:
+def parse_json(body: bytes, *, lists: int = 0, texts: int = 0, commas: int = 0) -> object:
+    """What a JSON body holds; call it outside the event loop.
+
+    Args:
+        lists, texts, commas: that it may hold, and ``SPARE_MARKS`` more.
+
+    Raises:
+        InvalidInput: not JSON, or of more parts than anything that is asked for here.
+    """
+    brackets, quotes = body.count(b"[") + body.count(b"{"), body.count(b'"')
+    if (
+        brackets > lists + SPARE_MARKS
+        or quotes > 2 * texts + SPARE_MARKS
+        or body.count(b",") > commas + SPARE_MARKS
+    ):
+        raise InvalidInput("the JSON body has more parts than what is asked for here")
     try:
         value: object = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 
-from fastapi import Request
+from fastapi import Request, Response
 
-from fedfleet.errors import ImageInvalid, InvalidInput, NotFound
+from fedfleet.errors import BodyTooLarge, ImageInvalid, InvalidInput, NotFound
 from fedfleet.models.card import ModelCard
 from fedfleet.store.protocols import VersionRecord
+from fedfleet_inference_api.answers import json_response
 from fedfleet_inference_api.asking import all_of, ask, choose, forward, within
 from fedfleet_inference_api.batcher import Forwarded
 from fedfleet_inference_api.caller import Caller
 from fedfleet_inference_api.servable import Servable
 from fedfleet_inference_api.service import InferenceService
 from fedfleet_inference_api.stopwatch import Stopwatch
-from fedfleet_inference_api.uploads import JSON
+from fedfleet_inference_api.uploads import JSON, parse_json
 from fedfleet_inference_api.v2_answers import (
     V2Inference,
     V2Model,
@@ -28,6 +28,7 @@ from fedfleet_inference_api.v2_answers import (
 from fedfleet_inference_api.v2_tensors import (
     INPUT,
     Inference,
+    body_bounds,
     input_shape,
     outputs_of,
     parse_inference,
@@ -45,8 +46,8 @@ async def model(service: InferenceService, name: str, version: str | None) -> V2
     Raises:
         NotFound: no such model, or no such version of it.
     """
+    shown = await _shown(service, name, version)
     records = await asyncio.to_thread(service.store.registry.versions, name)
-    shown = _shown(records, name, version)
     card = ModelCard.from_json(shown.card)
     if card.inputs.is_tokens:
         raise NotFound(f"model {name[:80]!r} reads text: this service serves models of images")
@@ -63,15 +64,14 @@ async def model(service: InferenceService, name: str, version: str | None) -> V2
     )
 
 
-def _shown(records: list[VersionRecord], name: str, version: str | None) -> VersionRecord:
-    if not records:
-        raise NotFound(f"there is no model {name[:80]!r}")
-    if version is None:
-        return records[0]
-    for record in records:
-        if str(record.number) == version:
-            return record
-    raise NotFound(f"model {name[:80]!r} has no version {version[:40]!r}")
+async def _shown(service: InferenceService, name: str, version: str | None) -> VersionRecord:
+    """The version that would answer."""
+    if version is not None:
+        return await service.pinned.record(name, number_of(version))
+    current = service.follower.following.current
+    if current is not None and current.record.model == name:
+        return current.record
+    return await service.pinned.record(name, service.config.serve_alias)
 
 
 async def is_ready(service: InferenceService, name: str, version: str | None) -> bool:
@@ -80,13 +80,7 @@ async def is_ready(service: InferenceService, name: str, version: str | None) ->
     Raises:
         NotFound: as ``model``.
     """
-    current = service.follower.following.current
-    if version is None and current is not None and current.record.model == name:
-        return True
-    if version is None:
-        await service.pinned.record(name, service.config.serve_alias)
-        return False
-    return service.pinned.is_here(await service.pinned.record(name, number_of(version)))
+    return service.pinned.is_here(await _shown(service, name, version))
 
 
 def number_of(version: str) -> str:
@@ -98,8 +92,8 @@ def number_of(version: str) -> str:
 
 async def infer(
     service: InferenceService, request: Request, name: str, version: str | None
-) -> V2Inference:
-    """Answer the images in a request.
+) -> Response:
+    """Answer the images in a request, as ``V2Inference``.
 
     Raises:
         InvalidInput: the request is not one of this protocol, or not of this model.
@@ -111,7 +105,7 @@ async def infer(
 
 async def _infer(
     service: InferenceService, request: Request, caller: Caller, name: str, version: str | None
-) -> V2Inference:
+) -> Response:
     times = Stopwatch(service.metrics)
     service.predictor.check_room()
     _check_headers(request)
@@ -121,12 +115,12 @@ async def _infer(
         number = None if version is None else int(number_of(version))
         choice = await choose(service, caller.request_id, model=name, version=number)
 
-        async def work(servable: Servable) -> V2Inference:
+        async def work(servable: Servable) -> Response:
             card = servable.card
 
             def parse() -> Inference:
                 caller.check()
-                return parse_inference(_json(body), card, service.config.batch_images)
+                return _parse(body, card, service.config.batch_images)
 
             with service.predictor.admitted():
                 asked = await service.predictor.decode(parse)
@@ -137,16 +131,20 @@ async def _infer(
                 )
             _add(times, forwards)
             answers = [one.answer for one in forwards]
-            tensors = await service.predictor.decode(
-                lambda: tensors_of(card, answers, asked.outputs)
-            )
-            return V2Inference(
-                model_name=servable.record.model,
-                model_version=str(servable.record.number),
-                id=asked.request_id,
-                parameters=V2Parameters(model=choice.ref(servable), latency_ms=times.latency()),
-                outputs=[V2Tensor(**tensor) for tensor in tensors],
-            )
+
+            def write() -> Response:
+                caller.check()
+                tensors = tensors_of(card, answers, asked.outputs)
+                answer = V2Inference(
+                    model_name=servable.record.model,
+                    model_version=str(servable.record.number),
+                    id=asked.request_id,
+                    parameters=V2Parameters(model=choice.ref(servable), latency_ms=times.latency()),
+                    outputs=[V2Tensor(**tensor) for tensor in tensors],
+                )
+                return json_response(answer)
+
+            return await service.predictor.decode(write)
 
         return await ask(service, choice, work)
 
@@ -159,12 +157,14 @@ def _check_headers(request: Request) -> None:
         raise ImageInvalid(f"the content type {media_type!r} is not read here: send {JSON}")
 
 
-def _json(body: bytes) -> object:
-    try:
-        value: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("the body is not JSON that can be read") from error
-    return value
+def _parse(body: bytes, card: ModelCard, most: int) -> Inference:
+    bounds = body_bounds(card, most)
+    if len(body) > bounds.size_bytes:
+        raise BodyTooLarge(
+            f"the request's body has more than the {bounds.size_bytes:,} bytes that {most} images "
+            "of this model take"
+        )
+    return parse_inference(parse_json(body, lists=bounds.lists, commas=bounds.commas), card, most)
 
 
 def _add(times: Stopwatch, forwards: list[Forwarded]) -> None:

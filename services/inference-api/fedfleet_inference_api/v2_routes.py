@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from fedfleet.wire.release import SOFTWARE_VERSION
-from fedfleet_inference_api.answers import json_response
 from fedfleet_inference_api.predict_routes import HEADERS
 from fedfleet_inference_api.service import InferenceService
 from fedfleet_inference_api.v2_answers import (
@@ -111,9 +110,9 @@ def _add_inference(router: APIRouter, service: InferenceService) -> None:
     @router.post("/v2/models/{name}/infer", **described)
     async def newest(name: Name, request: Request) -> Response:
         """Answer images with the version that is served of a model."""
-        return json_response(await infer(service, request, name, None))
+        return await infer(service, request, name, None)
 
     @router.post("/v2/models/{name}/versions/{version}/infer", **described)
     async def pinned(name: Name, version: Version, request: Request) -> Response:
         """Answer images with one version."""
-        return json_response(await infer(service, request, name, version))
+        return await infer(service, request, name, version)

@@ -8,8 +8,10 @@ Legend: B = batch, C = channels, H = height, W = width, A = anchors, K = classes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,13 @@ DETECTION_FIELDS = 7
 EXTENSIONS = ("binary_data", "binary_data_output", "binary_data_size", "classification")
 SHARED_MEMORY = "shared_memory_"
 SEQUENCE = "sequence_"
+# Of all outputs of one answer: written out, they are twenty times as many bytes.
+MOST_ANSWERED = 1_000_000
+# Numbers that are converted in one go, in which no other thread has its turn.
+_CHUNK = 65_536
+# Of a float64 as JSON, written as exactly as can be, with a comma and a space.
+_NUMBER_BYTES = 26
+_SPARE_BYTES = 64 * 1024
 
 Numbers = npt.NDArray[np.float64]
 
@@ -66,6 +75,27 @@ def outputs_of(card: ModelCard) -> dict[str, list[int]]:
     return {PROBABILITIES: [-1, classes], LOGITS: [-1, classes]}
 
 
+@dataclass(frozen=True)
+class BodyBounds:
+    """What the body of the largest request has, with any numbers in it.
+
+    Args:
+        lists: brackets, where its data are nested.
+    """
+
+    size_bytes: int
+    lists: int
+    commas: int
+
+
+def body_bounds(card: ModelCard, most: int) -> BodyBounds:
+    """Of a model and so many images."""
+    _, channels, height, width = input_shape(card)
+    numbers = most * channels * height * width
+    lists = 1 + most * (1 + channels * (1 + height))
+    return BodyBounds(_NUMBER_BYTES * numbers + 2 * lists + _SPARE_BYTES, lists, numbers)
+
+
 def parse_inference(value: object, card: ModelCard, most: int) -> Inference:
     """Check a request, field by field.
 
@@ -85,9 +115,20 @@ def parse_inference(value: object, card: ModelCard, most: int) -> Inference:
     inputs = value.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise InvalidInput(f"inputs: must be a list of one tensor, named {INPUT!r}")
-    return Inference(
-        request_id, _images(inputs[0], card, most), _outputs(value.get("outputs"), card)
-    )
+    outputs = _outputs(value.get("outputs"), card)
+    images = _images(inputs[0], card, most)
+    _check_size(card, outputs, len(images))
+    return Inference(request_id, images, outputs)
+
+
+def _check_size(card: ModelCard, outputs: Sequence[str], images: int) -> None:
+    shapes = outputs_of(card)
+    numbers = images * sum(math.prod(shapes[name][1:]) for name in outputs)
+    if numbers > MOST_ANSWERED:
+        raise InvalidInput(
+            f"outputs: of {images} images they are {numbers:,} numbers, an answer holds "
+            f"{MOST_ANSWERED:,}: send fewer images"
+        )
 
 
 def _images(tensor: object, card: ModelCard, most: int) -> Pixels:
@@ -113,15 +154,30 @@ def _numbers(data: object, shape: tuple[int, ...]) -> Numbers:
     """The data, flat or nested as the shape says."""
     if not isinstance(data, list):
         raise InvalidInput("inputs[0].data: must be a list of numbers, flat or nested")
-    try:
-        given = np.asarray(data)
-    except (ValueError, OverflowError) as error:
-        raise InvalidInput("inputs[0].data: is not a tensor of one shape") from error
-    if given.dtype.kind not in "iuf":
-        raise InvalidInput("inputs[0].data: must hold numbers and nothing else")
-    if given.shape not in (shape, (int(np.prod(shape)),)):
-        raise InvalidInput(f"inputs[0].data: has shape {list(given.shape)}, not {list(shape)}")
-    return given.reshape(shape).astype(np.float64)
+    size = math.prod(shape)
+    is_nested = bool(data) and isinstance(data[0], list)
+    leaves = chain.from_iterable(_rows(data, shape if is_nested else (size,)))
+    numbers = np.empty(size)
+    for start in range(0, size, _CHUNK):
+        chunk = list(islice(leaves, _CHUNK))
+        if not {*map(type, chunk)} <= {int, float}:
+            raise InvalidInput("inputs[0].data: must hold numbers and nothing else")
+        try:
+            numbers[start : start + _CHUNK] = np.fromiter(chunk, np.float64, len(chunk))
+        except OverflowError as error:
+            raise InvalidInput("inputs[0].data: holds a number that is too large") from error
+    return numbers.reshape(shape)
+
+
+def _rows(data: list[Any], shape: tuple[int, ...]) -> list[list[Any]]:
+    """The innermost lists. Any: whatever JSON holds."""
+    rows = [data]
+    for depth, side in enumerate(shape):
+        if not all(isinstance(row, list) and len(row) == side for row in rows):
+            raise InvalidInput(f"inputs[0].data: must have {side} in each list of axis {depth}")
+        if depth < len(shape) - 1:
+            rows = [inner for row in rows for inner in row]
+    return rows
 
 
 def _pixels(numbers: Numbers, datatype: object) -> Pixels:
@@ -149,6 +205,8 @@ def _outputs(value: object, card: ModelCard) -> tuple[str, ...]:
             raise InvalidInput(f"outputs[{place}].name: must be one of {', '.join(known)}")
         _check_fields(output, {"name", "parameters"}, f"outputs[{place}]")
         _check_parameters(output.get("parameters"), f"outputs[{place}].parameters")
+        if output["name"] in names:
+            raise InvalidInput(f"outputs[{place}].name: {output['name']!r} is named twice")
         names.append(output["name"])
     return tuple(names)
 

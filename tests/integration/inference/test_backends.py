@@ -15,7 +15,7 @@ from fedfleet.models.catalog import build
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
 from fedfleet.training.state import initial_state, load_state
-from fedfleet_inference_api.backends import timing
+from fedfleet_inference_api.backends import choice, timing
 from fedfleet_inference_api.backends.backend import Prepared
 
 IMAGE = {"content": png(), "headers": {"content-type": "image/png"}}
@@ -51,6 +51,20 @@ def test_versions_are_answered_by_the_backend_of_the_setting(store, backend, mon
             assert answer["model"]["version"] == seed
             if backend == "onnx":
                 assert answer["model"]["backend"] == "onnx"
+
+
+def test_first_version_answers_while_its_backend_is_chosen_and_the_end_waits_for_neither(
+    store, monkeypatch, caplog
+):
+    for module, name in ((timing, "MEASURE_S"), (timing, "MOST_S"), (choice, "BUDGET_S")):
+        monkeypatch.setattr(module, name, 600.0)  # it goes on until it is stopped
+    version = publish(store, seed=1)
+    with serving(store, backend="auto") as (service, client):
+        wait_served(service, version)
+        answer = client.post("/predict", **IMAGE).json()
+
+    assert answer["model"]["backend"] == "torch"
+    assert not [record for record in caplog.records if record.message == "backend_not_chosen"]
 
 
 async def test_callers_at_once_are_computed_in_batches(store):

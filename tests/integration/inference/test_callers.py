@@ -54,7 +54,8 @@ def test_nothing_is_computed_for_callers_who_have_left(store, held):
 
         backend.run = counted
         body = IMAGE["content"]
-        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        lines = ("POST /predict HTTP/1.1", "host: localhost", f"content-length: {len(body)}")
+        head = "\r\n".join([*lines, "", ""]).encode()
         with held(service):
             callers = [
                 socket.create_connection((client.base_url.host, client.base_url.port))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import httpx
 import numpy as np
 import pytest
 from detectors import DETECTOR, quadrant_state
 from PIL import Image
-from serving import publish, serving, wait_served
+from serving import publish, serving, wait_served, wait_until
 
 from fedfleet.store.open import open_store
+from fedfleet_inference_api import agreement, reading, v2_infer, v2_tensors
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,52 @@ def test_batch_and_v2_tell_the_same_boxes(detector):
     )
     assert [output["name"] for output in model["outputs"]] == ["detections", "raw"]
     assert v2["outputs"][1]["shape"][1:] == model["outputs"][1]["shape"][1:]
+
+
+def test_boxes_and_long_answers_are_made_off_the_event_loop_and_the_models_thread(
+    tmp_path, monkeypatch
+):
+    threads: dict[str, set[str]] = {}
+
+    def noted(name: str, work: Callable[..., object]) -> Callable[..., object]:
+        def do(*given: object, **options: object) -> object:
+            threads.setdefault(name, set()).add(threading.current_thread().name.partition("_")[0])
+            return work(*given, **options)
+
+        return do
+
+    for module in (reading, v2_tensors, agreement):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, "decode_answer", noted(name, module.decode_answer))
+    monkeypatch.setattr(v2_infer, "json_response", noted("json", v2_infer.json_response))
+    tensor = {
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [1, 3, 128, 128],
+        "data": [200] * (3 * 128 * 128),
+    }
+    asked = {"inputs": [tensor], "outputs": [{"name": "raw"}, {"name": "detections"}]}
+    course = {"serve_alias": "production", "canary_alias": "candidate", "shadow_share": 1.0}
+    with open_store(f"sqlite:{tmp_path}") as store:
+        for alias in ("production", "candidate"):
+            publish(
+                store, 1, model="shapes", card=DETECTOR, state=quadrant_state(), aliases=(alias,)
+            )
+        with serving(store, **course) as (service, client):
+            wait_until(lambda: service.follower.following.candidate is not None)
+            one = client.post("/predict", params={"score": 0}, content=picture(1))
+            batch = client.post(
+                "/predict/batch", params={"score": 0}, files=[("file", picture(1))] * 2
+            )
+            v2 = client.post("/v2/models/shapes/infer", json=asked)
+            wait_until(lambda: client.get("/served").json()["candidate"]["mirrored"] == 4)
+            told = client.get("/served").json()["candidate"]
+
+    assert [one.status_code, batch.status_code, v2.status_code] == [200, 200, 200]
+    assert told["agreement"] == 1.0
+    assert threads == {
+        "reading": {"decode"},
+        "v2_tensors": {"decode"},
+        "json": {"decode"},
+        "agreement": {"shadow"},
+    }

@@ -142,3 +142,18 @@ def test_no_version_is_loaded_on_demand_where_the_settings_say_so(store):
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "INVALID_INPUT")
     assert served.status_code == 200
+
+
+def test_answer_bears_the_alias_that_was_asked_for_only_where_it_points_there(store):
+    good = publish(store, seed=1)
+    state = initial_state(CARD, 2)
+    publish(store, 2, state=replace(state, trainable=np.full_like(state.trainable, np.nan)))
+    with serving(store) as (service, client):
+        wait_served(service, good)
+        instead = client.post("/predict", params={"alias": "latest"}, **IMAGE).json()["model"]
+        third = publish(store, seed=3)
+        wait_served(service, third)
+        after = client.post("/predict", params={"alias": "latest"}, **IMAGE).json()["model"]
+
+    assert (instead["version"], instead["alias"]) == (1, "")
+    assert (after["version"], after["alias"]) == (3, "latest")

@@ -243,7 +243,9 @@ def test_caller_that_leaves_early_frees_its_place_and_is_no_error_of_ours(store,
     with serving(store, max_pending=1) as (service, client):
         wait_served(service, version)
         with socket.create_connection((client.base_url.host, client.base_url.port)) as caller:
-            caller.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc")
+            caller.sendall(
+                b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nabc"
+            )
             wait_until(lambda: service.busy == 1)
         wait_until(lambda: service.busy == 0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from serving import CARD, PIXELS, png, publish, serving, wait_served
@@ -133,3 +135,24 @@ def test_other_models_and_versions_are_loaded_when_they_are_asked_for(store):
     assert (newest["model_version"], newest["parameters"]["model"]["alias"]) == ("2", "latest")
     assert older["outputs"][0]["data"] != newest["outputs"][0]["data"]
     assert CARD.kind == "classification"
+
+
+def test_model_that_is_not_served_is_described_and_ready_as_the_alias_says(store):
+    publish(store, 1, model="cats")
+    fewer = replace(CARD, classes=CARD.classes[:3])
+    publish(store, 2, model="cats", card=fewer, aliases=())  # newer, and nobody points at it
+    version = publish(store, seed=3)
+    with serving(store) as (service, client):
+        wait_served(service, version)
+        described = client.get("/v2/models/cats").json()
+        newest = client.get("/v2/models/cats/versions/2").json()
+        before = client.get("/v2/models/cats/ready")
+        answered = client.post("/v2/models/cats/infer", json={"inputs": [TENSOR]})
+        after = client.get("/v2/models/cats/ready")
+
+    assert described["outputs"][0]["shape"] == [-1, 10]
+    assert answered.json()["outputs"][0]["shape"] == [1, 10]
+    assert newest["outputs"][0]["shape"] == [-1, 3]
+    assert described["versions"] == newest["versions"] == ["1", "2"]
+    assert [before.status_code, after.status_code] == [503, 200]
+    assert after.json() == {"name": "cats", "ready": True}

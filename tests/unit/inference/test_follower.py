@@ -377,6 +377,82 @@ def test_rollback_by_hand_during_a_load_keeps_what_was_loaded_out(store):
     assert bench.serves() == 1
 
 
+def test_version_that_was_left_by_hand_is_asked_by_nobody(store):
+    bench = served_two(store)
+    bench.follower.hold_previous()
+    held = bench.follower.following.current
+
+    assert bench.follower.failed(held, UNFIT) is None
+
+    assert bench.serves() == 1
+    assert bench.follower.following.is_held
+    assert bench.follower.following.previous.record.number == 2
+    assert "version 1 (round 1): VERSION_INVALID" in bench.follower.following.failure
+    bench.follower.resume()
+    assert bench.serves() == 2
+    assert bench.follower.following.failure == ""
+
+
+def served_other(store: Store, numbers: int) -> Bench:
+    """A follower of whatever is newest: of other/1 first, then of the last of some digits."""
+    publish(store, 0, model="other")
+    for seed in range(numbers - 1):
+        publish(store, seed, aliases=())
+    bench = Bench(store, moves_alias=True)
+    assert bench.serves() == 1
+    publish(store, 9)
+    assert bench.serves() == numbers
+    assert bench.follower.following.previous.record.model == "other"
+    return bench
+
+
+def test_rollback_goes_to_an_older_version_of_the_same_model_and_touches_no_alias(store):
+    bench = served_other(store, 2)
+
+    assert bench.follower.failed(bench.follower.following.current, UNFIT) is None
+
+    assert bench.serves() == 1
+    assert bench.follower.following.current.record.model == "digits"
+    assert store.registry.aliases("other")["latest"].revision == 1
+    assert store.registry.aliases("digits")["latest"].number == 2
+
+
+def test_rollback_goes_to_another_model_where_there_is_nothing_else(store):
+    bench = served_other(store, 1)
+
+    assert bench.follower.failed(bench.follower.following.current, UNFIT) is None
+
+    bench.serves()
+    assert bench.follower.following.current.record.model == "other"
+    assert store.registry.aliases("other")["latest"].revision == 1
+    assert "digits version 1 (round 1) was rolled back" in bench.follower.following.failure
+
+
+def test_registry_that_is_back_is_no_longer_said_to_be_away(store):
+    """Neither while a rollback is held, nor where a version's own failure was said before."""
+    bench = served_two(store)
+    bench.follower.hold_previous()
+    registry = bench.follower._registry = Unreadable(store)
+    bench.serves()
+    assert "the disk is away" in bench.follower.following.failure
+    registry.is_away = False
+
+    assert bench.serves() == 1
+    assert bench.follower.following.failure == ""
+
+    bench.follower.resume()
+    assert bench.serves() == 2
+    publish(store, 3)
+    assert bench.serves() == 3
+    bench.follower.failed(bench.follower.following.current, UNFIT)
+    registry.is_away = True
+    bench.serves()
+    assert "the disk is away" in bench.follower.following.failure
+    registry.is_away = False
+    assert bench.serves() == 2
+    assert "version 3 (round 3) was rolled back" in bench.follower.following.failure
+
+
 # The candidate.
 
 
@@ -420,3 +496,19 @@ def test_candidate_that_cannot_be_loaded_or_fails_costs_nobody_anything(store):
 
     publish(store, 4, aliases=("candidate",))
     assert candidate_of(bench) == 4
+
+
+def test_trial_of_a_candidate_that_was_served_before_goes_on_whatever_happens(store):
+    bench = Bench(store, alias="production", canary_alias="candidate", rollback_failures=3)
+    publish(store, 1, aliases=("production", "candidate"))
+    bench.serves()
+    publish(store, 2, aliases=("production",))
+    assert candidate_of(bench) == 1
+    assert bench.follower.following.previous.record.number == 1
+
+    for seed in (3, 4, 5):
+        publish(store, seed, aliases=())  # an event
+        bench.follower.failed(bench.follower.following.candidate, BROKEN)
+        last = candidate_of(bench)
+
+    assert last is None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
-import time
-from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,15 +27,17 @@ from fedfleet_inference_api.backends.bfloat16 import BFloat16Torch
 from fedfleet_inference_api.backends.mixed import Mixed
 from fedfleet_inference_api.backends.onnx_runtime import OnnxGraph, OnnxRuntime, export_graph
 from fedfleet_inference_api.backends.plain import PlainTorch
-from fedfleet_inference_api.backends.timing import Plan, measure, plan
+from fedfleet_inference_api.backends.replaceable import Replaceable
+from fedfleet_inference_api.backends.timing import Budget, Plan, measure, plan
+from fedfleet_inference_api.freeing import give_back
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 TORCH = "torch"
 NAMES = (TORCH, "torch-bfloat16", "onnx")
-# Another version of an architecture takes what the one before took, for so long.
-REMEASURE_S = 3600.0
+BUDGET_S = 3.0  # for all runs of a version's choice; making the backends is apart
+GOLDEN_SHARE = 12  # a twelfth of it for each answer to the golden batch, if each is as quick
 FIRST_GOLDEN, NEXT_GOLDEN = 8, 4  # images on which a version's backends have to agree
 _KNOWN_ARCHITECTURES = 8
 
@@ -45,7 +48,6 @@ class _Known:
 
     graph: OnnxGraph | None = None
     plan: Plan | None = None
-    until_s: float = 0.0  # when it is measured again
 
 
 @dataclass(eq=False)
@@ -56,6 +58,7 @@ class _Candidates:
     prepared: Prepared
     golden: Pixels
     want: Answers
+    budget: Budget
     made: dict[str, Backend] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
 
@@ -67,52 +70,72 @@ class Backends:
         setting: ``auto`` or one of ``NAMES``.
         max_batch: images of a full batch.
         threads: processor threads of a backend, 0 leaves each library's own number.
-        clock: seconds that only grow.
     """
 
-    def __init__(
-        self,
-        setting: str = TORCH,
-        *,
-        max_batch: int = 8,
-        threads: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, setting: str = TORCH, *, max_batch: int = 8, threads: int = 0) -> None:
         self._setting = setting
         self._max_batch = max_batch
         self._threads = threads
-        self._clock = clock
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()  # one version is measured at a time
+        self._stopping = threading.Event()
+        self._beside = ThreadPoolExecutor(1, "backend-chooser")
 
-    def of(self, card: ModelCard, prepared: Prepared) -> Backend:
-        """The backend of a version; plain torch where nothing else can be had or agrees."""
+    def of(self, card: ModelCard, prepared: Prepared, *, is_awaited: bool = False) -> Backend:
+        """The backend of a version; plain torch where nothing else can be had or agrees.
+
+        Args:
+            is_awaited: nothing else answers callers meanwhile, so with ``auto`` plain torch does
+                at once, and what is faster takes its place when it is known.
+        """
         plain = PlainTorch(prepared)
-        if self._setting == TORCH:
+        if self._setting == TORCH or self._stopping.is_set():
             return plain
+        if not is_awaited or self._setting != AUTO:
+            return self._chosen(card, prepared)
+        backend = Replaceable(plain)
+        # A copy: a module is for one thread at a time, and the first is about to answer.
+        chosen = self._beside.submit(self._chosen, card, deepcopy(prepared))
+        chosen.add_done_callback(lambda done: _replace(backend, done))
+        return backend
+
+    def stop(self) -> None:
+        """Choose no more; what is being chosen becomes plain torch after the run under way."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """``stop``, and wait for it; nobody may call ``of`` any more."""
+        self.stop()
+        self._beside.shutdown(cancel_futures=True)
+
+    def _chosen(self, card: ModelCard, prepared: Prepared) -> Backend:
         with self._lock:
             if self._threads:
                 torch.set_num_threads(self._threads)
-            return self._choose(card, prepared, plain)
+            return self._choose(card, prepared, PlainTorch(prepared))
 
     def _choose(self, card: ModelCard, prepared: Prepared, plain: PlainTorch) -> Backend:
+        budget = Budget(BUDGET_S if self._setting == AUTO else math.inf, self._stopping)
         known = self._remembered(card)
+        if known.plan is not None and known.plan.few == known.plan.many == TORCH:
+            return plain  # there is nothing to agree with
         golden = golden_batch(card.inputs, NEXT_GOLDEN if known.plan else FIRST_GOLDEN)
+        golden = golden[: _affordable(plain, golden, budget)]
+        if not len(golden):
+            return plain  # there is no time
         want = plain.run(golden)
         if want.ndim != (3 if card.kind == "detection" else 2) or not np.isfinite(want).all():
             return plain  # no answers; whoever warms the version up says so
-        candidates = _Candidates(card, prepared, golden, want, {TORCH: plain})
+        candidates = _Candidates(card, prepared, golden, want, budget, {TORCH: plain})
         if self._setting != AUTO:
             return self._made(self._setting, candidates, known) or plain
-        now_s = self._clock()
-        if known.plan is not None and now_s < known.until_s:
-            if self._has(known.plan, candidates, known):
-                return _planned(known.plan, candidates)
-            known.until_s = now_s  # this version is an odd one; the next is measured again
-        else:
-            known.until_s = now_s + REMEASURE_S
-        known.plan = self._measured(candidates, known)
-        return _planned(known.plan, candidates)
+        if known.plan is not None and self._has(known.plan, candidates, known):
+            return _planned(known.plan, candidates)
+        is_odd, known.plan = known.plan is not None, None
+        measured = self._measured(candidates, known)
+        if not is_odd and not self._stopping.is_set():
+            known.plan = measured  # the version after an odd one is measured again
+        return _planned(measured, candidates) if measured else plain
 
     def _remembered(self, card: ModelCard) -> _Known:
         numbers = tuple(str(place) for place in range(len(card.classes)))  # names are no matter
@@ -127,10 +150,17 @@ class Backends:
         names = (wanted.few, wanted.many)
         return all(self._made(name, candidates, known) is not None for name in names)
 
-    def _measured(self, candidates: _Candidates, known: _Known) -> Plan:
+    def _measured(self, candidates: _Candidates, known: _Known) -> Plan | None:
+        """What the times say; None where there was no time for any."""
         images = np.resize(candidates.golden, (self._max_batch, *candidates.golden.shape[1:]))
-        agreeing = {name: self._made(name, candidates, known) for name in NAMES}
-        times = measure({name: one for name, one in agreeing.items() if one}, images)
+        agreeing = {
+            name: self._made(name, candidates, known) for name in NAMES if candidates.budget.has()
+        }
+        times = measure(
+            {name: one for name, one in agreeing.items() if one}, images, candidates.budget
+        )
+        if not times:
+            return None
         chosen = plan(times, self._max_batch)
         logger.info(
             "backend_chosen",
@@ -169,7 +199,8 @@ class Backends:
             BackendMissingError: it cannot be had here.
         """
         try:
-            backend = self._build(name, candidates, known)
+            with candidates.budget.paused():
+                backend = self._build(name, candidates, known)
             got = backend.run(candidates.golden)
         except BackendMissingError:
             raise
@@ -193,3 +224,27 @@ class Backends:
 def _planned(wanted: Plan, candidates: _Candidates) -> Backend:
     few, many = candidates.made[wanted.few], candidates.made[wanted.many]
     return few if few is many else Mixed(few, many, wanted.most)
+
+
+def _affordable(plain: PlainTorch, golden: Pixels, budget: Budget) -> int:
+    """How many images of the golden batch there is time for; none where one takes too long."""
+    count, one_s = 0, 0.0
+    for _ in range(2):  # the first run sets things up
+        if count < len(golden) and budget.has(one_s):
+            started_s = budget.clock()
+            plain.run(golden[:1])
+            one_s = max(budget.clock() - started_s, 1e-6)
+            count = int(min(len(golden), budget.seconds / GOLDEN_SHARE / one_s))
+    return max(count, 1) if budget.has(one_s) else 0
+
+
+def _replace(backend: Replaceable, done: Future[Backend]) -> None:
+    """On the thread that chose, or on the one that closes."""
+    if done.cancelled():
+        return
+    error = done.exception()
+    if error is not None:
+        logger.error("backend_not_chosen", exc_info=error)
+        return
+    backend.replace(done.result())
+    give_back()  # what those were made of that were not chosen

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from serving import CARD
+from serving import CARD, wait_until
 
 from fedfleet.data.golden import golden_batch
 from fedfleet.models.card import ModelCard
@@ -20,7 +21,7 @@ from fedfleet_inference_api.backends import choice, timing
 from fedfleet_inference_api.backends.agreement import TOLERANCES, Tolerance, disagreement
 from fedfleet_inference_api.backends.backend import BackendMissingError, Prepared
 from fedfleet_inference_api.backends.bfloat16 import BFloat16Torch, has_bfloat16
-from fedfleet_inference_api.backends.choice import REMEASURE_S, Backends
+from fedfleet_inference_api.backends.choice import Backends
 from fedfleet_inference_api.backends.mixed import Mixed
 from fedfleet_inference_api.backends.onnx_runtime import OnnxRuntime, export_graph
 from fedfleet_inference_api.backends.plain import PlainTorch
@@ -58,7 +59,7 @@ def told(monkeypatch: pytest.MonkeyPatch, times: dict[str, timing.Times]) -> Non
     """Have backends timed so, and others slowly: real times are the machine's."""
     slow = timing.Times(9.0, 9.0)
     monkeypatch.setattr(
-        choice, "measure", lambda backends, _: {name: times.get(name, slow) for name in backends}
+        choice, "measure", lambda backends, *_: {name: times.get(name, slow) for name in backends}
     )
 
 
@@ -121,10 +122,9 @@ def test_bfloat16_is_refused_where_the_processor_does_not_know_it(tmp_path):
         BFloat16Torch(prepared(), tmp_path / "arm")
 
 
-def test_auto_measures_once_for_an_architecture_and_again_when_it_is_old(caplog):
+def test_auto_measures_once_for_an_architecture(caplog):
     caplog.set_level(logging.INFO)
-    now_s = 100.0
-    backends = Backends("auto", max_batch=4, threads=1, clock=lambda: now_s)
+    backends = Backends("auto", max_batch=4, threads=1)
 
     def measured() -> int:
         return sum(record.message == "backend_chosen" for record in caplog.records)
@@ -135,9 +135,6 @@ def test_auto_measures_once_for_an_architecture_and_again_when_it_is_old(caplog)
     assert first.name == second.name
     backends.of(CARDS["vit"], prepared(CARDS["vit"]))
     assert measured() == 2
-    now_s += REMEASURE_S
-    backends.of(CARD, prepared(seed=3))
-    assert measured() == 3
     chosen = next(r for r in caplog.records if r.message == "backend_chosen")
     assert chosen.__dict__["one_ms"]["torch"] > 0
 
@@ -241,3 +238,77 @@ def test_module_that_only_plain_torch_computes_is_served_by_it(caplog):
     assert {r.__dict__["backend"] for r in caplog.records if r.message == "backend_refused"} >= {
         "onnx"
     }
+
+
+class Weighed(torch.nn.Module):
+    """Takes a time for each image, in eager torch and in no other way."""
+
+    def __init__(self, now_s: list[float], image_s: float) -> None:
+        super().__init__()
+        self.now_s, self.image_s = now_s, image_s
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_tracing() or images.dtype != torch.float32:
+            raise KeyError("not here")
+        self.now_s[0] += self.image_s * len(images)
+        return images.flatten(1)[:, :10]
+
+
+@pytest.mark.parametrize(("image_s", "most_s"), [(0.05, 3.05), (1.0, 4.0), (10.0, 10.0)])
+def test_auto_takes_three_seconds_and_little_more_whatever_the_model(monkeypatch, image_s, most_s):
+    now_s = [0.0]
+    made = timing.Budget
+    monkeypatch.setattr(choice, "Budget", lambda *given: made(*given, lambda: now_s[0]))
+
+    backend = Backends("auto", threads=1).of(CARD, Prepared(Weighed(now_s, image_s), CARD.inputs))
+
+    assert backend.name == "torch"
+    assert now_s[0] <= most_s
+
+
+def test_version_that_callers_wait_for_is_answered_by_torch_until_the_choice_is_made(monkeypatch):
+    may_measure = threading.Event()
+
+    def measure(backends: dict[str, object], *_: object) -> dict[str, timing.Times]:
+        may_measure.wait()
+        return {name: timing.Times(*(2 * [0.1 if name == "onnx" else 9.0])) for name in backends}
+
+    monkeypatch.setattr(choice, "measure", measure)
+    backends = Backends("auto", max_batch=4, threads=1)
+    module = prepared()
+    images = golden_batch(CARD.inputs)
+
+    backend = backends.of(CARD, module, is_awaited=True)
+
+    assert backend.name == "torch"
+    want = backend.run(images)
+    may_measure.set()
+    wait_until(lambda: backend.name == "onnx")
+    assert np.allclose(backend.run(images), want, atol=1e-4)
+    assert backends.of(CARD, prepared(seed=2)).name == "onnx"  # the next one knows it at once
+    backends.close()
+
+
+def test_stop_ends_a_choice_after_the_run_under_way(monkeypatch):
+    """And remembers nothing of it."""
+    monkeypatch.setattr(timing, "MEASURE_S", 60.0)
+    monkeypatch.setattr(timing, "MOST_S", 60.0)
+    monkeypatch.setattr(choice, "BUDGET_S", 60.0)
+    measuring, begun = choice.measure, threading.Event()
+
+    def measure(*given: object) -> dict[str, timing.Times]:
+        begun.set()
+        return measuring(*given)
+
+    monkeypatch.setattr(choice, "measure", measure)
+    backends = Backends("auto", max_batch=4, threads=1)
+    backends.of(CARD, prepared(), is_awaited=True)
+    assert begun.wait(30)
+
+    closing = threading.Thread(target=backends.close)
+    closing.start()
+    closing.join(10)
+
+    assert not closing.is_alive()
+    assert [known.plan for known in backends._known.values()] == [None]
+    assert backends.of(CARD, prepared(seed=2), is_awaited=True).name == "torch"

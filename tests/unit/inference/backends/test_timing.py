@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from fedfleet_inference_api.backends import timing
 from fedfleet_inference_api.backends.backend import Answers
 from fedfleet_inference_api.backends.mixed import Mixed
-from fedfleet_inference_api.backends.timing import Times, measure, plan
+from fedfleet_inference_api.backends.timing import Budget, Times, measure, plan
 
 SECONDS = st.floats(1e-4, 1.0)
 
@@ -67,12 +69,73 @@ def test_measure_times_one_image_and_a_full_batch_of_each_in_turn(monkeypatch):
     order: list[str] = []
     backends = {"a": Counting("a", order), "b": Counting("b", order)}
 
-    times = measure(backends, np.zeros((8, 1, 2, 2), np.uint8))
+    times = measure(backends, np.zeros((8, 1, 2, 2), np.uint8), Budget(60.0, threading.Event()))
 
     assert set(times) == {"a", "b"}
     assert all(0 < time_s < 1 for one in times.values() for time_s in (one.one_s, one.full_s))
     assert all(set(backend.sizes) == {1, 8} for backend in backends.values())
     assert "".join(order).strip("a").rstrip("b").count("a") > 0  # not one after the other
+
+
+class Slow:
+    """Takes so long for each image, on a clock that only its runs move."""
+
+    def __init__(self, name: str, image_s: float, now_s: list[float]) -> None:
+        self.name = name
+        self.sizes: list[int] = []
+        self._image_s = image_s
+        self._now_s = now_s
+
+    def run(self, images: np.ndarray) -> Answers:
+        self.sizes.append(len(images))
+        self._now_s[0] += self._image_s * len(images)
+        return np.zeros((len(images), 2), np.float32)
+
+
+def timed(seconds: dict[str, float]) -> tuple[dict[str, Times], dict[str, Slow], float]:
+    """Measure backends by seconds of an image, in a budget of 3 s; and how long it took."""
+    now_s = [0.0]
+    backends = {name: Slow(name, image_s, now_s) for name, image_s in seconds.items()}
+    budget = Budget(3.0, threading.Event(), lambda: now_s[0])
+    times = measure(backends, np.zeros((8, 1, 2, 2), np.uint8), budget)
+    return times, backends, now_s[0]
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.floats(1e-3, 9.0), min_size=1))
+def test_measure_ends_with_its_budget_and_the_run_that_is_under_way(seconds):
+    times, _, took_s = timed(seconds)
+
+    assert took_s <= 3.0 + max(seconds.values())  # one image: no full batch is begun too late
+    first = next(iter(seconds))
+    assert first in times
+    assert list(times) == [name for name in seconds if name in times]
+    chosen = plan(times, 8)
+    assert seconds[chosen.few] <= 1.11 * min(seconds[name] for name in times)
+
+
+def test_measure_of_slow_backends_takes_a_full_batch_to_be_that_many_images():
+    times, backends, _ = timed({"a": 0.6, "b": 0.5})
+
+    assert times["a"].full_s == 8 * times["a"].one_s
+    assert {*backends["a"].sizes, *backends["b"].sizes} == {1}
+
+
+def test_measure_times_no_further_what_takes_three_times_as_long():
+    _, backends, _ = timed({"a": 0.02, "b": 0.1})
+
+    assert backends["b"].sizes == [1, 8]
+    assert len(backends["a"].sizes) > 4
+
+
+def test_measure_begins_nothing_when_the_process_ends():
+    stopping = threading.Event()
+    stopping.set()
+    backend = Counting("a")
+
+    images = np.zeros((8, 1, 2, 2), np.uint8)
+
+    assert measure({"a": backend}, images, Budget(60.0, stopping)) == {}
+    assert backend.sizes == []
 
 
 def test_mixed_computes_each_batch_with_the_backend_for_its_size():
