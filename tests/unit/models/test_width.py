@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedfleet.errors import RecipeInvalid
 from fedfleet.models import width as width_module
 from fedfleet.models.config import (
     BUILT_IN,
@@ -22,7 +23,10 @@ from fedfleet.models.width import narrowed
 ROOT = Path(width_module.__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", list(BUILT_IN))
+WITHOUT = "ssdlite320_mobilenet_v3_large"  # torchvision's network has one width
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != WITHOUT])
 def test_narrowed_multiplies_the_width_of_every_architecture(name):
     config = ModelConfig(architecture=name, options=BUILT_IN[name](width=0.5))
 
@@ -30,6 +34,13 @@ def test_narrowed_multiplies_the_width_of_every_architecture(name):
 
     assert half == ModelConfig(architecture=name, options=BUILT_IN[name](width=0.125))
     assert narrowed(config, 1.0) == config
+
+
+def test_narrowed_refuses_an_architecture_without_a_width():
+    config = ModelConfig(architecture=WITHOUT, options=BUILT_IN[WITHOUT]())
+
+    with pytest.raises(RecipeInvalid, match=WITHOUT):
+        narrowed(config, 0.5)
 
 
 def test_narrowed_keeps_the_other_options():
