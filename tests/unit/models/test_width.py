@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfleet.errors import RecipeInvalid
 from fedfleet.models import width as width_module
 from fedfleet.models.config import (
     BUILT_IN,
@@ -39,7 +38,7 @@ def test_narrowed_multiplies_the_width_of_every_architecture(name):
 def test_narrowed_refuses_an_architecture_without_a_width():
     config = ModelConfig(architecture=WITHOUT, options=BUILT_IN[WITHOUT]())
 
-    with pytest.raises(RecipeInvalid, match=WITHOUT):
+    with pytest.raises(ValueError, match=f"{WITHOUT}.* has no option width"):
         narrowed(config, 0.5)
 
 
