@@ -301,8 +301,8 @@ async def test_names_that_nobody_answers_for_keep_no_thread_from_others(monkeypa
         )
         beyond = await asyncio.gather(fetcher.fetch(url), return_exceptions=True)
         threads = [thread for thread in threading.enumerate() if thread.name == "image-url-names"]
-        others = await asyncio.gather(
-            *(asyncio.to_thread(int, number) for number in range(MAX_FETCHES))
+        others = await asyncio.wait_for(
+            asyncio.gather(*(asyncio.to_thread(int, number) for number in range(MAX_FETCHES))), 10
         )
     finally:
         release.set()
