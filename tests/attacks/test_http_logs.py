@@ -99,7 +99,7 @@ def _send_raw(url: str, name: str, value: bytes) -> None:
     """As no library would: the value may break the header."""
     parts = httpx.URL(url)
     with socket.create_connection((parts.host, parts.port), timeout=PATIENCE_S) as caller:
-        head = f"GET /served HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{name}: ".encode()
+        head = f"GET /served HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{name}: ".encode()
         caller.sendall(head + value + b"\r\n\r\n")
         while caller.recv(1 << 16):
             pass

@@ -19,7 +19,7 @@ from fedfleet.store.protocols import Store
 STALL_S = 0.4
 TIMEOUT_S = 0.6
 IMAGE = {"content": png(), "headers": {"content-type": "image/png"}}
-HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000\r\n\r\n"
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def trickling(caller: socket.socket, piece: bytes) -> Iterator[None]:
     ("begun", "piece"),
     [
         (b"GET /livez HTTP/1.1\r\n", b"x: y\r\n"),
-        (b"GET /livez HTTP/1.1\r\nhost: x\r\nx: ", b"y"),
+        (b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx: ", b"y"),
         (b"G", b"E"),
     ],
 )
@@ -93,7 +93,7 @@ def test_connection_that_says_nothing_is_closed(store):
 
 def test_second_request_gets_no_more_time_than_the_first(store):
     with serving(store, stall_s=STALL_S) as (_, client), connect(client) as caller:
-        caller.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\nGET /livez")
+        caller.sendall(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\nGET /livez")
         with trickling(caller, b"/"):
             answer = rest_of(caller)
 
@@ -105,7 +105,7 @@ def test_second_request_gets_no_more_time_than_the_first(store):
 def test_connection_that_rests_between_requests_is_kept(store):
     with serving(store, stall_s=STALL_S / 4) as (_, client), connect(client) as caller:
         for _ in range(2):
-            caller.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            caller.sendall(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
             answer = b""
             while b'{"live":true}' not in answer:
                 answer += caller.recv(1 << 16)
@@ -156,7 +156,7 @@ def test_bodies_together_are_bounded_by_what_has_come(store):
     """Half of the memory is held by uploads that stop; what is announced counts for nothing."""
     version = publish(store, seed=1)
     limit = 1 << 20
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % limit
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % limit
     with (
         serving(store, stall_s=30, max_body_bytes=limit, bodies_mb=1) as (service, client),
         ExitStack() as held,
@@ -180,7 +180,7 @@ def test_bodies_together_are_bounded_by_what_has_come(store):
 def test_answers_that_are_not_read_end_the_connection(store):
     with serving(store, stall_s=STALL_S) as (_, client), connect(client) as caller:
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        request = b"GET /page/style.css HTTP/1.1\r\nhost: x\r\n\r\n"
+        request = b"GET /page/style.css HTTP/1.1\r\nhost: localhost\r\n\r\n"
         caller.settimeout(30)
         with pytest.raises(ConnectionError):
             while True:

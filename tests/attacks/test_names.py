@@ -325,7 +325,9 @@ async def test_texts_of_a_coordinator_make_no_file_label_or_line_of_a_worker(
 )
 def test_paths_lead_to_no_file(path: str, inference: tuple[str, int]) -> None:
     with socket.create_connection(inference, timeout=PATIENCE_S) as caller:
-        caller.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        caller.sendall(
+            f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
+        )
         answer = b""
         while piece := caller.recv(1 << 16):
             answer += piece

@@ -56,7 +56,13 @@ def dial(client: httpx.Client) -> socket.socket:
 def handshake(*headers: bytes, path: bytes = b"/events/ws?after=0") -> bytes:
     key = b"sec-websocket-key: " + base64.b64encode(os.urandom(16)) + b"\r\n"
     return (
-        b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n" + UPGRADE + key + b"".join(headers) + b"\r\n"
+        b"GET "
+        + path
+        + b" HTTP/1.1\r\nhost: localhost\r\n"
+        + UPGRADE
+        + key
+        + b"".join(headers)
+        + b"\r\n"
     )
 
 
@@ -173,7 +179,7 @@ def test_page_of_another_host_cannot_open_a_socket_where_no_key_is_asked_for(sto
 @pytest.mark.parametrize(
     "request_",
     [
-        b"GET /events/ws HTTP/1.1\r\nhost: x\r\n" + UPGRADE + b"\r\n",
+        b"GET /events/ws HTTP/1.1\r\nhost: localhost\r\n" + UPGRADE + b"\r\n",
         handshake(b"content-length: 5\r\n") + b"hello",
         handshake(b"transfer-encoding: chunked\r\n"),
         handshake(*(b"x-%d: y\r\n" % number for number in range(300))),
@@ -283,7 +289,8 @@ def test_sockets_of_one_address_are_bounded_like_its_other_connections(store):
         for _ in range(6):
             stack.enter_context(connect(url(client, "/events/ws"), proxy=None))
         wait_until(lambda: service.station.hub.readers == 6)
-        with pytest.raises((InvalidMessage, OSError)):
+        # However far its handshake came when the connection was closed.
+        with pytest.raises((ConnectionClosed, InvalidMessage, OSError)):
             for _ in range(6):
                 stack.enter_context(
                     connect(url(client, "/events/ws"), proxy=None, open_timeout=PATIENCE_S)

@@ -93,11 +93,11 @@ class Guard:
         if not scope["path"].isprintable():
             # The framework's patterns take a line break at a path's end, the table's do not.
             raise _Refused(NotFound("there is nothing at this path"), {})
-        if self._own_names is not None:
-            _check_host(scope, self._own_names)
         route = scopes.route_of(scope.get("method", scopes.WEBSOCKET), scope["path"])
         if route in scopes.UNLIMITED:
             return
+        if self._own_names is not None:
+            _check_host(scope, self._own_names)
         caller = caller_of(scope, self._trusted)
         _pass(self._addresses.take(caller), "this address")
         if scope["type"] == "websocket":
