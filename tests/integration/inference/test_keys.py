@@ -148,7 +148,9 @@ def test_line_break_behind_a_path_is_no_way_around_its_scope(guarded, shared_sto
 def test_caller_without_a_key_is_answered_before_it_has_sent_its_body(guarded):
     address = (guarded.base_url.host, guarded.base_url.port)
     with socket.create_connection(address, timeout=30) as caller:
-        caller.sendall(b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n")
+        caller.sendall(
+            b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n"
+        )
         answer = caller.recv(1 << 16)
 
     assert answer.startswith(b"HTTP/1.1 401 ")
