@@ -10,7 +10,13 @@ from fedfleet.models.anchors import GRIDS
 from fedfleet.models.card import ModelCard
 from fedfleet.models.catalog import build
 from fedfleet.models.config import MlpOptions, ModelConfig, SsdTinyOptions
-from fedfleet.models.detection import OFFSETS, centres_of, encode_boxes, overlaps
+from fedfleet.models.detection import (
+    CENTRE_WEIGHT,
+    OFFSETS,
+    SIDE_WEIGHT,
+    centres_of,
+    overlaps,
+)
 from fedfleet.store.protocols import VersionRecord
 from fedfleet.training.state import initial_state, schema_of
 from fedfleet.types import InputSpec, ModelState
@@ -34,6 +40,15 @@ CLASSIFIER = ModelCard(
 
 # Class, score and box of a thing.
 Thing = tuple[int, float, tuple[float, float, float, float]]
+
+
+def encode_boxes(boxes: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """The offsets that make boxes (N, 4), of sides above 0, of their anchors (N, 4)."""
+    sides = centres[:, 2:]
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    shift = CENTRE_WEIGHT * (middle - centres[:, :2]) / sides
+    growth = SIDE_WEIGHT * np.log((boxes[:, 2:] - boxes[:, :2]) / sides)
+    return np.concatenate([shift, growth], axis=1).astype(np.float32)
 
 
 def servable(card: ModelCard, number: int = 1) -> Servable:

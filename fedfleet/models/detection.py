@@ -141,15 +141,6 @@ def decode_boxes(offsets: Floats, centres: BoxRows) -> BoxRows:
     return np.concatenate([middle - half, middle + half], axis=1).astype(np.float32)
 
 
-def encode_boxes(boxes: BoxRows, centres: BoxRows) -> Floats:
-    """The offsets that make boxes (N, 4), of sides above 0, of their anchors (N, 4)."""
-    sides = centres[:, 2:]
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    shift = CENTRE_WEIGHT * (middle - centres[:, :2]) / sides
-    growth = SIDE_WEIGHT * np.log((boxes[:, 2:] - boxes[:, :2]) / sides)
-    return np.concatenate([shift, growth], axis=1).astype(np.float32)
-
-
 def suppress(boxes: BoxRows, labels: npt.NDArray[np.int64], iou: float) -> list[int]:
     """The places of the boxes that stay, in their order.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectors import encode_boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -22,7 +23,6 @@ from fedfleet.models.detection import (
     centres_of,
     decode_answer,
     decode_boxes,
-    encode_boxes,
     overlaps,
     suppress,
 )

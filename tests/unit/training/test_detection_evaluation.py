@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from boxed import CARD, squares
+from detectors import encode_boxes
 from torch import Tensor, nn
 
 from fedfleet.data.shard import Examples
 from fedfleet.errors import NotInstalled
-from fedfleet.models.detection import Detection, centres_of, encode_boxes
+from fedfleet.models.detection import Detection, centres_of
 from fedfleet.training.detection_evaluation import Seen, evaluate_detector, found_classes
 
 CPU = torch.device("cpu")
