@@ -65,3 +65,6 @@ async def test_error_of_ours_keeps_nobody_waiting():
     for _ in range(2):
         with pytest.raises(RuntimeError, match="slow failed"):
             await asyncio.wait_for(aside.run(lambda: _raises(KeyError("x"))), PATIENCE_S)
+
+    for thread in [thread for thread in threading.enumerate() if thread.name == "slow"]:
+        thread.join(PATIENCE_S)  # or its error would be reported in the middle of another test
