@@ -33,7 +33,7 @@ class BoxedFile:
     Args:
         path: relative to the data folder.
         width, height: in pixels, as the annotations say.
-        boxes: float32, shape (k, 5).
+        boxes: float32, shape (k, 5), regions that are ignored among them.
     """
 
     path: PurePosixPath
@@ -130,7 +130,7 @@ def open_files(
                 f"{where}: {shown(file.path)} has {len(file.boxes)} boxes, at most {MAX_BOXES} "
                 "are read; cut the image into several"
             )
-    if not any(len(file.boxes) for file in files):
+    if not any((file.boxes[:, 0] >= 0).any() for file in files):
         names = [printable(name) for name in sorted(found)]
         more = ", ..." if len(names) > _MOST_SUGGESTED else ""
         known = ", ".join(names[:_MOST_SUGGESTED]) + more

@@ -17,6 +17,19 @@ from fedfleet.errors import DataInvalid
 NO_BOX = -1
 
 
+def ignored_label(label: int) -> int:
+    """The label of a region that may hold things of a class, and that nobody is judged by: a crowd,
+    or what was too hard to tell. It is below NO_BOX.
+    """
+    return NO_BOX - 1 - label
+
+
+def ignored_class(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The classes that ``ignored_label`` made these labels of."""
+    classes: npt.NDArray[np.int64] = NO_BOX - 1 - labels.astype(np.int64)
+    return classes
+
+
 def pad_boxes(boxes: Sequence[Boxes]) -> Boxes:
     """Put the boxes of several images into one array (n, M, 5); M is at least 1.
 
@@ -68,7 +81,7 @@ def check_boxes(boxes: Boxes, images: int, classes: int) -> None:
     labels, corners = boxes[:, :, 0], boxes[:, :, 1:]
     is_box = labels != NO_BOX
     real = corners[is_box]
-    if not np.isin(labels[is_box], np.arange(classes)).all():
+    if not np.isin(labels[is_box], np.arange(ignored_label(classes - 1), classes)).all():
         raise DataInvalid(
             f"labels of boxes run from {labels.min():g} to {labels.max():g}, there are {classes} "
             f"classes (0 to {classes - 1})"

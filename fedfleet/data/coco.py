@@ -2,8 +2,8 @@
 tools that people draw boxes with can write.
 
 Read are ``images`` (id, file_name, width, height), ``categories`` (id, name) and ``annotations``
-(image_id, category_id, bbox as left, top, width, height in pixels, iscrowd). Crowds are left out:
-their box stands for many things.
+(image_id, category_id, bbox as left, top, width, height in pixels, iscrowd). The box of a crowd
+stands for many things: it is a region that is ignored.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fedfleet.data.boxed_files import (
     open_files,
     relative_path,
 )
+from fedfleet.data.boxes import ignored_label
 from fedfleet.data.catalog import DatasetSource, DatasetSpec, Split
 from fedfleet.data.config import CocoOptions
 from fedfleet.data.images import BoxedImages
@@ -122,14 +123,14 @@ def _files(
             raise DataInvalid(f"{shown}: its image_id is not among the images")
         if not _is_id(category) or category not in categories:
             raise DataInvalid(f"{shown}: its category_id is not among the categories")
-        if row.get("iscrowd", 0) in (0, False):
-            file = images[image]
-            try:
-                box = clip_box(_corners(row.get("bbox")), file.width, file.height)
-            except ValueError as error:
-                raise DataInvalid(f"{shown}: {error}") from error
-            if box is not None and category in labels:
-                boxes[image].append((float(labels[category]), *box))
+        file = images[image]
+        try:
+            box = clip_box(_corners(row.get("bbox")), file.width, file.height)
+        except ValueError as error:
+            raise DataInvalid(f"{shown}: {error}") from error
+        if box is not None and category in labels:
+            label, is_crowd = labels[category], row.get("iscrowd", 0) not in (0, False)
+            boxes[image].append((float(ignored_label(label) if is_crowd else label), *box))
     return [
         BoxedFile(
             file.path, file.width, file.height, np.array(boxes[image], np.float32).reshape(-1, 5)

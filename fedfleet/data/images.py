@@ -15,7 +15,8 @@ Labels = npt.NDArray[np.int64]
 Index = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 # Of each image (n, M, 5): rows of (label, left, top, right, bottom), the sides as shares of the
-# image's in [0, 1]; an image with fewer boxes ends in rows whose label is -1.
+# image's in [0, 1]; an image with fewer boxes ends in rows whose label is -1. A label below -1 is
+# of a region that counts for nothing (``boxes.ignored_label``).
 Boxes = npt.NDArray[np.float32]
 
 

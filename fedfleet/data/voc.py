@@ -1,8 +1,8 @@
 """``voc``: images and boxes in the folders of Pascal VOC (Everingham et al. 2010).
 
 ``Annotations/ID.xml``, ``JPEGImages/ID.jpg`` (or ``.jpeg``, ``.png``) and the lists of ids
-``ImageSets/Main/{train,trainval,val,test}.txt``. Objects marked as difficult are left out, in
-training and in evaluation, as the challenge's own rules do.
+``ImageSets/Main/{train,trainval,val,test}.txt``. An object marked as difficult is a region that is
+ignored, in training and in evaluation: to find it counts neither for nor against a detector.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from fedfleet.data.boxed_files import BoxedFile, boxed_spec, check_size, clip_box, open_files
+from fedfleet.data.boxes import ignored_label
 from fedfleet.data.catalog import DatasetSource, DatasetSpec, Split
 from fedfleet.data.config import VocOptions
 from fedfleet.data.images import BoxedImages
@@ -108,8 +109,7 @@ def _boxes(
         if not name:
             raise ValueError(f"object {number} has no name")
         found.add(name)
-        if (item.findtext("difficult") or "0").strip() != "0":
-            continue
+        is_difficult = (item.findtext("difficult") or "0").strip() != "0"
         try:
             left, top, right, bottom = (_number(item, side) for side in _SIDES)
             # Pixels are counted from 1, and the last one is part of the box.
@@ -117,7 +117,8 @@ def _boxes(
         except ValueError as error:
             raise ValueError(f"{shown}: {error}") from error
         if name in classes and box is not None:
-            yield (float(classes.index(name)), *box)
+            label = classes.index(name)
+            yield (float(ignored_label(label) if is_difficult else label), *box)
 
 
 def _image(root: Path, name: str) -> PurePosixPath:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,8 @@ from torchmetrics.detection import MeanAveragePrecision  # noqa: E402
 def average_precisions(seen: Sequence[Seen], classes: Sequence[str]) -> dict[str, float]:
     """``map50`` (at an overlap of 0.5), ``map`` (mean over 0.5 to 0.95), ``ap50/CLASS``.
 
-    A class of which no image has a box has no precision and is left out.
+    A class of which no image has a box has no precision and is left out. Ignored regions are what
+    COCO calls crowds.
     """
     metric: Any = MeanAveragePrecision(backend="pycocotools", extended_summary=True)
     metric.warn_on_many_detections = False
@@ -45,7 +47,9 @@ def _answered(one: Seen) -> dict[str, Tensor]:
 
 
 def _truth(one: Seen) -> dict[str, Tensor]:
+    rows = torch.from_numpy(np.concatenate([one.truth, one.ignored]))
     return {
-        "boxes": torch.from_numpy(one.truth[:, 1:].copy()),
-        "labels": torch.from_numpy(one.truth[:, 0].astype("int64")),
+        "boxes": rows[:, 1:],
+        "labels": rows[:, 0].long(),
+        "iscrowd": torch.arange(len(rows)) >= len(one.truth),
     }

@@ -16,7 +16,7 @@ def augment_boxes(boxes_BM5: Tensor, draws: Draws, size: tuple[int, int]) -> Ten
     """Apply a batch's draws to rows (label, left, top, right, bottom).
 
     A crop cuts boxes at its border; a box whose middle it leaves out is no longer one (as Liu et
-    al. 2016, arXiv:1512.02325, section 2.2).
+    al. 2016, arXiv:1512.02325, section 2.2). What is left of a region that is ignored stays one.
 
     Args:
         size: height and width of the images in pixels.
@@ -26,7 +26,8 @@ def augment_boxes(boxes_BM5: Tensor, draws: Draws, size: tuple[int, int]) -> Ten
         corners_BM4 = corners_BM4 - _moved(draws.offset_N2, size)[:, None, :]
         middle = (corners_BM4[..., :2] + corners_BM4[..., 2:]) / 2
         is_inside = ((middle > 0) & (middle < 1)).all(dim=2)
-        labels_BM = torch.where(is_inside, labels_BM, float(NO_BOX))
+        stays = is_inside | (labels_BM < NO_BOX)
+        labels_BM = torch.where(stays, labels_BM, float(NO_BOX))
         corners_BM4 = corners_BM4.clamp(0, 1)
     left, top, right, bottom = corners_BM4.unbind(2)
     flipped = torch.stack([1 - right, top, 1 - left, bottom], dim=2)

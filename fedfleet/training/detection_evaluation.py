@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedfleet.data.boxes import NO_BOX, ignored_class
 from fedfleet.data.images import Boxes
 from fedfleet.data.shard import Examples
 from fedfleet.errors import DataInvalid, NotInstalled, RecipeInvalid, TrainingFailed
@@ -27,8 +28,12 @@ from fedfleet.types import Evaluation
 # A box counts as found by an answered one of its class that is so sure and overlaps it by so much.
 FOUND_SCORE = 0.5
 FOUND_IOU = 0.5
-# Answers for the average precision, which ranks all of them.
-_LEAST_SCORE = 0.05
+# An answer that lies in an ignored region of its class with so much of its area counts for nothing
+# (COCO's rule for crowds).
+IGNORED_SHARE = 0.5
+# Answers for the average precision, which ranks all of them: from where torchvision's detectors
+# answer at all.
+_LEAST_SCORE = 0.01
 _SCORES = "fedfleet.training.average_precision:average_precisions"
 
 # Of answers and boxes of a batch: the loss of each image, shape (B,).
@@ -42,10 +47,12 @@ class Seen:
     Args:
         truth: rows (label, left, top, right, bottom), shape (N, 5).
         answered: the surest first.
+        ignored: rows (class, left, top, right, bottom) of regions by which nobody is judged.
     """
 
     truth: Boxes
     answered: Sequence[Detection]
+    ignored: Boxes = field(default_factory=lambda: np.empty((0, 5), np.float32))
 
 
 def evaluate_detector(
@@ -85,10 +92,17 @@ def evaluate_detector(
                     "the model's answers are not finite: training diverged; lower training.lr"
                 )
             seen += [
-                Seen(truth[truth[:, 0] >= 0], decode_answer(card, answer, score=_LEAST_SCORE))
-                for truth, answer in zip(boxes.cpu().numpy(), answers.cpu().numpy(), strict=True)
+                _seen(rows, decode_answer(card, answer, score=_LEAST_SCORE))
+                for rows, answer in zip(boxes.cpu().numpy(), answers.cpu().numpy(), strict=True)
             ]
     return _counted(seen, card, loss_sum, _find_scores()(seen, card.classes) if scores else {})
+
+
+def _seen(rows: Boxes, answered: Sequence[Detection]) -> Seen:
+    labels = rows[:, 0]
+    ignored = rows[labels < NO_BOX]
+    ignored[:, 0] = ignored_class(ignored[:, 0])
+    return Seen(rows[labels >= 0], answered, ignored)
 
 
 def require_boxes(examples: Examples) -> None:
@@ -111,23 +125,36 @@ def check_answers(answers: Tensor, examples: int, card: ModelCard) -> None:
         )
 
 
-def found_classes(seen: Seen) -> list[int]:
-    """The label of each box that is found; of several answers for one box the surest counts, and
-    an answer counts for the box that it overlaps most among those not found yet.
+def compare(seen: Seen) -> tuple[list[int], list[int]]:
+    """The classes of the boxes that are found, and of the answers that found none.
+
+    Of several answers for one box the surest counts, and an answer counts for the box that it
+    overlaps most among those not found yet. An answer in an ignored region is neither.
     """
     labels = seen.truth[:, 0].astype(np.int64)
     is_open = np.ones(len(labels), np.bool_)
-    found = []
+    found, missed = [], []
     for answer in seen.answered:
-        if answer.score < FOUND_SCORE or not is_open.any():
+        if answer.score < FOUND_SCORE:
             break  # the surest come first
         shares = overlaps(np.asarray([answer.box], np.float32), seen.truth[:, 1:])[0]
         shares = np.where(is_open & (labels == answer.index), shares, -1.0)
-        place = int(shares.argmax())
-        if shares[place] >= FOUND_IOU:
+        place = int(shares.argmax()) if shares.size else -1
+        if shares.size and shares[place] >= FOUND_IOU:
             is_open[place] = False
             found.append(answer.index)
-    return found
+        elif not _is_ignored(answer, seen.ignored):
+            missed.append(answer.index)
+    return found, missed
+
+
+def _is_ignored(answer: Detection, ignored: Boxes) -> bool:
+    corners = ignored[ignored[:, 0] == answer.index, 1:]
+    left, top, right, bottom = answer.box
+    low = np.maximum(corners[:, :2], (left, top))
+    high = np.minimum(corners[:, 2:], (right, bottom))
+    common = (high - low).clip(min=0).prod(axis=1)
+    return bool((common >= IGNORED_SHARE * (right - left) * (bottom - top)).any())
 
 
 def _counted(
@@ -136,10 +163,9 @@ def _counted(
     true, right, answered = (np.zeros(len(card.classes), np.int64) for _ in range(3))
     for one in seen:
         np.add.at(true, one.truth[:, 0].astype(np.int64), 1)
-        for index in found_classes(one):
-            right[index] += 1
-        for answer in one.answered:
-            answered[answer.index] += answer.score >= FOUND_SCORE
+        found, missed = compare(one)
+        np.add.at(right, found, 1)
+        np.add.at(answered, found + missed, 1)
     correct = int(right.sum())
     return Evaluation(
         samples=int(true.sum()),

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedfleet.data.boxes import NO_BOX
 from fedfleet.models.detection import CENTRE_WEIGHT, OFFSETS, SIDE_WEIGHT
 
 # An anchor answers for a box that it overlaps by so much.
 MATCH_IOU = 0.5
 # Anchors without a box that count, for each anchor that has one: the worst answered.
 NEGATIVES = 3
+# An anchor that lies in a region that is ignored with so much of its area is not background.
+IGNORED_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +34,12 @@ class Matched:
     Args:
         classes_BA: int64; 0 for the background, else the label of its box plus 1.
         boxes_BA4: its box; without meaning where there is none.
+        is_ignored_BA: it lies in a region that is ignored; None where there is no such region.
     """
 
     classes_BA: Tensor
     boxes_BA4: Tensor
+    is_ignored_BA: Tensor | None = None
 
     @property
     def is_box_BA(self) -> Tensor:
@@ -74,22 +79,24 @@ def ssd_loss(answers: Tensor, matched: Matched, centres_A4: Tensor) -> SsdLoss:
     entropy_BA = F.cross_entropy(
         logits.flatten(0, 1), matched.classes_BA.flatten(), reduction="none"
     ).view(is_box_BA.shape)
-    counts_BA = is_box_BA | _hard_negatives(entropy_BA.detach(), is_box_BA)
+    counts_BA = is_box_BA | _hard_negatives(entropy_BA.detach(), matched)
     wanted_BA4 = encode(matched.boxes_BA4, centres_A4, is_box_BA)
     distance_BA = F.smooth_l1_loss(answers[..., :OFFSETS], wanted_BA4, reduction="none").sum(2)
     sums_B = (distance_BA * is_box_BA).sum(1) + (entropy_BA * counts_BA).sum(1)
     return SsdLoss(sums_B, is_box_BA.sum(1))
 
 
-def _hard_negatives(entropy_BA: Tensor, is_box_BA: Tensor) -> Tensor:
+def _hard_negatives(entropy_BA: Tensor, matched: Matched) -> Tensor:
     """The background anchors with the highest loss, ``NEGATIVES`` for each that has a box."""
-    ranked_BA = entropy_BA.masked_fill(is_box_BA, -torch.inf).sort(
+    is_box_BA, is_ignored_BA = matched.is_box_BA, matched.is_ignored_BA
+    is_none_BA = is_box_BA if is_ignored_BA is None else is_box_BA | is_ignored_BA
+    ranked_BA = entropy_BA.masked_fill(is_none_BA, -torch.inf).sort(
         dim=1, descending=True, stable=True
     )
     wanted_B1 = NEGATIVES * is_box_BA.sum(1, keepdim=True)
     places_A = torch.arange(entropy_BA.shape[1], device=entropy_BA.device)
     chosen_BA = torch.zeros_like(is_box_BA).scatter(1, ranked_BA.indices, places_A < wanted_B1)
-    return chosen_BA & ~is_box_BA
+    return chosen_BA & ~is_none_BA
 
 
 def encode(boxes_BA4: Tensor, centres_A4: Tensor, is_box_BA: Tensor) -> Tensor:
@@ -108,7 +115,8 @@ def match(boxes_BM5: Tensor, corners_A4: Tensor) -> Matched:
     that overlaps it most, whatever else that overlaps.
 
     Args:
-        boxes_BM5: rows (label, left, top, right, bottom); label -1 for no box.
+        boxes_BM5: rows (label, left, top, right, bottom); label -1 for no box, below for a region
+            that is ignored.
         corners_A4: the anchors' left, top, right, bottom.
     """
     labels_BM = boxes_BM5[..., 0].long()
@@ -129,15 +137,32 @@ def match(boxes_BM5: Tensor, corners_A4: Tensor) -> Matched:
     place_BA = box_BA.clamp(min=0)
     classes_BA = torch.where(box_BA >= 0, labels_BM.gather(1, place_BA) + 1, 0)
     places_BA4 = place_BA[..., None].expand(*place_BA.shape, 4)
-    return Matched(classes_BA, boxes_BM5[..., 1:].gather(1, places_BA4))
+    boxes_BA4 = boxes_BM5[..., 1:].gather(1, places_BA4)
+    return Matched(classes_BA, boxes_BA4, _ignored(boxes_BM5, corners_A4))
+
+
+def _ignored(boxes_BM5: Tensor, corners_A4: Tensor) -> Tensor | None:
+    """Which anchors lie in a region that is ignored, shape (B, A)."""
+    is_region_BM = boxes_BM5[..., 0] < NO_BOX
+    if not bool(is_region_BM.any()):
+        return None
+    inside_BMA = _common(boxes_BM5[..., 1:], corners_A4) / _area(corners_A4)
+    return (inside_BMA.masked_fill(~is_region_BM[..., None], 0) >= IGNORED_SHARE).any(dim=1)
 
 
 def overlaps(boxes_BM4: Tensor, corners_A4: Tensor) -> Tensor:
     """Intersection over union of each box with each anchor, shape (B, M, A)."""
+    both_BMA = _common(boxes_BM4, corners_A4)
+    return both_BMA / (_area(boxes_BM4)[..., None] + _area(corners_A4) - both_BMA)
+
+
+def _common(boxes_BM4: Tensor, corners_A4: Tensor) -> Tensor:
+    """The area that each box has in common with each anchor, shape (B, M, A)."""
     boxes_BM14 = boxes_BM4[:, :, None, :]
     low = torch.maximum(boxes_BM14[..., :2], corners_A4[:, :2])
     high = torch.minimum(boxes_BM14[..., 2:], corners_A4[:, 2:])
-    both_BMA = (high - low).clamp(min=0).prod(dim=-1)
-    of_box = (boxes_BM14[..., 2:] - boxes_BM14[..., :2]).prod(dim=-1)
-    of_anchor = (corners_A4[:, 2:] - corners_A4[:, :2]).prod(dim=-1)
-    return both_BMA / (of_box + of_anchor - both_BMA)
+    return (high - low).clamp(min=0).prod(dim=-1)
+
+
+def _area(corners_4: Tensor) -> Tensor:
+    return (corners_4[..., 2:] - corners_4[..., :2]).prod(dim=-1)

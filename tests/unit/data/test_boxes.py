@@ -63,7 +63,7 @@ def test_padding_of_no_image_and_no_box_has_a_shape():
     ("row", "text"),
     [
         ((5, 0, 0, 1, 1), "labels of boxes run from 5 to 5, there are 5 classes"),
-        ((-2, 0, 0, 1, 1), "labels of boxes run from -2"),
+        ((-7, 0, 0, 1, 1), "labels of boxes run from -7"),
         ((0.5, 0, 0, 1, 1), "labels of boxes"),
         ((np.nan, 0, 0, 1, 1), "labels of boxes"),
         ((0, 0, 0, 1.01, 1), "left < right"),

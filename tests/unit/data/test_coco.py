@@ -14,6 +14,7 @@ from pycocotools.coco import COCO as PeersReader
 
 from fedfleet.data import coco
 from fedfleet.data.boxed_files import MAX_BOXES
+from fedfleet.data.boxes import NO_BOX, ignored_label
 from fedfleet.data.catalog import describe, open_dataset
 from fedfleet.data.config import CocoOptions, DataConfig
 from fedfleet.data.images import BoxedImages
@@ -86,10 +87,10 @@ def test_coco_reads_images_in_the_files_order_and_labels_in_the_recipes(data_dir
     np.testing.assert_allclose(
         examples.boxes,
         [
-            [[0, 0, 0, 0.5, 0.5], [-1, 0, 0, 0, 0]],
-            # The dog reaches out of the picture.
-            [[1, 0.25, 0.25, 0.75, 0.75], [0, 0.75, 0.9, 1, 1]],
-            [[-1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]],
+            [[0, 0, 0, 0.5, 0.5], [-1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]],
+            # The dogs are a crowd, which is ignored. The last one reaches out of the picture.
+            [[1, 0.25, 0.25, 0.75, 0.75], [ignored_label(0), 0, 0, 1, 1], [0, 0.75, 0.9, 1, 1]],
+            [[-1, 0, 0, 0, 0], [-1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]],
         ],
     )
 
@@ -157,6 +158,10 @@ def documents(draw: st.DrawFn) -> Document:
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
+def _label(index: int, one: dict[str, Any]) -> float:
+    return float(ignored_label(index) if one["iscrowd"] else index)
+
+
 @given(documents(), st.permutations("abcdef"))
 @settings(max_examples=40, deadline=None)
 def test_coco_holds_what_pycocotools_reads(value, classes):
@@ -166,12 +171,12 @@ def test_coco_holds_what_pycocotools_reads(value, classes):
         names = {row["id"]: row["name"] for row in reader.loadCats(reader.getCatIds())}
         expected: Mapping[int, list[list[float]]] = {
             image["id"]: [
-                [float(classes.index(names[one["category_id"]])), *one["bbox"]]
-                for one in reader.loadAnns(reader.getAnnIds(imgIds=image["id"], iscrowd=False))
+                [_label(classes.index(names[one["category_id"]]), one), *one["bbox"]]
+                for one in reader.loadAnns(reader.getAnnIds(imgIds=image["id"]))
             ]
             for image in value["images"]
         }
-        if not any(expected.values()):
+        if not reader.getAnnIds(iscrowd=False):
             with pytest.raises(DataEmpty):
                 opened(root, config(*classes))
             return
@@ -180,7 +185,7 @@ def test_coco_holds_what_pycocotools_reads(value, classes):
 
     for row, image in zip(boxes, value["images"], strict=True):
         sides = np.array([image["width"], image["height"]])
-        found = sorted(row[row[:, 0] >= 0].tolist())
+        found = sorted(row[row[:, 0] != NO_BOX].tolist())
         want = []
         for label, left, top, width, height in expected[image["id"]]:
             low = np.array([left, top]) / sides

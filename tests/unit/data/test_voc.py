@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfleet.data.boxed_files import clip_box
+from fedfleet.data.boxes import ignored_label
 from fedfleet.data.catalog import describe, open_dataset
 from fedfleet.data.config import DataConfig, VocOptions
 from fedfleet.data.images import BoxedImages
@@ -78,8 +79,9 @@ def test_voc_reads_the_lists_images_and_the_recipes_classes(data_dir):
     np.testing.assert_allclose(
         examples.boxes,
         [
-            [[1, 0.5, 0.5, 1, 1], [0, 0, 0, 0.25, 0.5]],
-            [[0, 0, 0, 0.5, 0.5], [-1, 0, 0, 0, 0]],
+            # The last dog is difficult.
+            [[1, 0.5, 0.5, 1, 1], [0, 0, 0, 0.25, 0.5], [ignored_label(0), 0, 0, 0.5, 0.5]],
+            [[0, 0, 0, 0.5, 0.5], [-1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]],
         ],
     )
     assert open_dataset(CONFIG, "test", data_dir).labels.tolist() == [0]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from boxed import SIDE, squares
 
+from fedfleet.data.boxes import ignored_label
 from fedfleet.training.augment import Draws, augment, draw
 from fedfleet.training.box_augment import augment_boxes
 from fedfleet.training.seeding import torch_generator
@@ -51,3 +52,13 @@ def test_flip_mirrors_and_leaves_what_is_no_box() -> None:
     torch.testing.assert_close(found[0, 0], torch.tensor([2, 0.6, 0.2, 0.9, 0.6]))
     assert torch.equal(found[1], boxes[1])
     assert found[0, 1, 0] == -1
+
+
+def test_what_a_crop_leaves_of_an_ignored_region_stays_ignored() -> None:
+    boxes = torch.tensor([[[ignored_label(1), 0.0, 0.0, 0.2, 0.5]]])
+    draws = Draws(torch.tensor([False]), torch.tensor([[8, 8]]))
+
+    found = augment_boxes(boxes, draws, (32, 32))
+
+    assert found[0, 0, 0] == ignored_label(1)
+    assert found[0, 0, 1:].tolist() == pytest.approx([0, 0, 0.075, 0.375])

@@ -10,10 +10,11 @@ from boxed import CARD, squares
 from detectors import encode_boxes
 from torch import Tensor, nn
 
+from fedfleet.data.boxes import ignored_label
 from fedfleet.data.shard import Examples
 from fedfleet.errors import NotInstalled
 from fedfleet.models.detection import Detection, centres_of
-from fedfleet.training.detection_evaluation import Seen, evaluate_detector, found_classes
+from fedfleet.training.detection_evaluation import Seen, compare, evaluate_detector
 
 CPU = torch.device("cpu")
 NEAR = (0.1, 0.1, 0.4, 0.4)
@@ -160,4 +161,30 @@ def test_answer_counts_for_the_box_that_it_overlaps_most() -> None:
     answers = [Detection(0, 0.9, (0.1, 0.1, 0.4, 0.38)), Detection(0, 0.8, (0.1, 0.1, 0.4, 0.33))]
     truth = rows((0, (0.1, 0.1, 0.4, 0.3)), (0, (0.1, 0.1, 0.4, 0.4)))
 
-    assert found_classes(Seen(truth, answers)) == [0, 0]
+    assert compare(Seen(truth, answers))[0] == [0, 0]
+
+
+CROWD = (0.5, 0.5, 0.9, 0.9)
+IN_CROWD = (0.52, 0.52, 0.62, 0.62)
+
+
+def test_answer_in_an_ignored_region_of_its_class_is_neither_right_nor_wrong() -> None:
+    found = evaluated(
+        [[(0, NEAR), (ignored_label(0), CROWD)]],
+        [[(0, 0.9, IN_CROWD), (0, 0.85, (0.7, 0.7, 0.8, 0.82)), (1, 0.8, IN_CROWD), (0, 0.6, NEAR)]],
+    )
+
+    assert (found.samples, found.correct) == (1, 1)
+    assert found.class_samples == (1, 0)
+    assert found.class_predicted == (1, 1), "a crowd of one class excuses no other"
+
+
+def test_average_precision_ignores_what_coco_ignores() -> None:
+    # What pycocotools says of the annotations with iscrowd = 1; with the crowd left out it is 1/3.
+    found = evaluated(
+        [[(0, NEAR), (ignored_label(0), CROWD)]],
+        [[(0, 0.9, IN_CROWD), (0, 0.85, (0.7, 0.7, 0.8, 0.82)), (0, 0.6, NEAR)]],
+        scores=True,
+    )
+
+    assert found.scores["map50"] == pytest.approx(1)

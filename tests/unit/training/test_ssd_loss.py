@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedfleet.data.boxes import ignored_label
 from fedfleet.models.anchors import GRIDS
 from fedfleet.models.torchvision_ops import ensure_torchvision_ops
 from fedfleet.training.ssd_loss import Matched, encode, match, overlaps, ssd_loss
@@ -159,3 +160,21 @@ def test_three_backgrounds_count_for_each_box() -> None:
     loss = ssd_loss(answers, matched, CENTRES).mean()
 
     assert float(loss) == pytest.approx(4 * math.log(1 + CLASSES), rel=1e-5)
+
+
+def test_background_in_an_ignored_region_costs_nothing() -> None:
+    truth, region = (0, 0.05, 0.05, 0.3, 0.3), (ignored_label(1), 0.4, 0.4, 1, 1)
+    boxes = torch.tensor([[truth, region]], dtype=torch.float32)
+    without = torch.tensor([[truth, (-1, 0, 0, 0, 0)]], dtype=torch.float32)
+    inside = torch.minimum(CORNERS[:, 2:], torch.ones(2)) - CORNERS[:, :2].clamp(min=0.4)
+    share = inside.clamp(min=0).prod(dim=1) / (CORNERS[:, 2:] - CORNERS[:, :2]).prod(dim=1)
+    answers = torch.zeros(1, len(CORNERS), 5 + CLASSES)
+    answers[..., 4] = 20  # background, everywhere
+    answers[0, share >= 0.5, 6] = 40  # but in the region, where something is seen
+
+    found = ssd_loss(answers, match(boxes, CORNERS), CENTRES).sums_B
+    strict = ssd_loss(answers, match(without, CORNERS), CENTRES).sums_B
+
+    assert torch.equal(match(boxes, CORNERS).classes_BA, match(without, CORNERS).classes_BA)
+    matched = int(match(boxes, CORNERS).is_box_BA.sum())
+    assert float(strict - found) == pytest.approx(3 * matched * 20, rel=1e-3)
