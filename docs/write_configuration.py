@@ -18,7 +18,7 @@ from fedfleet.algorithms.catalog import AlgorithmConfig
 from fedfleet.cli.settings import CliConfig
 from fedfleet.codecs.config import WireConfig
 from fedfleet.data import config as data
-from fedfleet.env import variable
+from fedfleet.env import default_text, variable
 from fedfleet.models import config as models
 from fedfleet.rounds.config import RoundsConfig
 from fedfleet.rounds.levels import LevelsConfig
@@ -117,16 +117,8 @@ def recipe_table(name: str, config: type, only: tuple[str, ...] = ()) -> str:
 
 
 def _environment_default(item: Field[Any]) -> str:
-    value = item.default
-    if value is MISSING:
-        return "required"
-    if value is None or (not value and not isinstance(value, (bool, int, float))):
-        return "not set"
-    if isinstance(value, bool):
-        value = int(value)
-    if isinstance(value, (tuple, frozenset)):
-        value = ",".join(map(str, sorted(value)))
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    text = default_text(item)
+    return text if text in ("required", "not set") else f"`{text}`"
 
 
 def _toml_default(item: Field[Any]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +14,10 @@ from fedfleet.errors import SettingInvalid
 
 T = TypeVar("T")
 PREFIX = "FEDFLEET_"
+# How like a setting's name another must be to be taken for a slip of the pen. The services' own
+# names are less alike than that, and one environment may hold the settings of all.
+_ALIKE = 0.93
+_WIDTH = 100
 
 
 def setting(help: str, *, default: Any = MISSING, parse: Callable[[str], Any]) -> Any:
@@ -44,6 +51,47 @@ def read(cls: type[T], environ: Mapping[str, str]) -> T:
         elif item.default is MISSING:
             raise SettingInvalid(f"{name} is not set: {item.metadata['help']}")
     return cls(**values)
+
+
+def misspelt(cls: type, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Variables that are no setting and look like one of these, each with what was meant."""
+    known = [variable(item) for item in fields(cls)]
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            yield from ((name, near) for near in get_close_matches(name, known, 1, _ALIKE))
+
+
+def default_text(item: Field[Any]) -> str:
+    """The default of a setting as it would stand in the environment."""
+    value = item.default
+    if value is MISSING:
+        return "required"
+    if value is None or (not value and not isinstance(value, (bool, int, float))):
+        return "not set"
+    if isinstance(value, bool):
+        value = int(value)
+    if isinstance(value, (tuple, frozenset)):
+        value = ",".join(map(str, sorted(value)))
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def command_line(program: str, what: str, cls: type) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` tells the settings, which come from the environment alone.
+
+    Args:
+        what: the program does.
+    """
+    told = [f"{what} Settings are environment variables:", ""]
+    for item in fields(cls):
+        told.append(f"  {variable(item)} ({default_text(item)})")
+        told += textwrap.wrap(
+            item.metadata["help"], _WIDTH, initial_indent="      ", subsequent_indent="      "
+        )
+    return argparse.ArgumentParser(
+        program,
+        description="\n".join(told).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def parse_bool(text: str) -> bool:

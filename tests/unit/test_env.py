@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedfleet import env
+from fedfleet.cli.settings import CliConfig
 from fedfleet.env import read, setting
 from fedfleet.errors import SettingInvalid
+from fedfleet_coordinator.config import CoordinatorConfig
+from fedfleet_inference_api.config import InferenceConfig
+from fedfleet_worker.config import WorkerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +87,45 @@ def test_parser_takes(parse: Callable[[str], Any], text: str, value: object) -> 
 def test_parser_refuses(parse: Callable[[str], Any], text: str) -> None:
     with pytest.raises(ValueError):
         parse(text)
+
+
+SERVICES = (CoordinatorConfig, WorkerConfig, InferenceConfig, CliConfig)
+
+
+def test_slip_of_the_pen_is_told_with_what_was_meant() -> None:
+    environ = {"FEDFLEET_CAMRAS": "x", "FEDFLEET_CAMERAS": "y", "CAMERAS": "z", "FEDFLEET_X": ""}
+
+    assert list(env.misspelt(InferenceConfig, environ)) == [("FEDFLEET_CAMRAS", "FEDFLEET_CAMERAS")]
+
+
+def test_settings_of_another_service_are_no_slip_of_the_pen() -> None:
+    every = {env.variable(item): "" for one in SERVICES for item in fields(one)}
+
+    for service in SERVICES:
+        assert list(env.misspelt(service, every)) == []
+
+
+@pytest.mark.parametrize(
+    ("service", "config"),
+    [
+        ("fedfleet_coordinator", CoordinatorConfig),
+        ("fedfleet_worker", WorkerConfig),
+        ("fedfleet_inference_api", InferenceConfig),
+    ],
+)
+def test_help_of_a_service_tells_its_settings_and_starts_nothing(
+    service: str, config: type, tmp_path: Path
+) -> None:
+    def told(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", service, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+
+    shown = told("--help")
+
+    assert shown.returncode == 0, shown.stderr
+    for item in fields(config):
+        assert f"  {env.variable(item)} (" in shown.stdout
+    wrong = told("--bogus")
+    assert wrong.returncode == 2
+    assert "unrecognized arguments" in wrong.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing was started"

@@ -7,12 +7,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # grpc, which reads this when it is imported, would write a line for each handshake that fails.
 os.environ["GRPC_VERBOSITY"] = os.environ.get("GRPC_VERBOSITY", "ERROR")
 
-from fedfleet.env import read
+from fedfleet.env import command_line, misspelt, read
 from fedfleet.errors import FedFleetError, StateInUse, StoreFull, StoreUnavailable
 from fedfleet.obs.logs import prints_as_records, setup_logging
 from fedfleet.store.open import open_store
@@ -51,11 +51,15 @@ def _on_signal(call: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, call)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the service; 0 after a graceful stop, 1 after an error in one line on stderr."""
+    what = "Coordinates training over a fleet of workers."
+    command_line("fedfleet-coordinator", what, CoordinatorConfig).parse_args(argv)
     try:
         config = read(CoordinatorConfig, os.environ)
         setup_logging("coordinator", config.log_level)
+        for name, meant in misspelt(CoordinatorConfig, os.environ):
+            logger.warning("setting_unknown", extra={"variable": name, "did_you_mean": meant})
         limit_arenas()
         raise_limit()
         with prints_as_records():

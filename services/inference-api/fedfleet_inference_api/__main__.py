@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 # Read when torch is loaded. Threads that spin while they wait for work take the processors from
 # those that decode and answer: on two busy cores a batch then takes twice the time, and more.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from fedfleet.env import read
+from fedfleet.env import command_line, misspelt, read
 from fedfleet.errors import FedFleetError
 from fedfleet.obs.logs import setup_logging
 from fedfleet.store.open import open_store
@@ -26,8 +27,10 @@ from fedfleet_inference_api.tls import certificate_of
 logger = logging.getLogger(__name__)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run until a signal; exit 0 after an orderly stop, else print one line and exit 1."""
+    what = "Answers requests and watches cameras with the model version that is at work."
+    command_line("fedfleet-inference-api", what, InferenceConfig).parse_args(argv)
     try:
         _run(read(InferenceConfig, os.environ))
     except FedFleetError as error:
@@ -40,6 +43,8 @@ def _run(config: InferenceConfig) -> None:
     setup_logging("inference-api", config.log_level)
     # Its prose says what our events and metrics say, and a line for each malformed request.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    for name, meant in misspelt(InferenceConfig, os.environ):
+        logger.warning("setting_unknown", extra={"variable": name, "did_you_mean": meant})
     check_safety(config)
     certificate = certificate_of(config)
     signatures = SignatureCheck(config.signer, config.store)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from fedfleet.env import read
+from fedfleet.env import command_line, misspelt, read
 from fedfleet.errors import FedFleetError
 from fedfleet.obs.logs import log_context, setup_logging
 from fedfleet_worker.config import Secret, WorkerConfig
@@ -61,11 +61,7 @@ def enroll(config: WorkerConfig, options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line: settings come from the environment."""
-    made = argparse.ArgumentParser(
-        "fedfleet-worker",
-        description="Trains on this device's data. Settings are FEDFLEET_ variables: "
-        "docs/configuration.md.",
-    )
+    made = command_line("fedfleet-worker", "Trains on this device's data.", WorkerConfig)
     commands = made.add_subparsers(dest="command", metavar="COMMAND")
     enrolment = commands.add_parser("enroll", help="trade a token for a certificate, then end")
     given = enrolment.add_mutually_exclusive_group()
@@ -90,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read(WorkerConfig, os.environ)
         os.environ.pop("FEDFLEET_TOKEN", None)  # children are not to have it
         setup_logging("worker", config.log_level)
+        for name, meant in misspelt(WorkerConfig, os.environ):
+            logger.warning("setting_unknown", extra={"variable": name, "did_you_mean": meant})
         if options.command == "enroll":
             enroll(config, options)
         else:
