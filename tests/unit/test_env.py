@@ -116,16 +116,22 @@ def test_settings_of_another_service_are_no_slip_of_the_pen() -> None:
 def test_help_of_a_service_tells_its_settings_and_starts_nothing(
     service: str, config: type, tmp_path: Path
 ) -> None:
-    def told(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", service, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
-
-    shown = told("--help")
+    shown = run_module(service, "--help", cwd=tmp_path)
 
     assert shown.returncode == 0, shown.stderr
     for item in fields(config):
         assert f"  {env.variable(item)} (" in shown.stdout
-    wrong = told("--bogus")
-    assert wrong.returncode == 2
-    assert "unrecognized arguments" in wrong.stderr
     assert list(tmp_path.iterdir()) == [], "nothing was started"
+
+
+def test_service_refuses_an_argument_that_it_does_not_know(tmp_path: Path) -> None:
+    refused = run_module("fedfleet_coordinator", "--port=1", cwd=tmp_path)
+
+    assert refused.returncode == 2
+    assert "unrecognized arguments: --port=1" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def run_module(module: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
