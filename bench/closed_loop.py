@@ -1,8 +1,8 @@
 """Callers that each send a request as soon as they have the answer to the last one.
 
 One thread on raw sockets, in a process of its own, so that what it costs is little and the same
-for every server. Run as a script: PORT PATH CALLERS SECONDS FOLDER, where the folder's files are
-request bodies (application/json); prints one JSON line.
+for every server. Run as a script: PORT PATH CALLERS SECONDS FOLDER [HEADER ...], where the folder's
+files are request bodies (application/json) and a header is NAME:VALUE; prints one JSON line.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,20 @@ class Load:
     cpu_ms: float = 0.0
 
 
-def load(port: int, path: str, callers: int, seconds: float, folder: Path) -> Load:
-    """Let callers ask for some seconds, in another process."""
-    arguments = (str(port), path, str(callers), str(seconds), str(folder))
+def load(
+    port: int,
+    path: str,
+    callers: int,
+    seconds: float,
+    folder: Path,
+    headers: Sequence[str] = (),
+) -> Load:
+    """Let callers ask for some seconds, in another process.
+
+    Args:
+        headers: of each request beside the usual ones, each NAME:VALUE.
+    """
+    arguments = (str(port), path, str(callers), str(seconds), str(folder), *headers)
     run = subprocess.run(
         [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False
     )
@@ -87,13 +99,16 @@ class _Caller:
         return time.perf_counter() - self._sent_s, lines[0].split(b" ")[1] == b"200"
 
 
-def _run(port: int, path: str, callers: int, seconds: float, folder: Path) -> Load:
+def _run(
+    port: int, path: str, callers: int, seconds: float, folder: Path, headers: Sequence[str]
+) -> Load:
+    more = "".join(f"{header}\r\n" for header in headers)
     requests = []
     for file in sorted(folder.iterdir()):
         body = file.read_bytes()
         head = (
             f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
+            f"content-length: {len(body)}\r\n{more}\r\n"
         )
         requests.append(head.encode() + body)
     selector = selectors.DefaultSelector()
@@ -132,6 +147,11 @@ def _run(port: int, path: str, callers: int, seconds: float, folder: Path) -> Lo
 
 if __name__ == "__main__":
     done = _run(
-        int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5])
+        int(sys.argv[1]),
+        sys.argv[2],
+        int(sys.argv[3]),
+        float(sys.argv[4]),
+        Path(sys.argv[5]),
+        sys.argv[6:],
     )
     sys.stdout.write(json.dumps(done.__dict__) + "\n")

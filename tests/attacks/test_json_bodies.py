@@ -15,10 +15,12 @@ from serving import CARD, publish, serving, wait_served
 
 from fedfleet.errors import InvalidInput
 from fedfleet.store.open import open_store
-from fedfleet_inference_api.v2_tensors import MOST_ANSWERED, body_bounds, parse_inference
+from fedfleet_inference_api.v2_request import Asked, Output, parse_inference
+from fedfleet_inference_api.v2_shapes import MOST_ANSWERED, body_bounds
 
 BODY_BYTES = 15 * 1024 * 1024
 INFER = "/v2/models/digits/infer"
+NOTHING = memoryview(b"")  # behind the JSON
 IN_TIME_S = 1.0  # to read a body and refuse it; each of these took 1.5 to 6 s to be parsed
 
 
@@ -77,7 +79,8 @@ def test_long_text_among_numbers_takes_no_more_memory_than_it_has(nested: bool) 
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInput, match="data"):
-            parse_inference({"inputs": [{**tensor, "data": [data] if nested else data}]}, CARD, 4)
+            body = {"inputs": [{**tensor, "data": [data] if nested else data}]}
+            parse_inference(body, Asked("digits", CARD, 4), NOTHING)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -92,8 +95,9 @@ def test_answer_of_countless_numbers_is_refused_before_it_is_computed() -> None:
     asked = {"inputs": [tensor], "outputs": [{"name": "raw"}]}
     large = replace(version.card, classes=tuple(f"thing {n}" for n in range(MOST_ANSWERED // 200)))
 
-    assert parse_inference(asked, version.card, 4).outputs == ("raw",)
+    of = Asked("digits", version.card, 4)
+    assert parse_inference(asked, of, NOTHING).outputs == (Output("raw"),)
     with pytest.raises(InvalidInput, match="send fewer images"):
-        parse_inference(asked, large, 4)
+        parse_inference(asked, replace(of, card=large), NOTHING)
     with pytest.raises(InvalidInput, match="named twice"):
-        parse_inference({**asked, "outputs": [{"name": "raw"}] * 2}, version.card, 4)
+        parse_inference({**asked, "outputs": [{"name": "raw"}] * 2}, of, NOTHING)

@@ -23,6 +23,9 @@ MAX_URL = 2048
 # image that is none and is to have its own error. Parsing is one call that nothing else runs
 # beside, and a body of nothing but brackets or names takes it seconds.
 SPARE_MARKS = 4096
+# Commas from which on numbers are read one by one by functions of ours, at a third of the speed:
+# wherever such a function is called, the event loop may have its turn.
+_MANY_NUMBERS = 200_000
 
 _BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
 _FILE: dict[str, Any] = {"type": "string", "format": "binary"}
@@ -212,11 +215,23 @@ def parse_json(body: bytes, *, lists: int = 0, texts: int = 0, commas: int = 0) 
         or body.count(b",") > commas + SPARE_MARKS
     ):
         raise InvalidInput("the JSON body has more parts than what is asked for here")
+    numbers = _ONE_BY_ONE if body.count(b",") > _MANY_NUMBERS else {}
     try:
-        value: object = json.loads(body)
+        value: object = json.loads(body, **numbers)
     except (ValueError, RecursionError) as error:
         raise InvalidInput("the body is not JSON that can be read") from error
     return value
+
+
+def _whole(text: str) -> int:
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    return float(text)
+
+
+_ONE_BY_ONE: dict[str, Any] = {"parse_int": _whole, "parse_float": _fraction}
 
 
 def _unpack(text: str) -> bytes:

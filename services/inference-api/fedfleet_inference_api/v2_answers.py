@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
 from fedfleet_inference_api.answers import Latency, ModelRef
@@ -48,11 +46,20 @@ class V2Model(BaseModel):
     outputs: list[V2TensorMeta]
 
 
+class V2TensorParameters(BaseModel):
+    binary_data_size: int = Field(description="bytes of this tensor behind the JSON")
+
+
 class V2Tensor(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    data: list[float] = Field(description="flat, in row-major order")
+    parameters: V2TensorParameters | None = Field(
+        default=None, description="of one that comes as binary data"
+    )
+    data: list[float] | None = Field(
+        default=None, description="flat, in row-major order; of one that comes in the JSON"
+    )
 
 
 class V2Parameters(BaseModel):
@@ -62,61 +69,14 @@ class V2Parameters(BaseModel):
     latency_ms: Latency
 
 
-class V2Inference(BaseModel):
+class V2Answer(BaseModel):
+    """What an answer says beside its outputs."""
+
     model_name: str
     model_version: str
     id: str | None = Field(default=None, description="as it came")
     parameters: V2Parameters
+
+
+class V2Inference(V2Answer):
     outputs: list[V2Tensor]
-
-
-_PARAMETERS: dict[str, Any] = {"type": "object", "additionalProperties": True}
-_SHAPE: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
-# The body of an inference, which is parsed here and not by the framework.
-INFER_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "id": {"type": "string"},
-                        "parameters": _PARAMETERS,
-                        "inputs": {
-                            "type": "array",
-                            "minItems": 1,
-                            "maxItems": 1,
-                            "items": {
-                                "type": "object",
-                                "required": ["name", "shape", "datatype", "data"],
-                                "additionalProperties": False,
-                                "properties": {
-                                    "name": {"type": "string", "enum": ["image"]},
-                                    "shape": _SHAPE,
-                                    "datatype": {"type": "string", "enum": ["UINT8", "FP32"]},
-                                    "parameters": _PARAMETERS,
-                                    "data": {"type": "array", "items": {}},
-                                },
-                            },
-                        },
-                        "outputs": {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "required": ["name"],
-                                "additionalProperties": False,
-                                "properties": {
-                                    "name": {"type": "string"},
-                                    "parameters": _PARAMETERS,
-                                },
-                            },
-                        },
-                    },
-                }
-            }
-        },
-    }
-}

@@ -7,35 +7,23 @@ import re
 
 from fastapi import Request, Response
 
-from fedfleet.errors import BodyTooLarge, ImageInvalid, InvalidInput, NotFound
+from fedfleet.errors import NotFound
 from fedfleet.models.card import ModelCard
 from fedfleet.store.protocols import VersionRecord
-from fedfleet_inference_api.answers import json_response
 from fedfleet_inference_api.asking import all_of, ask, choose, forward, within
 from fedfleet_inference_api.batcher import Forwarded
 from fedfleet_inference_api.caller import Caller
 from fedfleet_inference_api.servable import Servable
 from fedfleet_inference_api.service import InferenceService
 from fedfleet_inference_api.stopwatch import Stopwatch
-from fedfleet_inference_api.uploads import JSON, parse_json
-from fedfleet_inference_api.v2_answers import (
-    V2Inference,
-    V2Model,
-    V2Parameters,
-    V2Tensor,
-    V2TensorMeta,
-)
-from fedfleet_inference_api.v2_tensors import (
-    INPUT,
-    Inference,
-    body_bounds,
-    input_shape,
-    outputs_of,
-    parse_inference,
-    tensors_of,
-)
+from fedfleet_inference_api.v2_answers import V2Answer, V2Model, V2Parameters, V2TensorMeta
+from fedfleet_inference_api.v2_body import json_bytes_of, read_inference
+from fedfleet_inference_api.v2_pixels import UINT8
+from fedfleet_inference_api.v2_request import Asked, Inference
+from fedfleet_inference_api.v2_response import respond
+from fedfleet_inference_api.v2_shapes import INPUT, input_shape, outputs_of
+from fedfleet_inference_api.v2_tensors import tensors_of
 
-BINARY_HEADER = "inference-header-content-length"
 PLATFORM = "fedfleet_safetensors"
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 
@@ -56,7 +44,7 @@ async def model(service: InferenceService, name: str, version: str | None) -> V2
         name=name,
         versions=kept,
         platform=PLATFORM,
-        inputs=[V2TensorMeta(name=INPUT, datatype="UINT8", shape=input_shape(card))],
+        inputs=[V2TensorMeta(name=INPUT, datatype=UINT8, shape=input_shape(card))],
         outputs=[
             V2TensorMeta(name=output, datatype="FP32", shape=shape)
             for output, shape in outputs_of(card).items()
@@ -93,10 +81,11 @@ def number_of(version: str) -> str:
 async def infer(
     service: InferenceService, request: Request, name: str, version: str | None
 ) -> Response:
-    """Answer the images in a request, as ``V2Inference``.
+    """Answer the images in a request, as ``V2Inference`` with binary data behind it where asked.
 
     Raises:
-        InvalidInput: the request is not one of this protocol, or not of this model.
+        InvalidInput, BodyTooLarge, ImageInvalid: the request is not one of this protocol, or not of
+            this model.
         NoModel, NotFound, VersionRetired, VersionInvalid, Unavailable, TimedOut: as ``predict``.
     """
     caller = Caller(request, service.config.request_timeout_s)
@@ -108,7 +97,7 @@ async def _infer(
 ) -> Response:
     times = Stopwatch(service.metrics)
     service.predictor.check_room()
-    _check_headers(request)
+    json_bytes = json_bytes_of(request.headers)
     body = await request.body()
     with caller:
         times.lap("read")
@@ -116,55 +105,37 @@ async def _infer(
         choice = await choose(service, caller.request_id, model=name, version=number)
 
         async def work(servable: Servable) -> Response:
-            card = servable.card
+            asked = Asked(name, servable.card, service.config.batch_images)
 
             def parse() -> Inference:
                 caller.check()
-                return _parse(body, card, service.config.batch_images)
+                return read_inference(body, json_bytes, asked)
 
             with service.predictor.admitted():
-                asked = await service.predictor.decode(parse)
+                inference = await service.predictor.decode(parse)
             times.lap("decode")
-            with service.predictor.admitted(len(asked.images)):
+            with service.predictor.admitted(len(inference.images)):
                 forwards = await all_of(
-                    forward(service, choice, servable, image, caller) for image in asked.images
+                    forward(service, choice, servable, image, caller) for image in inference.images
                 )
             _add(times, forwards)
             answers = [one.answer for one in forwards]
 
             def write() -> Response:
                 caller.check()
-                tensors = tensors_of(card, answers, asked.outputs)
-                answer = V2Inference(
+                outputs = inference.outputs
+                tensors = tensors_of(asked.card, answers, [one.name for one in outputs])
+                answer = V2Answer(
                     model_name=servable.record.model,
                     model_version=str(servable.record.number),
-                    id=asked.request_id,
+                    id=inference.request_id,
                     parameters=V2Parameters(model=choice.ref(servable), latency_ms=times.latency()),
-                    outputs=[V2Tensor(**tensor) for tensor in tensors],
                 )
-                return json_response(answer)
+                return respond(answer, outputs, tensors)
 
             return await service.predictor.decode(write)
 
         return await ask(service, choice, work)
-
-
-def _check_headers(request: Request) -> None:
-    if BINARY_HEADER in request.headers:
-        raise InvalidInput("the extension for binary tensor data is not served: send JSON")
-    media_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-    if media_type not in (JSON, ""):
-        raise ImageInvalid(f"the content type {media_type!r} is not read here: send {JSON}")
-
-
-def _parse(body: bytes, card: ModelCard, most: int) -> Inference:
-    bounds = body_bounds(card, most)
-    if len(body) > bounds.size_bytes:
-        raise BodyTooLarge(
-            f"the request's body has more than the {bounds.size_bytes:,} bytes that {most} images "
-            "of this model take"
-        )
-    return parse_inference(parse_json(body, lists=bounds.lists, commas=bounds.commas), card, most)
 
 
 def _add(times: Stopwatch, forwards: list[Forwarded]) -> None:

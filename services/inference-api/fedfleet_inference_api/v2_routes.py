@@ -1,4 +1,4 @@
-"""The KServe V2 protocol (also: Open Inference Protocol) below /v2, over JSON."""
+"""The KServe V2 protocol (also: Open Inference Protocol) below /v2, with its binary tensor data."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from fedfleet.wire.release import SOFTWARE_VERSION
-from fedfleet_inference_api.predict_routes import HEADERS
 from fedfleet_inference_api.service import InferenceService
 from fedfleet_inference_api.v2_answers import (
-    INFER_BODY,
     V2Error,
     V2Inference,
     V2Live,
@@ -19,10 +17,13 @@ from fedfleet_inference_api.v2_answers import (
     V2Ready,
     V2Server,
 )
+from fedfleet_inference_api.v2_document import INFER_ANSWER, INFER_REQUEST
 from fedfleet_inference_api.v2_infer import infer, is_ready, model, number_of
 
 Name = Annotated[str, Path(max_length=200)]
 Version = Annotated[str, Path(max_length=40)]
+# As other servers of the protocol name it.
+BINARY_DATA = "binary_tensor_data"
 
 
 def _error(description: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ INFER_ERRORS: dict[int | str, dict[str, Any]] = {
     409: _error("VERSION_INVALID, SIGNATURE_INVALID: the version cannot be served"),
     410: _error("VERSION_RETIRED"),
     413: _error("BODY_TOO_LARGE"),
-    415: _error("IMAGE_INVALID: not JSON"),
+    415: _error("IMAGE_INVALID: a content type or an encoding that is not read here"),
     504: _error("TIMED_OUT"),
 }
 NOT_READY: dict[int | str, dict[str, Any]] = {
@@ -55,8 +56,8 @@ def v2_router(service: InferenceService) -> APIRouter:
 
     @router.get("/v2", responses={"default": ERRORS["default"]})
     async def server() -> V2Server:
-        """Name this server and what it serves of the protocol's extensions: none."""
-        return V2Server(name="fedfleet", version=SOFTWARE_VERSION, extensions=[])
+        """Name this server and what it serves of the protocol's extensions."""
+        return V2Server(name="fedfleet", version=SOFTWARE_VERSION, extensions=[BINARY_DATA])
 
     @router.get("/v2/health/live")
     async def live() -> V2Live:
@@ -102,9 +103,9 @@ def v2_router(service: InferenceService) -> APIRouter:
 
 def _add_inference(router: APIRouter, service: InferenceService) -> None:
     described: dict[str, Any] = {
-        "openapi_extra": {**HEADERS, **INFER_BODY},
+        "openapi_extra": INFER_REQUEST,
         "response_model": V2Inference,
-        "responses": {**ERRORS, **INFER_ERRORS},
+        "responses": {200: INFER_ANSWER, **ERRORS, **INFER_ERRORS},
     }
 
     @router.post("/v2/models/{name}/infer", **described)

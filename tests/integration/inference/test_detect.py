@@ -125,7 +125,7 @@ def test_boxes_and_long_answers_are_made_off_the_event_loop_and_the_models_threa
     for module in (reading, v2_tensors, agreement):
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "decode_answer", noted(name, module.decode_answer))
-    monkeypatch.setattr(v2_infer, "json_response", noted("json", v2_infer.json_response))
+    monkeypatch.setattr(v2_infer, "respond", noted("respond", v2_infer.respond))
     tensor = {
         "name": "image",
         "datatype": "UINT8",
@@ -154,6 +154,6 @@ def test_boxes_and_long_answers_are_made_off_the_event_loop_and_the_models_threa
     assert threads == {
         "reading": {"decode"},
         "v2_tensors": {"decode"},
-        "json": {"decode"},
+        "respond": {"decode"},
         "agreement": {"shadow"},
     }

@@ -51,7 +51,7 @@ def test_server_and_model_describe_themselves(client):
     server = client.get("/v2").json()
     model = client.get("/v2/models/digits").json()
 
-    assert (server["name"], server["extensions"]) == ("fedfleet", [])
+    assert (server["name"], server["extensions"]) == ("fedfleet", ["binary_tensor_data"])
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
     assert model == {

@@ -12,6 +12,7 @@ from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.state import initial_state
+from fedfleet.training.trainers import Trainers
 from fedfleet.training.worker import LocalRun, LocalWorker
 from fedfleet.types import ModelState
 
@@ -27,6 +28,25 @@ rounds = 1
 cohort = 1
 """
 CARD = card_of(parse_recipe(RECIPE))
+
+
+NORMED = """
+name = "m"
+[model]
+architecture = "cnn"
+width = 0.3
+hidden = 8
+norm = "batch"
+[data]
+dataset = "digits"
+[rounds]
+rounds = 1
+cohort = 1
+[algorithm]
+name = "heterofl"
+[levels]
+rates = [1.0, 0.5, 0.3]
+"""
 
 
 def worker(**training: Any) -> LocalWorker:
@@ -47,6 +67,31 @@ def worker(**training: Any) -> LocalWorker:
 
 def version() -> ModelState:
     return initial_state(CARD, 5)
+
+
+def test_slices_are_measured_as_workers_of_their_width_measure_them() -> None:
+    recipe = parse_recipe(NORMED)
+    config = TrainingConfig(threads=1)
+    trainers = Trainers(card_of(recipe), config, recipe.evaluation, recipe.levels)
+    assert trainers.models is not None
+    one, taken = worker(), []
+    whole = initial_state(card_of(recipe), 5)
+
+    def take(level: str) -> None:
+        taken.append(level)
+        one.use(trainers.at(level), is_narrow=True)
+
+    found = one.measured_slices(whole, ["b", "c"], trainers.models, take)
+
+    assert taken == [*found] == ["b", "c"]
+    other = worker()
+    for level, statistics in found.items():
+        part = trainers.models.slice(level).cut(whole)
+        other.use(trainers.at(level), is_narrow=True)
+        measured, samples = other.measured(part)
+        assert samples > 0
+        assert statistics.tobytes() == measured.statistics.tobytes()
+        assert statistics.tobytes() != part.statistics.tobytes()
 
 
 def test_probe_is_the_loss_on_the_examples_that_are_trained_on() -> None:
