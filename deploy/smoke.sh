@@ -60,7 +60,7 @@ from base64 import b64encode
 from fedfleet.cli.recipes import load_recipe
 from fedfleet.cli.sample import held_out_image
 sample = held_out_image(load_recipe("digits-2"), None)
-print(sample.label, b64encode(sample.png).decode())
+print(sample.labels[0], b64encode(sample.png).decode())
 ')
 base64 --decode <<<"$png" >"$scratch/digit.png"
 
