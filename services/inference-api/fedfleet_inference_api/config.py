@@ -22,6 +22,7 @@ from fedfleet_inference_api.cameras.networks import (
     parse_camera_networks,
     parse_ports,
 )
+from fedfleet_inference_api.hostnames import parse_hostnames
 from fedfleet_inference_api.image_hosts import NO_HOSTS, ImageHosts, parse_hosts
 from fedfleet_inference_api.proxies import Networks, parse_networks
 
@@ -99,6 +100,12 @@ class InferenceConfig:
         "auto, on or off: whether callers need a key; auto is on, but for a loopback host",
         default="auto",
         parse=parse_rest_auth,
+    )
+    hostnames: frozenset[str] = setting(
+        "names by which callers may ask where they need no key, separated by commas, beside "
+        "addresses, localhost and the host; *: any, also one that a page of another host chose",
+        default=frozenset(),
+        parse=parse_hostnames,
     )
     rate_per_s: float | None = setting(
         "requests per second of each key and of each address, 0: any number; "
@@ -212,7 +219,7 @@ class InferenceConfig:
     )
     serve_level: str = setting(
         "width at which versions are served: a is the whole model, b and so on the narrower levels "
-        "of its run (without levels: half, a quarter, an eighth, a sixteenth)",
+        "that its run trained",
         default="a",
         parse=parse_level,
     )
@@ -227,6 +234,12 @@ class InferenceConfig:
     )
     cameras: Path | None = setting(
         "file with the cameras (TOML, a [[camera]] table each); not set: none",
+        default=None,
+        parse=parse_path,
+    )
+    cameras_kept: Path | None = setting(
+        "file in which the cameras that callers add are kept over a restart, with their passwords; "
+        "not set: they are forgotten",
         default=None,
         parse=parse_path,
     )
@@ -300,6 +313,12 @@ class InferenceConfig:
             raise SettingInvalid(
                 f"FEDFLEET_MAX_BODY_BYTES={self.max_body_bytes}: no more than "
                 f"FEDFLEET_BODIES_MB={self.bodies_mb} MiB"
+            )
+
+        if self.batch_images > self.max_pending:
+            raise SettingInvalid(
+                f"FEDFLEET_BATCH_IMAGES={self.batch_images}: no more than FEDFLEET_MAX_PENDING="
+                f"{self.max_pending}, for a batch takes a place for each image"
             )
 
     @property

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
-import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import partial
 
@@ -15,12 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fedfleet.errors import FedFleetError, LimitExceeded, NotAllowed, NotFound, Unauthenticated
 from fedfleet.identity.tokens import split_key
-from fedfleet.rpc.exposure import is_loopback
 from fedfleet.store.access import KeyRecord
 from fedfleet_inference_api import scopes
 from fedfleet_inference_api.answers import HEADERS, error_response
 from fedfleet_inference_api.cameras.streams import STILL_ALLOWED
 from fedfleet_inference_api.config import InferenceConfig
+from fedfleet_inference_api.hostnames import check_host, own_names
 from fedfleet_inference_api.keys import KeyRing
 from fedfleet_inference_api.metrics import Metrics
 from fedfleet_inference_api.proxies import caller_of
@@ -36,7 +34,6 @@ FAILURES_PER_S = 0.5
 MOST_GOOD = 4096
 # Before a key among the subprotocols that a WebSocket offers.
 KEY_PROTOCOL = "key."
-_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d*)?")
 
 
 class _Refused(Exception):
@@ -60,9 +57,8 @@ class Guard:
         self._keys = keys
         self._metrics = metrics
         self._trusted = config.trusted_proxies
-        # Only where it is loopback that keeps others out: elsewhere they need no such trick.
-        is_open = keys is None and is_loopback(config.host)
-        self._own_names = {"localhost", config.host.strip("[]").lower()} if is_open else None
+        # With keys any name will do: a page that leads its own one here has none.
+        self._own_names = own_names(config.host, config.hostnames) if keys is None else None
         self._addresses = Buckets(config.limit_per_s, config.burst)
         self._by_key = Buckets(config.limit_per_s, config.burst)
         self._failures = Buckets(FAILURES_PER_S, FAILURES_BURST)
@@ -97,7 +93,7 @@ class Guard:
         if route in scopes.UNLIMITED:
             return
         if self._own_names is not None:
-            _check_host(scope, self._own_names)
+            check_host(scope["headers"], self._own_names)
         caller = caller_of(scope, self._trusted)
         _pass(self._addresses.take(caller), "this address")
         if scope["type"] == "websocket":
@@ -151,35 +147,6 @@ async def _still_allowed(keys: KeyRing, text: str, wanted: tuple[Enum, ...]) -> 
     except FedFleetError:  # revoked, ended, or nobody can say
         return False
     return not wanted or bool(set(wanted) & set(record.scopes))
-
-
-def _check_host(scope: Scope, own_names: Collection[str]) -> None:
-    """Let no page read here under a name of its own, which it has led to this machine since.
-
-    To its reader's browser such a page and this service are one host, so nothing else keeps it
-    from what is answered here without a key (DNS rebinding). An address is no such name.
-    """
-    for name, value in scope["headers"]:
-        if name != b"host":
-            continue
-        host = _HOST.fullmatch(value.decode("latin-1").lower())
-        bare = host["name"].strip("[]").rstrip(".") if host else ""
-        if bare not in own_names and not _is_address(bare):
-            raise _Refused(
-                NotAllowed(
-                    "callers need no key here, so the Host must be an address or localhost: ask by "
-                    "one of these, or set FEDFLEET_REST_AUTH=on"
-                ),
-                {},
-            )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_origin(scope: Scope) -> None:

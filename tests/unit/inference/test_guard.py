@@ -12,18 +12,23 @@ from fedfleet_inference_api.guard import Guard
 from fedfleet_inference_api.metrics import Metrics
 
 
+async def unread() -> Message:
+    raise AssertionError("nothing is read")
+
+
+async def unsent(message: Message) -> None:
+    raise AssertionError(f"the guard answers nothing: {message}")
+
+
 async def talk(guard: Guard, kind: str, *headers: tuple[bytes, bytes]) -> list[Message]:
     """What the guard answers itself."""
     sent: list[Message] = []
-
-    async def receive() -> Message:
-        raise AssertionError("nothing is read")
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     scope: dict[str, Any] = {"type": kind, "path": "/events/ws", "headers": list(headers)}
-    await guard(scope, receive, send)
+    await guard(scope, unread, send)
     return sent
 
 
@@ -74,8 +79,14 @@ async def test_web_sockets_are_opened_by_pages_of_this_host_only(headers, is_pas
         (b"127.0.0.1@evil.example", {}, False),
         (b"[evil.example]", {}, False),
         (b"", {}, False),
-        # Beyond loopback whoever reaches it may ask it, as the operator has said twice.
-        (b"fleet.example", {"host": "0.0.0.0", "rest_auth": "off"}, True),
+        # Open to whoever reaches it: still not to the pages that these people read.
+        (b"fleet.example", {"host": "0.0.0.0", "rest_auth": "off"}, False),
+        (b"192.168.1.7:8080", {"host": "0.0.0.0", "rest_auth": "off"}, True),
+        (b"", {"host": "", "rest_auth": "off"}, False),
+        (b"fleet.lan:8080", {"host": "fleet.lan", "rest_auth": "off"}, True),
+        (b"fleet.example", {"hostnames": frozenset({"fleet.example", "api"})}, True),
+        (b"api.evil.example", {"hostnames": frozenset({"fleet.example", "api"})}, False),
+        (b"any.example", {"hostnames": frozenset({"*"})}, True),
     ],
 )
 async def test_page_that_leads_its_own_name_here_is_answered_nothing(
@@ -95,3 +106,19 @@ async def test_page_that_leads_its_own_name_here_is_answered_nothing(
     if not is_passed:
         assert answer[0]["status"] == 403
         assert b"NOT_ALLOWED" in answer[1]["body"]
+        assert b"FEDFLEET_HOSTNAMES" in answer[1]["body"]
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/v2/health/live", "/v2/health/ready"])
+async def test_probes_are_answered_whatever_name_they_ask_by(path):
+    passed: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        passed.append(scope["path"])
+
+    guard = Guard(app, InferenceConfig(), None, Metrics())
+    headers = [(b"host", b"pod-7.cluster")]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+    await guard(scope, unread, unsent)
+
+    assert passed == [path]

@@ -116,8 +116,8 @@ class _Pen:
     def __init__(self, image: Image.Image) -> None:
         self._size = image.size
         self._draw = ImageDraw.Draw(image, "RGBA")
-        # Also read in a tile, at a quarter of the picture's size.
-        text = round(image.height / 19 + image.width / 75)
+        # Also read in a tile, at less than half of the picture's size.
+        text = round(image.height / 17 + image.width / 62)
         self._text = min(LARGEST_TEXT, max(SMALLEST_TEXT, text))
         self._font = _font(self._text)
         self._line = max(2, round(min(image.size) / 240))
