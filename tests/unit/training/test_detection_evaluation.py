@@ -171,7 +171,14 @@ IN_CROWD = (0.52, 0.52, 0.62, 0.62)
 def test_answer_in_an_ignored_region_of_its_class_is_neither_right_nor_wrong() -> None:
     found = evaluated(
         [[(0, NEAR), (ignored_label(0), CROWD)]],
-        [[(0, 0.9, IN_CROWD), (0, 0.85, (0.7, 0.7, 0.8, 0.82)), (1, 0.8, IN_CROWD), (0, 0.6, NEAR)]],
+        [
+            [
+                (0, 0.9, IN_CROWD),
+                (0, 0.85, (0.7, 0.7, 0.8, 0.82)),
+                (1, 0.8, IN_CROWD),
+                (0, 0.6, NEAR),
+            ]
+        ],
     )
 
     assert (found.samples, found.correct) == (1, 1)
