@@ -36,6 +36,7 @@ from fedfleet.v1.control_service_pb2_grpc import ControlServiceStub
 from fedfleet.v1.enrollment_service_pb2_grpc import EnrollmentServiceStub
 from fedfleet.v1.federation_service_pb2_grpc import FederationServiceStub
 from fedfleet.wire.chunks import chunks
+from fedfleet.wire.level_statistics import read_level_statistics
 from fedfleet.wire.updates import EncodedUpdate, encode_update
 from fedfleet.wire.weights import decode_state
 from fedfleet_coordinator.config import CoordinatorConfig
@@ -387,6 +388,13 @@ def state_of_version(store: Store, model: str, number: int | None = None) -> Mod
     versions = store.registry.versions(model)
     version = versions[0] if number is None else store.registry.version(model, number)
     return decode_state(version.schema, store.blobs.read(version.digest))
+
+
+def levels_of_version(store: Store, model: str) -> dict[str, bytes]:
+    """The statistics of the narrower levels that come with the newest version, bit for bit."""
+    version = store.registry.versions(model)[0]
+    found = read_level_statistics(store.blobs.read(version.digest))
+    return {level: vector.tobytes() for level, vector in found.items()}
 
 
 @contextmanager

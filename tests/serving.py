@@ -63,6 +63,7 @@ def publish(
     data: bytes | None = None,
     aliases: tuple[str, ...] = ("latest",),
     metrics: Mapping[str, object] | None = None,
+    lineage: Mapping[str, object] | None = None,
     sign: Callable[[VersionRecord], VersionRecord] = lambda version: version,
 ) -> VersionRecord:
     """Commit the next version: random weights of a seed, or a given state, or any bytes."""
@@ -95,6 +96,7 @@ def publish(
         created_at_s=at_s,
         card=card.to_json(),
         metrics={"accuracy": 0.5} if metrics is None else metrics,
+        lineage=lineage or {},
     )
     return store.commit_round(
         RoundCommit(

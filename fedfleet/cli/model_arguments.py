@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -37,21 +37,25 @@ def evaluation_of(version: pb.Version) -> dict[str, Any]:
     return kept
 
 
+def of_detector(version: pb.Version) -> bool:
+    """Whether a version answers with boxes."""
+    card = json.loads(version.card_json or "{}")
+    return isinstance(card, dict) and card.get("kind") == "detection"
+
+
 def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < _LARGEST)
 
 
-def left_out(model: str, versions: Sequence[pb.Version]) -> str:
-    """What a list says of older versions that it does not have; empty where it has all.
+def not_listed(model: str, before: int) -> str:
+    """What a list says of older versions that it does not have.
 
     Args:
-        versions: of this model. Numbers have no gaps.
+        before: they have the numbers below this one, of which there is at least one.
     """
-    oldest = min((version.number for version in versions), default=0)
-    if oldest == 1:
-        return ""
-    some = f"versions before {oldest}" if oldest else "versions"
-    return f"{plain(model)}: {some} are left out; fedfleet models show has each of them"
+    count = before - 1
+    some = "1 older version is" if count == 1 else f"{count} older versions are"
+    return f"{plain(model)}: {some} not listed; --limit 0 lists all"
 
 
 def alias_names(version: pb.Version, aliases: Iterable[pb.Alias]) -> str:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedfleet.cli.documents import Document
-from fedfleet.cli.model_arguments import Model, evaluation_of
+from fedfleet.cli.model_arguments import Model, evaluation_of, of_detector
 from fedfleet.cli.output import console, make_table, number, percent, plain, size, write_json
 from fedfleet.cli.progress import working
 from fedfleet.cli.session import connect
@@ -25,6 +25,7 @@ from fedfleet.cli.version_changes import (
     score_changes,
     tensor_changes,
 )
+from fedfleet.reports.measures import ACCURACY, RECALL, hits_name
 from fedfleet.rpc.control import ControlClient
 from fedfleet.types import Array
 from fedfleet.v1 import control_service_pb2 as pb
@@ -58,7 +59,9 @@ def diff(
     found = _Differences(
         fields=field_changes(_described(before), _described(after)),
         scores=score_changes(_scores(before), _scores(after)),
-        classes=class_changes(_classes(after), evaluation_of(before), evaluation_of(after)),
+        classes=class_changes(
+            _classes(before), evaluation_of(before), _classes(after), evaluation_of(after)
+        ),
         tensors=tensors,
     )
     if as_json:
@@ -68,7 +71,7 @@ def diff(
     out.print(f"{plain(model)}: version {before.number} and version {after.number}")
     _print_scores(out, found.scores, before, after)
     _print_fields(out, found.fields)
-    _print_classes(out, found.classes)
+    _print_classes(out, found.classes, hits_name(of_detector=of_detector(after)))
     if found.tensors is not None:
         _print_tensors(out, found.tensors)
 
@@ -128,12 +131,13 @@ def _classes(version: pb.Version) -> list[str]:
 def _scores(version: pb.Version) -> dict[str, float]:
     """What can be compared of a version's evaluation."""
     evaluation = evaluation_of(version)
-    scores = {name: evaluation.get(name) for name in ("accuracy", "loss")}
-    return {**scores, **dict(evaluation.get("scores") or {})}
+    scores = dict(evaluation.get("scores") or {})
+    hits = hits_name(of_detector=of_detector(version))
+    return {hits: evaluation.get("accuracy"), "loss": evaluation.get("loss"), **scores}
 
 
 def _numbers(name: str, a: float | None, b: float | None) -> tuple[str, str, str]:
-    if name != "accuracy":
+    if name not in (ACCURACY, RECALL):
         change = "-" if a is None or b is None else f"{b - a:+.4g}"
         return number(a), number(b), change
     change = "-" if a is None or b is None else f"{100 * (b - a):+.1f}"
@@ -151,15 +155,15 @@ def _print_scores(
     out.print(table)
 
 
-def _print_classes(out: Console, changes: list[ScoreChange]) -> None:
+def _print_classes(out: Console, changes: list[ScoreChange], hits: str) -> None:
     if not changes:
         return
     right = ("a", "b", "points", "examples")
     table = make_table(
-        "Accuracy by class, the largest changes first", ("class", *right), right=right
+        f"{hits.capitalize()} by class, the largest changes first", ("class", *right), right=right
     )
     for change in changes[:SHOWN]:
-        row = _numbers("accuracy", change.a, change.b)
+        row = _numbers(hits, change.a, change.b)
         table.add_row(plain(change.name), *row, str(change.samples or "-"))
     out.print(table)
     _print_left_out(out, len(changes), "classes")

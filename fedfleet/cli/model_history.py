@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Optional
 
 import typer
 
 from fedfleet.cli.documents import alias_document, registry_event_document
-from fedfleet.cli.model_arguments import Model, evaluation_of, left_out
+from fedfleet.cli.model_arguments import Model
 from fedfleet.cli.output import (
     console,
     local_time,
     make_table,
-    percent,
     plain,
     size,
     write_json,
 )
 from fedfleet.cli.session import connect
 from fedfleet.cli.settings import Coordinator, Json
-from fedfleet.errors import NotFound
+from fedfleet.cli.version_quality import (
+    VersionQuality,
+    column_of,
+    pooled_evaluations,
+    quality_of,
+)
+from fedfleet.store.alias_history import step
+from fedfleet.store.protocols import no_model
+from fedfleet.store.version_numbers import ranges_of
 from fedfleet.v1 import control_service_pb2 as pb
 
 
@@ -40,15 +48,33 @@ def rollback(
     """Point an alias back at the version that it named before."""
     with connect(context, coordinator) as client:
         response = client.roll_back_alias(model, alias, expect)
-    moved = response.alias
+        moved = response.alias
+        passed = _passed_over(client.all_registry_events(model), moved)
     if as_json:
         document = {"model": model, **alias_document(moved)}
-        write_json({**document, "left_version": response.left_version})
+        write_json({**document, "left_version": response.left_version, "passed_over": passed})
         return
     console().print(
         f"{plain(model)}: {plain(moved.name)} is version {moved.version} again, revision "
         f"{moved.revision}; it was version {response.left_version}"
     )
+    if passed:
+        what = "version {} was" if len(passed) == 1 else "versions {} were"
+        console().print(f"{what.format(ranges_of(passed))} passed over: retired by then")
+
+
+def _passed_over(events: Iterable[pb.RegistryEvent], moved: pb.Alias) -> list[int]:
+    """The versions between the one that was left and the one that it went back to.
+
+    Args:
+        events: of the model, in order. Each move of an alias has one, and raises its revision.
+    """
+    named = [one.version for one in events if (one.kind, one.alias) == ("alias", moved.name)]
+    path: list[int] = []
+    for number in named[: moved.revision - 1]:
+        step(path, number)
+    before = path[:-1]
+    return before[before.index(moved.version) + 1 :] if moved.version in before else []
 
 
 def retire(
@@ -78,7 +104,7 @@ def retire(
         )
         return
     verb = "would be retired" if dry_run else "retired"
-    names = f" ({_ranges(numbers)})" if numbers else ""
+    names = f" ({ranges_of(numbers)})" if numbers else ""
     what = "1 version" if len(numbers) == 1 else f"{len(numbers)} versions"
     console().print(f"{plain(model)}: {what} {verb}{names}, {size(response.size_bytes)}")
 
@@ -93,13 +119,17 @@ def history(
     with connect(context, coordinator) as client:
         versions = {one.number: one for one in client.list_versions(model).versions}
         if not versions:
-            raise NotFound(f"there is no model {model!r}")
+            names = sorted({one.model for one in client.list_versions("", 1).versions})
+            raise no_model(model, names)
         events = list(client.all_registry_events(model))
+        pooled = pooled_evaluations(client, versions.values())
     if as_json:
         write_json({"model": model, "events": [registry_event_document(one) for one in events]})
         return
-    right = ("event", "version", "round", "accuracy")
-    table = make_table("", ("event", "what", *right[1:], "made"), right=right)
+    found = {number: quality_of(version, pooled) for number, version in versions.items()}
+    quality = column_of(found.values())
+    right = ("event", "version", "round", quality)
+    table = make_table("", ("event", "what", *right[1:], "when"), right=right)
     for event in events:
         version = versions.get(event.version, pb.Version())
         table.add_row(
@@ -107,13 +137,10 @@ def history(
             _what(event, version),
             str(event.version),
             str(version.round or "-"),
-            percent(evaluation_of(version).get("accuracy")),
-            local_time(version.created_at_s),
+            found.get(event.version, VersionQuality()).told(quality),
+            local_time(event.at_s),
         )
-    out = console()
-    out.print(table)
-    if note := left_out(model, list(versions.values())):
-        out.print(note)
+    console().print(table)
 
 
 def _what(event: pb.RegistryEvent, version: pb.Version) -> str:
@@ -122,14 +149,3 @@ def _what(event: pb.RegistryEvent, version: pb.Version) -> str:
     if event.kind == "version" and version.number:
         return "made" if version.run_id else "imported"
     return plain(event.kind)
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Numbers in order, for example ``1-3, 5``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ", ".join("-".join(map(str, run)) for run in runs)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Optional
 
 import typer
 
-from fedfleet.cli.documents import alias_document, version_document
-from fedfleet.cli.model_arguments import Model, alias_names, evaluation_of, left_out
+from fedfleet.cli.documents import Document, alias_document, version_document
+from fedfleet.cli.model_arguments import Model, alias_names, not_listed
 from fedfleet.cli.output import (
     ago,
     console,
@@ -22,39 +23,54 @@ from fedfleet.cli.output import (
 )
 from fedfleet.cli.session import connect
 from fedfleet.cli.settings import Coordinator, Json
+from fedfleet.cli.version_quality import (
+    QUALITY,
+    Pooled,
+    VersionQuality,
+    column_of,
+    pooled_evaluations,
+    quality_of,
+)
 from fedfleet.v1 import control_service_pb2 as pb
 
 
 def list_versions(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Of this model only.")] = "",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Of this model only.")] = "",
+    limit: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="The newest so many of each model; 0: all."),
+    ] = 20,
     coordinator: Coordinator = None,
     as_json: Json = False,
 ) -> None:
-    """List versions and aliases."""
+    """List the newest versions, and aliases."""
     with connect(context, coordinator) as client:
-        response = client.list_versions(model)
+        response = client.list_versions(model, limit)
+        pooled = pooled_evaluations(client, response.versions)
     if as_json:
         write_json(
             {
                 "versions": [
-                    version_document(version, response.aliases[version.model].aliases)
+                    _document(version, response.aliases[version.model].aliases, pooled)
                     for version in response.versions
-                ]
+                ],
+                "older": {name: before - 1 for name, before in sorted(response.older.items())},
             }
         )
         return
-    right = ("version", "round", "accuracy", "loss", "size")
+    found = [quality_of(version, pooled) for version in response.versions]
+    quality = column_of(found)
+    right = ("version", "round", quality, "loss", "size")
     columns = ("model", *right, "run", "made", "aliases")
     table = make_table("", columns, right=right)
-    for version in response.versions:
-        evaluation = evaluation_of(version)
+    for version, measured in zip(response.versions, found, strict=True):
         table.add_row(
             plain(version.model),
             str(version.number),
             str(version.round),
-            percent(evaluation.get("accuracy")),
-            number(evaluation.get("loss")),
+            measured.told(quality),
+            number(measured.loss),
             "retired" if version.retired_at_s else size(version.size_bytes),
             plain(version.run_id) or "imported",
             ago(version.created_at_s),
@@ -62,29 +78,31 @@ def list_versions(
         )
     out = console()
     out.print(table if response.versions else "There is no version yet.")
-    for name in response.aliases if response.versions else ():
-        if note := left_out(name, [one for one in response.versions if one.model == name]):
-            out.print(note)
+    for name, before in sorted(response.older.items()):
+        out.print(not_listed(name, before))
 
 
 def show(
     context: typer.Context,
     model: Model,
     version: Annotated[
-        str, typer.Argument(metavar="[VERSION]", help="A number or an alias.")
-    ] = "latest",
+        str, typer.Argument(metavar="VERSION", help="A number or an alias; else the newest.")
+    ] = "",
     coordinator: Coordinator = None,
     as_json: Json = False,
 ) -> None:
     """Show one version."""
     with connect(context, coordinator) as client:
-        response = client.get_version(model, version)
-    found = response.version
+        # An imported model has no alias `latest`.
+        newest = [] if version else client.list_versions(model, 1).versions
+        response = client.get_version(model, str(newest[0].number) if newest else version)
+        found = response.version
+        pooled = pooled_evaluations(client, [found])
     if as_json:
-        write_json(version_document(found, response.aliases))
+        write_json(_document(found, response.aliases, pooled))
         return
     card = json.loads(found.card_json or "{}")
-    evaluation = evaluation_of(found)
+    measured = quality_of(found, pooled)
     table = make_table("", ("", ""))
     table.show_header = False
     for name, value in (
@@ -93,8 +111,9 @@ def show(
         ("aliases", alias_names(found, response.aliases) or "-"),
         ("architecture", f"{card.get('architecture')} {json.dumps(card.get('options', {}))}"),
         ("classes", ", ".join(card.get("classes", ()))),
-        ("accuracy", percent(evaluation.get("accuracy"))),
-        ("loss", number(evaluation.get("loss"))),
+        (measured.name or QUALITY, percent(measured.value)),
+        *([(measured.hits_name, percent(measured.hits))] if _has_two(measured) else ()),
+        ("loss", number(measured.loss)),
         *_origin(found),
         ("made", local_time(found.created_at_s)),
         ("size", size(found.size_bytes)),
@@ -133,6 +152,19 @@ def promote(
     console().print(
         f"{plain(model)}: {plain(moved.name)} is version {moved.version}, revision {moved.revision}"
     )
+
+
+def _has_two(measured: VersionQuality) -> bool:
+    """Whether the share of right answers is another number than the quality."""
+    return measured.hits_name != measured.name
+
+
+def _document(version: pb.Version, aliases: Iterable[pb.Alias], pooled: Pooled) -> Document:
+    """A version as ``--json`` shows it, with what only its run knows."""
+    by_workers = pooled.get((version.model, version.number))
+    document = version_document(version, aliases)
+    document["evaluation_on_workers"] = None if by_workers is None else by_workers.to_json()
+    return document
 
 
 def _origin(version: pb.Version) -> list[tuple[str, str]]:

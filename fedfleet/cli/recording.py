@@ -21,7 +21,7 @@ from fedfleet.reports.round_result import RoundResult
 from fedfleet.reports.writer import RecordWriter
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe
-from fedfleet.types import ModelState
+from fedfleet.types import FloatVector, ModelState
 from fedfleet.wire.weights import encode_state
 
 
@@ -43,13 +43,22 @@ class Recording:
             self._writer.add(replace(result, at_s=at_s))
 
     def finish(
-        self, outcome: str, code: str = "", reason: str = "", state: ModelState | None = None
+        self,
+        outcome: str,
+        code: str = "",
+        reason: str = "",
+        state: ModelState | None = None,
+        levels: Mapping[str, FloatVector] = MappingProxyType({}),
     ) -> None:
-        """Keep how the run ended, and the last version where it completed."""
+        """Keep how the run ended, and the last version where it completed.
+
+        Args:
+            state, levels: as in ``Simulation``.
+        """
         if self._writer is not None:
             model = None
             if outcome == "completed" and state is not None:
-                model = encode_state(state)
+                model = encode_state(state, levels)
             self._writer.finish(outcome, code, reason, model)
 
 

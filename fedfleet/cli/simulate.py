@@ -70,7 +70,8 @@ AvailabilityOption = Annotated[
 TagsOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
-        metavar="FILE", help='What workers carry, for [rounds] tags: worker-0 = ["pi"] and so on.'
+        metavar="FILE",
+        help='What workers carry, for [rounds] tags: worker-0 = ["pi"] and so on.',
     ),
 ]
 AddressOption = Annotated[
@@ -108,6 +109,7 @@ def simulate(
         raise SettingInvalid("--availability: is in virtual time, which needs --devices")
     given = (*profiles, *traces, *sorted(carried.items()))
     options = options_of(folder, given, batch_workers)
+    of_detector = parsed.kind == "detection"
     rounds: list[RoundResult] = []
     if record is not None and checkpoint is not None and record.absolute() == checkpoint.absolute():
         raise SettingInvalid("--out and --checkpoint: must be two folders")
@@ -127,9 +129,11 @@ def simulate(
             def on_round(done: SimulatedRound) -> None:
                 rounds.append(_result(done))
                 kept.add(rounds[-1])
-                bar.update(task, completed=done.round, result=_brief(done))
+                bar.update(task, completed=done.round, result=_brief(done, of_detector))
                 if not as_json and not out.is_terminal:
-                    out.print(f"round {done.round}/{parsed.rounds.rounds}  {_brief(done)}")
+                    out.print(
+                        f"round {done.round}/{parsed.rounds.rounds}  {_brief(done, of_detector)}"
+                    )
 
             simulation = run_simulation(
                 parsed,
@@ -143,7 +147,13 @@ def simulate(
                 devices=profiles,
                 availability=traces,
             )
-            kept.finish(simulation.outcome, simulation.code, simulation.reason, simulation.state)
+            kept.finish(
+                simulation.outcome,
+                simulation.code,
+                simulation.reason,
+                simulation.state,
+                simulation.levels,
+            )
     if as_json:
         write_json(
             {
@@ -157,8 +167,8 @@ def simulate(
         )
     else:
         if out.is_terminal:  # where the bar has shown the last round only
-            print_rounds(out, rounds)
-        print_result(out, rounds, simulation.classes)
+            print_rounds(out, rounds, of_detector=of_detector)
+        print_result(out, rounds, simulation.classes, of_detector=of_detector)
         if not out.is_terminal:
             print_traffic(out, rounds)
     _raise_if_failed(simulation)
@@ -216,13 +226,13 @@ def _read(path: Path, option: str) -> str:
         raise SettingInvalid(f"{option}: {path.name}: {reason}") from error
 
 
-def _brief(done: SimulatedRound) -> str:
+def _brief(done: SimulatedRound, of_detector: bool) -> str:
     moved = f"{size(done.bytes_up)} up  {size(done.bytes_down)} down"
     if done.virtual_s is not None:
         moved += f"  {number(done.virtual_s)} s on devices"
     if done.evaluation is None:
         return f"train loss {number(done.metrics.get('train_loss'))}  {moved}"
-    return f"{told(done.evaluation)}  {moved}"
+    return f"{told(done.evaluation, of_detector=of_detector)}  {moved}"
 
 
 def _result(done: SimulatedRound) -> RoundResult:

@@ -93,19 +93,22 @@ def score_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[ScoreChang
 
 
 def class_changes(
-    classes: Sequence[str], a: Mapping[str, Any], b: Mapping[str, Any]
+    classes_a: Sequence[str],
+    a: Mapping[str, Any],
+    classes_b: Sequence[str],
+    b: Mapping[str, Any],
 ) -> list[ScoreChange]:
-    """Each class's accuracy in two evaluations, the largest changes first.
+    """Each class's accuracy in two evaluations by its name, the largest changes first.
 
     Args:
-        classes: names in the order of the model's outputs.
+        classes_a, classes_b: names in the order of each model's outputs.
         a, b: of ``Evaluation.to_json``; empty where nothing was measured.
     """
-    before, after = _by_class(a), _by_class(b)
-    samples = list(b.get("class_samples", ()))
+    before, after = _by_class(classes_a, a), _by_class(classes_b, b)
+    samples = dict(zip(classes_b, b.get("class_samples", ()), strict=False))
     found = [
-        ScoreChange(name, _at(before, index), _at(after, index), _at(samples, index))
-        for index, name in enumerate(classes)
+        ScoreChange(name, before.get(name), after.get(name), samples.get(name))
+        for name in dict.fromkeys((*classes_b, *classes_a))
     ]
     measured = [one for one in found if one.a is not None or one.b is not None]
     return sorted(measured, key=lambda one: -abs(one.change or 0.0))
@@ -150,12 +153,7 @@ def _distance(name: str, one: Array, other: Array) -> TensorChange:
     )
 
 
-def _by_class(evaluation: Mapping[str, Any]) -> list[float | None]:
-    columns = zip(
-        evaluation.get("class_correct", ()), evaluation.get("class_samples", ()), strict=False
-    )
-    return [correct / samples if samples else None for correct, samples in columns]
-
-
-def _at(values: Sequence[Any], index: int) -> Any:
-    return values[index] if index < len(values) else None
+def _by_class(classes: Sequence[str], evaluation: Mapping[str, Any]) -> dict[str, float | None]:
+    correct, samples = (evaluation.get(f"class_{name}", ()) for name in ("correct", "samples"))
+    columns = zip(classes, correct, samples, strict=False)
+    return {name: right / count if count else None for name, right, count in columns}

@@ -16,6 +16,7 @@ _INPUT_FIELDS = {"channels", "height", "width", "mean", "std"}
 # Larger sides than any architecture here trains on; keeps junk from asking for huge buffers.
 MAX_SIDE = 4096
 MAX_CHANNELS = 64
+MAX_VALUES = 2**24  # of one image: a batch of them is in memory as floats
 MAX_VOCABULARY = 256  # a token is a byte
 _LARGEST = 1e6  # of a mean or a standard deviation of pixels in [0, 1]
 
@@ -96,10 +97,15 @@ def _inputs(value: Any) -> InputSpec:
     if "vocabulary" in fields:
         return _tokens(value)
     channels = _whole(value, "channels", MAX_CHANNELS)
+    height, width = _whole(value, "height", MAX_SIDE), _whole(value, "width", MAX_SIDE)
+    if channels * height * width > MAX_VALUES:
+        raise RecipeInvalid(
+            f"card.inputs: an image of {channels} x {height} x {width} values, at most {MAX_VALUES}"
+        )
     return InputSpec(
         channels=channels,
-        height=_whole(value, "height", MAX_SIDE),
-        width=_whole(value, "width", MAX_SIDE),
+        height=height,
+        width=width,
         mean=_per_channel("mean", value["mean"], channels, above=-_LARGEST),
         std=_per_channel("std", value["std"], channels, above=0.0),
     )

@@ -17,9 +17,9 @@ from fedfleet.aggregation.coverage import ClassRows
 from fedfleet.aggregation.slices import Slice
 from fedfleet.algorithms.plan import MAIN
 from fedfleet.rounds.chance import hashed, share_of
+from fedfleet.wire.limits import MAX_LEVELS
 
 FULL = "a"
-MAX_LEVELS = 16
 _SUM_ERROR = 1e-6
 
 
@@ -39,8 +39,9 @@ class LevelsConfig:
             on by a channel each round, so that every coordinate is trained (FedRolex, Alam et al.
             2022, arXiv:2212.01548).
         scaler: divide hidden outputs of a narrower model by its rate in training.
-        static_norm: have the running statistics of each version measured by the workers that
-            trained the whole width, before it is published; for a model without any, nothing.
+        static_norm: have the running statistics of each version, and of its slice at every level,
+            measured by the workers that trained the whole width, before it is published; for a
+            model without any, nothing.
     """
 
     rates: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125, 0.0625)

@@ -12,6 +12,7 @@ from typing import Any
 from fedfleet.types import ALIAS_RULE, MAP50, Evaluation, is_alias
 
 _EDGE = 1e-9  # 0.905 - 0.9 is a little more than 0.005
+SHOWN_CLASSES = 20  # of the classes, the worst: a verdict is journalled in every round
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,17 +74,43 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """All gates of a version."""
+    """All gates of a version.
+
+    Args:
+        classes: a gate for each class that was compared.
+    """
 
     gates: tuple[Gate, ...]
+    classes: tuple[Gate, ...] = ()
 
     @property
     def is_passed(self) -> bool:
-        return all(gate.is_passed for gate in self.gates)
+        return not self.failed
 
     @property
     def failed(self) -> tuple[Gate, ...]:
-        return tuple(gate for gate in self.gates if not gate.is_passed)
+        return tuple(gate for gate in (*self.gates, *self.classes) if not gate.is_passed)
+
+    @property
+    def reason(self) -> str:
+        """Which gates failed, the worst classes of many; empty where none did."""
+        failed = [str(gate) for gate in self.gates if not gate.is_passed]
+        classes = [gate for gate in self._by_margin() if not gate.is_passed]
+        failed += [str(gate) for gate in classes[:SHOWN_CLASSES]]
+        more = len(classes) - SHOWN_CLASSES
+        return "; ".join([*failed, f"and {more} more classes"] if more > 0 else failed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: of many classes only the worst, and how many were compared and failed."""
+        shown = self._by_margin()[:SHOWN_CLASSES]
+        return {
+            "gates": [gate.to_json() for gate in (*self.gates, *shown)],
+            "classes": len(self.classes),
+            "classes_failed": sum(not gate.is_passed for gate in self.classes),
+        }
+
+    def _by_margin(self) -> list[Gate]:
+        return sorted(self.classes, key=lambda gate: (gate.found or 0.0) - (gate.allowed or 0.0))
 
 
 def judge(
@@ -105,7 +132,9 @@ def judge(
     gates = [
         Gate(name="finite answers to the golden batch", is_passed=is_finite),
         _at_least("the measure", found, config.least),
+        Gate(name="measured on examples", is_passed=candidate.samples > 0),
     ]
+    by_class: list[Gate] = []
     if current is not None and is_measured_alike(candidate, current):
         gates.append(
             _at_least(
@@ -115,14 +144,14 @@ def judge(
             )
         )
         before, after = class_measures(current, classes), class_measures(candidate, classes)
-        gates += [
+        by_class = [
             _at_least(f"class {name}", after[name], before[name] - config.max_class_drop)
             for name, samples in zip(classes, candidate.class_samples, strict=True)
             if samples >= config.min_class_samples and name in before and name in after
         ]
     elif current is not None:
         gates.append(Gate(name="measured as the current version is", is_passed=False))
-    return Verdict(gates=tuple(gates))
+    return Verdict(gates=tuple(gates), classes=tuple(by_class))
 
 
 def is_measured_alike(one: Evaluation, other: Evaluation) -> bool:

@@ -9,6 +9,7 @@ from fedfleet.aggregation.slices import Slice
 from fedfleet.rounds.levels import Width, Widths, assigned_level, lane_of_level
 from fedfleet.rounds.measured_levels import MeasuredLevels
 from fedfleet.rounds.recipe import Recipe
+from fedfleet.rounds.static_norm import queried_levels
 from fedfleet.types import Schema
 
 
@@ -30,6 +31,7 @@ class RunLevels:
 
     Attributes:
         measured: where workers' levels are chosen by measurement.
+        queried: as ``queried_levels``.
     """
 
     def __init__(self, recipe: Recipe, models: Models, seed: int) -> None:
@@ -40,6 +42,7 @@ class RunLevels:
         self._workers = recipe.data.workers
         is_measured = recipe.levels.assignment == "measured"
         self.measured = MeasuredLevels(recipe, models) if is_measured else None
+        self.queried = queried_levels(recipe, models.schema)
         # Looked for only where it matters: not every model has one layer that answers.
         names = self._config.names if recipe.training.mask_absent else ()
         self._rows = {level: models.output(level) for level in names}

@@ -20,10 +20,35 @@ class RegistryCalls:
 
     _connection: Connection
 
-    def list_versions(self, model: str = "") -> pb.ListVersionsResponse:
-        """Ask for the versions, newest first, and aliases of a model (empty: of all)."""
+    def list_versions(self, model: str = "", limit: int = 0) -> pb.ListVersionsResponse:
+        """Ask for the versions, newest first, and aliases of a model (empty: of all).
+
+        Asked for in as many answers as it takes.
+
+        Args:
+            limit: the newest so many of each model; 0 is all. Then nothing is ``older``.
+        """
+        listed = self._list_versions(model, limit)
+        versions = {name: list[pb.Version]() for name in sorted(listed.aliases)}
+        for version in listed.versions:
+            versions[version.model].append(version)
+        for name, found in versions.items():
+            while name in listed.older and (not limit or len(found) < limit):
+                before = listed.older.pop(name)
+                page = self._list_versions(name, max(0, limit - len(found)), before)
+                if not page.versions:
+                    raise TransferInvalid("the coordinator did not send the versions that it has")
+                found += page.versions
+                listed.older.update(page.older)
+        del listed.versions[:]
+        for found in versions.values():
+            listed.versions.extend(found)
+        return listed
+
+    def _list_versions(self, model: str, limit: int, before: int = 0) -> pb.ListVersionsResponse:
+        """One answer: as many as fit into it."""
         with self._connection.errors():
-            request = pb.ListVersionsRequest(model=model)
+            request = pb.ListVersionsRequest(model=model, limit=limit, before=before)
             timeout_s = self._connection.timeout_s
             return self._connection.control.ListVersions(request, timeout=timeout_s)
 
@@ -59,11 +84,20 @@ class RegistryCalls:
     def retire_versions(
         self, model: str, keep: int, *, dry_run: bool = False
     ) -> pb.RetireVersionsResponse:
-        """Let go of the bytes of all but the newest versions and those that are needed."""
-        with self._connection.errors():
-            request = pb.RetireVersionsRequest(model=model, keep=keep, dry_run=dry_run)
-            timeout_s = self._connection.timeout_s
-            return self._connection.control.RetireVersions(request, timeout=timeout_s)
+        """Let go of the bytes of all but the newest versions and those that are needed.
+
+        Asked for as often as it takes: one call retires so many, a dry run tells all.
+        """
+        retired = pb.RetireVersionsResponse()
+        while True:
+            with self._connection.errors():
+                request = pb.RetireVersionsRequest(model=model, keep=keep, dry_run=dry_run)
+                timeout_s = self._connection.timeout_s
+                part = self._connection.control.RetireVersions(request, timeout=timeout_s)
+            retired.versions.extend(part.versions)
+            retired.size_bytes += part.size_bytes
+            if dry_run or not part.versions:
+                return retired
 
     def list_registry_events(
         self, model: str = "", after_id: int = 0, limit: int = 0

@@ -29,6 +29,7 @@ from fedfleet.sim.outcome import SimulatedRound
 from fedfleet.store.durable import sync_folder
 from fedfleet.store.owner import hold_folder
 from fedfleet.types import Evaluation, ModelState, Schema
+from fedfleet.wire.level_statistics import read_level_statistics
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
 
 _INDEX, _ROUNDS = "checkpoint.json", "rounds.jsonl"
@@ -162,7 +163,8 @@ class Checkpoint:
     def _snapshot(self, index: Mapping[str, Any]) -> Snapshot:
         with (self._folder / _ROUNDS).open("rb") as file:
             lines = file.read(self._rounds_bytes).splitlines()
-        version = self._state(index, "state")
+        data = self._part(index, "state")
+        version = decode_state(self._schema, data)
         published = self._state(index, "published") if "published" in index["parts"] else None
         return Snapshot(
             now_s=index["now_s"],
@@ -173,6 +175,7 @@ class Checkpoint:
                 memory=decode_arrays(self._part(index, "memory")),
                 downlink=self._downlink(index, MAIN, version),
                 narrow={lane: self._downlink(index, lane, None) for lane in self._narrow},
+                levels=read_level_statistics(data),
             ),
         )
 
@@ -243,7 +246,7 @@ class Checkpoint:
 
 def _parts(kept: KeptCoordinator) -> Iterator[tuple[str, bytes]]:
     """The files of a round, each state once."""
-    yield "state", encode_state(kept.state)
+    yield "state", encode_state(kept.state, kept.levels)
     yield "memory", encode_arrays(kept.memory)
     if kept.published is not None:
         yield "published", encode_state(kept.published)

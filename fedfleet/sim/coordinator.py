@@ -20,7 +20,12 @@ from fedfleet.rounds.relay import relayed
 from fedfleet.rounds.round_sum import RoundSum
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import needs_history
-from fedfleet.rounds.static_norm import Measured, check_measured, with_measured
+from fedfleet.rounds.static_norm import (
+    Measured,
+    check_measured,
+    level_statistics,
+    with_measured,
+)
 from fedfleet.sim.downlink import KeptDownlink, SimulatedDownlink, digest_of
 from fedfleet.sim.jobs import Queried, Trained
 from fedfleet.sim.memories import Memories
@@ -28,7 +33,7 @@ from fedfleet.sim.outcome import SimulatedRound
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
-from fedfleet.types import ModelState, Section
+from fedfleet.types import FloatVector, ModelState, Section
 
 # Nobody reads the digest of a simulated version.
 DIGEST = "sim"
@@ -48,6 +53,7 @@ class KeptCoordinator:
         published: the last version where that is another state.
         memory: the algorithm's coordinator half's, and the history of the workers.
         narrow: the downlinks of the narrower levels, by lane.
+        levels: the statistics of the state's narrower slices.
     """
 
     state: ModelState
@@ -55,6 +61,7 @@ class KeptCoordinator:
     memory: Memory
     downlink: KeptDownlink
     narrow: Mapping[str, KeptDownlink] = field(default_factory=dict)
+    levels: Mapping[str, FloatVector] = field(default_factory=dict)
 
 
 class SimulatedCoordinator:
@@ -64,6 +71,10 @@ class SimulatedCoordinator:
         trainer: evaluates versions.
         test: the test split, where the recipe asks for its evaluation.
         levels: of a recipe that has some.
+
+    Attributes:
+        served: the last version.
+        level_statistics: of its narrower slices, where they were measured.
     """
 
     def __init__(
@@ -75,12 +86,14 @@ class SimulatedCoordinator:
         levels: RunLevels | None = None,
     ) -> None:
         self.levels = levels
+        self._queried = levels.queried if levels else {}
         self._recipe = recipe
         self._trainer = trainer
         self._test = test
         self._algorithm = make_algorithm(recipe.algorithm)
         self._state = initial_state(card, derive(recipe.seed, "initial"))
         self.served = self._state
+        self.level_statistics: Mapping[str, FloatVector] = {}
         self._published: ModelState | None = None
         self._memory: Memory = self._algorithm.start(trainer.schema)
         self.history = History()
@@ -119,6 +132,7 @@ class SimulatedCoordinator:
             memory={**self._memory, **self.history.to_memory(), **self._book()},
             downlink=self.downlink.keep(),
             narrow={lane: downlink.keep() for lane, downlink in self._narrow.items()},
+            levels=self.level_statistics,
         )
 
     def _book(self) -> Memory:
@@ -136,7 +150,7 @@ class SimulatedCoordinator:
         if self.levels and self.levels.measured:
             self.levels.measured.load(kept.memory)
         self._memory, self.history = split_history(without_levels(kept.memory))
-        self.served = kept.published or kept.state
+        self.served, self.level_statistics = kept.published or kept.state, kept.levels
         self.downlink.go_on(kept.downlink, kept.state)
         self._begin(round)
         for lane, narrow in self._narrow.items():
@@ -279,7 +293,8 @@ class SimulatedCoordinator:
 
     def take_measured(self, result: Queried) -> None:
         """Take what a worker measured of it; raises what ``check_measured`` raises."""
-        check_measured(result.measured, self._trainer.schema, self._recipe.rounds.max_weight)
+        schema, most = self._trainer.schema, self._recipe.rounds.max_weight
+        check_measured(result.measured, schema, most, self._queried)
         self._measured[result.assignment_id] = result.measured
 
     def make_next(
@@ -307,6 +322,7 @@ class SimulatedCoordinator:
         measured = [self._measured[key] for key in by_worker]
         policy = self._recipe.algorithm.statistics
         outcome = replace(outcome, state=with_measured(outcome.state, measured, policy))
+        self.level_statistics = level_statistics(measured, self._queried, policy)
         self._state, self._memory = outcome.state, outcome.memory
         self._published = outcome.served
         self.served = outcome.served or outcome.state

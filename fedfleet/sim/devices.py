@@ -205,7 +205,8 @@ class Pace:
         """From an assignment's sending to its result's arrival.
 
         Download, work, upload, one after the other. A worker that failed says so once it has
-        downloaded; an evaluation is a forward pass, and its report has no size worth counting.
+        downloaded; an evaluation is a forward pass, a query one at each level, and their reports
+        have no size worth counting.
         """
         device = self._devices[worker_id]
         answer_s = device.latency_s
@@ -215,9 +216,11 @@ class Pace:
             answer_s += result.upload_bytes / device.up_bytes_per_s
         elif isinstance(result, Evaluated):
             examples = result.evaluation.samples / PASSES
-        elif isinstance(result, Queried):
-            examples = result.measured.samples / PASSES
-        work_s = examples / self._rate(device, level) * self._luck(device, result.assignment_id)
+        work_s = examples / self._rate(device, level)
+        if isinstance(result, Queried):
+            rates = (self._rate(device, one) for one in (level, *result.measured.levels))
+            work_s = sum(result.measured.samples / PASSES / rate for rate in rates)
+        work_s *= self._luck(device, result.assignment_id)
         return self._download_s(device, down_bytes) + work_s + answer_s
 
     def examples_in(

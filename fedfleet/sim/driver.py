@@ -254,6 +254,7 @@ class Driver:
             state=self._coordinator.served,
             rounds=tuple(self._rounds),
             classes=classes,
+            levels=self._coordinator.level_statistics,
         )
 
     def _tell_fleet(self) -> None:

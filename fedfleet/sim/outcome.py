@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedfleet.types import Evaluation, ModelState
+from fedfleet.types import Evaluation, FloatVector, ModelState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,11 @@ class SimulatedRound:
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """A finished run. ``outcome`` is completed, failed or stopped."""
+    """A finished run. ``outcome`` is completed, failed or stopped.
+
+    Args:
+        levels: the statistics of the state's narrower slices, where they were measured.
+    """
 
     outcome: str
     code: str
@@ -48,3 +52,4 @@ class Simulation:
     state: ModelState
     rounds: tuple[SimulatedRound, ...]
     classes: tuple[str, ...]
+    levels: Mapping[str, FloatVector] = field(default_factory=dict)

@@ -45,6 +45,7 @@ Chains = Mapping[str, Chain]
 
 _MEMORY = "memory."
 _SECTION = "section."
+_LEVEL = "level."
 
 
 def pack_job(job: Job) -> Parcel:
@@ -185,7 +186,9 @@ def pack_result(result: Result) -> tuple[Parcel, dict[str, Array]]:
         return {"code": result.code, "reason": result.reason}, {}
     if isinstance(result, Queried):
         one = result.measured
-        return {"samples": one.samples}, {"statistics": one.statistics, "counters": one.counters}
+        vectors: dict[str, Array] = {"statistics": one.statistics, "counters": one.counters}
+        vectors |= {_LEVEL + level: vector for level, vector in one.levels.items()}
+        return {"samples": one.samples}, vectors
     sections = result.update.sections
     arrays = {f"{_SECTION}{place}": _carried(section) for place, section in enumerate(sections)}
     arrays |= {_MEMORY + name: array for name, array in result.memory.items()}
@@ -244,8 +247,16 @@ def unpack_result(
     if "code" in parcel:
         return Failed(assignment_id=assignment_id, code=parcel["code"], reason=parcel["reason"])
     if "samples" in parcel:
-        vectors = (arrays[name].copy() for name in ("statistics", "counters"))
-        measured = Measured(parcel["samples"], *vectors)
+        measured = Measured(
+            parcel["samples"],
+            arrays["statistics"].copy(),
+            arrays["counters"].copy(),
+            {
+                name.removeprefix(_LEVEL): array.copy()
+                for name, array in arrays.items()
+                if name.startswith(_LEVEL)
+            },
+        )
         return Queried(assignment_id=assignment_id, measured=measured)
     chain = chains[parcel["header"]["level"]]
     sections = tuple(

@@ -15,7 +15,7 @@ from fedfleet.errors import FedFleetError
 from fedfleet.rounds.levels import FULL
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import loss_asked
-from fedfleet.rounds.static_norm import Measured
+from fedfleet.rounds.static_norm import Measured, queried_levels
 from fedfleet.sim.jobs import (
     Evaluated,
     EvaluateJob,
@@ -68,6 +68,7 @@ class Workplace:
         self._shards = shards
         self._data_dir = data_dir
         self._kept_bytes = kept_bytes
+        self._queried = tuple(queried_levels(recipe, trainers.schema))
         self._uplinks: dict[str, Chain] = {}
         self._workers: OrderedDict[str, LocalWorker] = OrderedDict()
         self.held_bytes = 0
@@ -85,9 +86,7 @@ class Workplace:
             if isinstance(job, EvaluateJob):
                 return self._evaluate(worker, job)
             if isinstance(job, QueryJob):
-                state, samples = worker.measured(job.base)
-                measured = Measured(samples, state.statistics, state.counters)
-                return Queried(assignment_id=job.assignment_id, measured=measured)
+                return self._query(worker, job)
             return self._train(worker, job, cancelled)
         except FedFleetError as error:
             return _failed(job, error)
@@ -185,6 +184,17 @@ class Workplace:
             sample = loss_asked(self._recipe.rounds) == "sample"
             evaluation = worker.probe(job.base, memory, seed=job.probe_seed, sample=sample)
         return Evaluated(assignment_id=job.assignment_id, evaluation=evaluation)
+
+    def _query(self, worker: LocalWorker, job: QueryJob) -> Queried:
+        def take(level: str) -> None:
+            worker.use(self._trainers.at(level), is_narrow=True)
+
+        state, samples = worker.measured(job.base)
+        models, levels = self._trainers.models, {}
+        if models is not None:
+            levels = worker.measured_slices(job.base, self._queried, models, take)
+        measured = Measured(samples, state.statistics, state.counters, levels)
+        return Queried(assignment_id=job.assignment_id, measured=measured)
 
     def _worker(self, job: Job) -> LocalWorker:
         worker_id, trainer = job.worker_id, self._trainers.at(job.level)

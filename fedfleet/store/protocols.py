@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -165,6 +165,8 @@ class RegistryEvent:
     Args:
         kind: ``version`` (a version was committed or added), ``alias`` (an alias was set) or
             ``retired`` (a version's bytes are kept no longer).
+        at_s: when, in seconds since the epoch by the clock of who wrote it; 0 where it was written
+            before that was noted. Events are told apart without it.
     """
 
     event_id: int
@@ -172,6 +174,7 @@ class RegistryEvent:
     model: str
     number: int
     alias: str = ""
+    at_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,8 +327,15 @@ class Registry(Protocol):
     def models(self) -> list[str]:
         """Names in order."""
 
-    def versions(self, model: str) -> list[VersionRecord]:
-        """Newest first; empty for an unknown model."""
+    def versions(
+        self, model: str, before: int | None = None, limit: int | None = None
+    ) -> list[VersionRecord]:
+        """Newest first; empty for an unknown model. Reads no more than it returns.
+
+        Args:
+            before: only those of lower numbers, all of them where it is None.
+            limit: the newest so many of those, all of them where it is None.
+        """
 
     def newest_number(self, model: str) -> int:
         """Number of the newest version; 0 for an unknown model."""
@@ -361,7 +371,7 @@ class Registry(Protocol):
         """Keep a version's record and let go of its bytes, in one transaction.
 
         The blob is deleted unless another record needs it (as ``Blobs.delete`` has it). A version
-        that is retired already is returned as it is.
+        that is retired already is returned as it is; should its bytes be there again, they go.
 
         Raises:
             NotFound: no such version.
@@ -441,19 +451,30 @@ def check_alias(alias: str) -> None:
         raise InvalidInput(f"alias {alias[:80]!r}: must be {ALIAS_RULE}")
 
 
+# Names of models that an error tells.
+_MOST_NAMES = 20
+
+
 def resolve(registry: Registry, model: str, name: str) -> VersionRecord:
     """The version that a number or an alias names.
 
     Raises:
-        NotFound: neither.
+        NotFound: neither, or no such model.
     """
+    if not registry.newest_number(model):
+        raise no_model(model, registry.models())
     if is_version_number(name):
         return registry.version(model, int(name))
     aliases = registry.aliases(model)
     if name not in aliases:
-        if not registry.newest_number(model):
-            raise NotFound(f"there is no model {model[:80]!r}")
         raise NotFound(
             f"model {model!r} has no alias {name!r}; it has: {', '.join(aliases) or '-'}"
         )
     return registry.version(model, aliases[name].number)
+
+
+def no_model(model: str, models: Sequence[str]) -> NotFound:
+    """Say that a model is not there, and which are."""
+    more = ", ..." if len(models) > _MOST_NAMES else ""
+    known = f"there are: {', '.join(models[:_MOST_NAMES])}{more}" if models else "there is none yet"
+    return NotFound(f"there is no model {model[:80]!r}; {known}")

@@ -21,8 +21,9 @@ from fedfleet.store.redis_scripts import Script
 from fedfleet.store.redis_settings import check_settings
 from fedfleet.store.redis_url import RedisAddress
 
-# Of the layout of keys (redis_keys.py). 2: records have a lineage, versions can be retired.
-SCHEMA_VERSION = 2
+# Of the layout of keys (redis_keys.py). 2: records have a lineage, versions can be retired. 3:
+# the registry's events say when.
+SCHEMA_VERSION = 3
 
 _BEGIN = Script(
     "meta",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fedfleet.store.protocols import AliasRecord, RegistryEvent, VersionRecord, check_alias
@@ -27,6 +28,9 @@ from fedfleet.store.refusals import (
     no_version,
     not_next,
 )
+
+# Versions that one command asks for.
+AT_ONCE = 100
 
 _SET_ALIAS = Script(
     "ids versions retired aliases events",
@@ -58,7 +62,10 @@ _RETIRE = Script(
     "number at_s version_run round digest needed_by event",
     f"""{ANNOUNCE}{DROP_BLOB}
 local before = redis.call('HGET', retired, number)
-if before then return done({{'ok', before}}) end
+if before then
+  if not needed() then drop_blob() end
+  return done({{'ok', before}})
+end
 local held = redis.call('HGETALL', aliases)
 for i = 1, #held, 2 do
   if string.match(held[i + 1], '^(%d+) ') == number then return done({{'alias', held[i]}}) end
@@ -104,17 +111,31 @@ class RedisRegistry:
             name.decode() for name in self._server.read(("SMEMBERS", self._keys.models))[0]
         )
 
-    def versions(self, model: str) -> list[VersionRecord]:
-        # A version is stored before it can be retired, and neither is ever undone.
-        rows, retired = self._server.read(
-            ("HGETALL", self._keys.versions(model)), ("HGETALL", self._keys.retired(model))
-        )
-        numbers, texts = map(int, rows[::2]), rows[1::2]
-        found = sorted(zip(numbers, texts, strict=True), reverse=True)
-        since = dict(zip(map(int, retired[::2]), map(float, retired[1::2]), strict=True))
+    def versions(
+        self, model: str, before: int | None = None, limit: int | None = None
+    ) -> list[VersionRecord]:
+        newest = self.newest_number(model)
+        last = newest if before is None else min(newest, before - 1)
+        count = last if limit is None else min(last, limit)
+        numbers = range(last, last - count, -1)
+        # In pieces: one command for all of a long run would hold up everybody else's.
         return [
-            replace(version, retired_at_s=since.get(version.number))
-            for version in self._records(model, found)
+            version
+            for start in range(0, len(numbers), AT_ONCE)
+            for version in self._numbered(model, numbers[start : start + AT_ONCE])
+        ]
+
+    def _numbered(self, model: str, numbers: Sequence[int]) -> list[VersionRecord]:
+        """Versions that are there, by their numbers."""
+        # A version is stored before it can be retired, and neither is ever undone.
+        texts, retired = self._server.read(
+            ("HMGET", self._keys.versions(model), *numbers),
+            ("HMGET", self._keys.retired(model), *numbers),
+        )
+        records = self._records(model, list(zip(numbers, texts, strict=True)))
+        return [
+            version if since is None else replace(version, retired_at_s=float(since))
+            for version, since in zip(records, retired, strict=True)
         ]
 
     def newest_number(self, model: str) -> int:

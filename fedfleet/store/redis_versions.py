@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
 from fedfleet.store.protocols import VersionRecord
@@ -67,5 +68,5 @@ def version_text(version: VersionRecord) -> str:
 
 def event_text(kind: str, model: str, number: int, alias: str = "") -> str:
     """What the registry keeps of an event, beside its id."""
-    fields = {"kind": kind, "model": model, "number": number, "alias": alias}
+    fields = {"kind": kind, "model": model, "number": number, "alias": alias, "at_s": time.time()}
     return json.dumps(fields, separators=(",", ":"))

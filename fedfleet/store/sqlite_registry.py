@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ _VERSION = (
     "SELECT versions.*, schemas.params FROM versions"
     " JOIN schemas ON schemas.digest = versions.schema_digest WHERE model = ?"
 )
+_BEYOND = 2**63 - 1  # no version has this number, or a higher one
 _ALIAS = "SELECT model, alias, number, revision FROM aliases WHERE model = ?"
 
 
@@ -37,8 +39,15 @@ class SqliteRegistry:
         rows = self._database.rows("SELECT DISTINCT model FROM versions ORDER BY model")
         return [row["model"] for row in rows]
 
-    def versions(self, model: str) -> list[VersionRecord]:
-        rows = self._database.rows(f"{_VERSION} ORDER BY number DESC", model)
+    def versions(
+        self, model: str, before: int | None = None, limit: int | None = None
+    ) -> list[VersionRecord]:
+        rows = self._database.rows(
+            f"{_VERSION} AND number < ? ORDER BY number DESC LIMIT ?",
+            model,
+            _BEYOND if before is None else min(before, _BEYOND),
+            -1 if limit is None else max(0, limit),
+        )
         return [_version(row) for row in rows]
 
     def newest_number(self, model: str) -> int:
@@ -91,7 +100,7 @@ class SqliteRegistry:
 
     def events(self, after_id: int = 0, limit: int = 1000) -> list[RegistryEvent]:
         rows = self._database.rows(
-            "SELECT id AS event_id, kind, model, number, alias FROM registry_events"
+            "SELECT id AS event_id, kind, model, number, alias, at_s FROM registry_events"
             " WHERE id > ? ORDER BY id LIMIT ?",
             after_id,
             limit,
@@ -195,8 +204,8 @@ def _announce(
     connection: sqlite3.Connection, kind: str, model: str, number: int, alias: str = ""
 ) -> None:
     connection.execute(
-        "INSERT INTO registry_events (kind, model, number, alias) VALUES (?, ?, ?, ?)",
-        (kind, model, number, alias),
+        "INSERT INTO registry_events (kind, model, number, alias, at_s) VALUES (?, ?, ?, ?, ?)",
+        (kind, model, number, alias, time.time()),
     )
 
 

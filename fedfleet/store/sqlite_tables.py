@@ -116,6 +116,7 @@ _VERSION_3 = (
     "ALTER TABLE versions ADD COLUMN lineage TEXT NOT NULL DEFAULT '{}'",
     "ALTER TABLE versions ADD COLUMN retired_at_s REAL",
 )
+_VERSION_4 = ("ALTER TABLE registry_events ADD COLUMN at_s REAL NOT NULL DEFAULT 0",)
 # What makes a store of each version out of one of the version before.
-STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
+STEPS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 SCHEMA_VERSION = len(STEPS)

@@ -191,7 +191,6 @@ def _find_scores() -> Any:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("torchmetrics", "pycocotools", "torchvision"):
             raise
-        raise NotInstalled(
-            f"a detector's average precision: {missing} is not installed here; "
-            "pip install 'fedfleet[detection]' brings it"
+        raise NotInstalled.of_extra(
+            f"a detector's average precision: {missing}", "detection"
         ) from error

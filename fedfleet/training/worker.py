@@ -4,7 +4,7 @@ run this same code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from fedfleet.training.config import EvaluationConfig, TrainingConfig
 from fedfleet.training.local import LocalTrainer, TrainResult, TrainTask
 from fedfleet.training.seeding import derive, torch_generator
 from fedfleet.training.split import split_validation
-from fedfleet.types import Evaluation, ModelState, Section
+from fedfleet.training.submodels import SubModels
+from fedfleet.types import Evaluation, FloatVector, ModelState, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,27 @@ class LocalWorker:
         fraction = self._run.training.validation_fraction
         training, _ = split_validation(self._examples(), fraction, self._split_seed)
         return self._trainer.measured(version, training), len(training)
+
+    def measured_slices(
+        self,
+        version: ModelState,
+        levels: Iterable[str],
+        models: SubModels,
+        take: Callable[[str], None],
+    ) -> dict[str, FloatVector]:
+        """The statistics that narrower slices of a version have over the same examples, by level.
+
+        Args:
+            version: of the whole width.
+            models: of the run.
+            take: has this worker go on with the model at a level; the last one stays.
+        """
+        found: dict[str, FloatVector] = {}
+        for level in levels:
+            part = models.slice(level).cut(version)
+            take(level)
+            found[level] = self.measured(part)[0].statistics
+        return found
 
     def evaluate(self, version: ModelState, memory: Memory) -> Evaluation:
         """Evaluate a version, as the algorithm adapts it to this worker.

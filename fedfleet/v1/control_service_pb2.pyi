@@ -1057,14 +1057,22 @@ class ListVersionsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Empty: of all models."""
+    limit: builtins.int
+    """The newest so many of each model; 0: as many as fit into one message."""
+    before: builtins.int
+    """Only versions below this number; 0: from the newest on. Names a model, or is 0."""
     def __init__(
         self,
         *,
         model: builtins.str = ...,
+        limit: builtins.int = ...,
+        before: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["before", b"before", "limit", b"limit", "model", b"model"]) -> None: ...
 
 Global___ListVersionsRequest: typing_extensions.TypeAlias = ListVersionsRequest
 
@@ -1090,21 +1098,43 @@ class ListVersionsResponse(google.protobuf.message.Message):
         def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class OlderEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     VERSIONS_FIELD_NUMBER: builtins.int
     ALIASES_FIELD_NUMBER: builtins.int
+    OLDER_FIELD_NUMBER: builtins.int
     @property
     def versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Version]:
-        """Newest first."""
+        """By model, newest first."""
 
     @property
     def aliases(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, Global___AliasList]: ...
+    @property
+    def older(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """Models of which there are older versions: the number to ask for as before."""
+
     def __init__(
         self,
         *,
         versions: collections.abc.Iterable[Global___Version] | None = ...,
         aliases: collections.abc.Mapping[builtins.str, Global___AliasList] | None = ...,
+        older: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "older", b"older", "versions", b"versions"]) -> None: ...
 
 Global___ListVersionsResponse: typing_extensions.TypeAlias = ListVersionsResponse
 
@@ -1453,6 +1483,7 @@ class RegistryEvent(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     ALIAS_FIELD_NUMBER: builtins.int
+    AT_S_FIELD_NUMBER: builtins.int
     event_id: builtins.int
     kind: builtins.str
     """version, alias or retired."""
@@ -1460,6 +1491,8 @@ class RegistryEvent(google.protobuf.message.Message):
     version: builtins.int
     alias: builtins.str
     """Of kind alias."""
+    at_s: builtins.float
+    """In seconds since the epoch; 0: not known, of a store from before it was noted."""
     def __init__(
         self,
         *,
@@ -1468,8 +1501,9 @@ class RegistryEvent(google.protobuf.message.Message):
         model: builtins.str = ...,
         version: builtins.int = ...,
         alias: builtins.str = ...,
+        at_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["alias", b"alias", "event_id", b"event_id", "kind", b"kind", "model", b"model", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alias", b"alias", "at_s", b"at_s", "event_id", b"event_id", "kind", b"kind", "model", b"model", "version", b"version"]) -> None: ...
 
 Global___RegistryEvent: typing_extensions.TypeAlias = RegistryEvent
 

@@ -341,6 +341,7 @@ class StatisticsReport(google.protobuf.message.Message):
     SAMPLES_FIELD_NUMBER: builtins.int
     STATISTICS_FIELD_NUMBER: builtins.int
     COUNTERS_FIELD_NUMBER: builtins.int
+    LEVELS_FIELD_NUMBER: builtins.int
     assignment_id: builtins.str
     samples: builtins.int
     """Training examples behind them, above 0."""
@@ -352,6 +353,10 @@ class StatisticsReport(google.protobuf.message.Message):
     def counters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """The vector of kind counter."""
 
+    @property
+    def levels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LevelStatistics]:
+        """The same of the narrower levels of the recipe, each at most once."""
+
     def __init__(
         self,
         *,
@@ -359,10 +364,33 @@ class StatisticsReport(google.protobuf.message.Message):
         samples: builtins.int = ...,
         statistics: collections.abc.Iterable[builtins.float] | None = ...,
         counters: collections.abc.Iterable[builtins.int] | None = ...,
+        levels: collections.abc.Iterable[Global___LevelStatistics] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "counters", b"counters", "samples", b"samples", "statistics", b"statistics"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["assignment_id", b"assignment_id", "counters", b"counters", "levels", b"levels", "samples", b"samples", "statistics", b"statistics"]) -> None: ...
 
 Global___StatisticsReport: typing_extensions.TypeAlias = StatisticsReport
+
+@typing.final
+class LevelStatistics(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: builtins.int
+    STATISTICS_FIELD_NUMBER: builtins.int
+    level: builtins.str
+    """A letter from b on."""
+    @property
+    def statistics(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """The vector of kind statistic of the model at that level."""
+
+    def __init__(
+        self,
+        *,
+        level: builtins.str = ...,
+        statistics: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["level", b"level", "statistics", b"statistics"]) -> None: ...
+
+Global___LevelStatistics: typing_extensions.TypeAlias = LevelStatistics
 
 @typing.final
 class ProtocolMessage(google.protobuf.message.Message):

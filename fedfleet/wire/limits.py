@@ -12,7 +12,8 @@ CHUNK_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 16 << 20
 # Of what a server is sent: a chunk and its envelope (1.1 MiB); an evaluation of MAX_CLASSES
 # (0.9 MiB for up to two million examples); the statistics of a model, 400 KB for the largest that
-# is built in (mobilenet_v3_small, eight times as wide). In memory it may take 35 times as much.
+# is built in (mobilenet_v3_small, eight times as wide), and of its levels (1 MiB). In memory it may
+# take 35 times as much.
 MAX_REQUEST_BYTES = 2 << 20
 # Of what somebody without a certificate sends: a token and two PEM texts.
 MAX_STRANGER_BYTES = 64 << 10
@@ -27,6 +28,9 @@ MAX_REASON = 1024
 MAX_TAGS = 32
 MAX_HELD = 64
 MAX_DELTAS = 64
+# Widths of a run's model, the whole one included; values of all narrower ones' statistics together.
+MAX_LEVELS = 16
+MAX_LEVEL_STATISTICS = 1 << 18
 MAX_CLASSES = 100_000
 MAX_ROUND_DIGITS = 7
 # Of a version that is imported: its bytes, which are checked in memory, its tensors, and each of

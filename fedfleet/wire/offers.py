@@ -14,6 +14,7 @@ from fedfleet.models.config import layers_of
 from fedfleet.types import Evaluation, ModelState, Schema
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.evaluations import evaluation_from_json
+from fedfleet.wire.level_statistics import check_level_statistics, room_for_levels
 from fedfleet.wire.limits import (
     MAX_ALIASES,
     MAX_CLASSES,
@@ -84,7 +85,8 @@ def check_size(schema: Schema, size_bytes: int) -> None:
     """Raises InvalidInput: no safetensors file of these tensors has so many bytes."""
     values = sum(param.elements * param.kind.dtype.itemsize for param in schema.params)
     beside = sum(_TENSOR_ROOM + _ESCAPED * len(param.name) for param in schema.params)
-    if not values < size_bytes <= values + beside + _FILE_ROOM:
+    beside += _FILE_ROOM + room_for_levels(schema)
+    if not values < size_bytes <= values + beside:
         raise InvalidInput(
             f"{size_bytes} bytes: a file of the schema's tensors has {values} and some for names"
         )
@@ -115,10 +117,12 @@ def check_weights(schema: Schema, data: bytes) -> ModelState:
     """The state that a file holds.
 
     Raises:
-        SchemaMismatch: not a safetensors file of this schema's tensors.
+        SchemaMismatch: not a safetensors file of this schema's tensors, or the statistics of
+            narrower levels in it are none.
         InvalidInput: it holds a value that is not finite.
     """
     state = decode_state(schema, data)
+    check_level_statistics(schema, data)
     for vector in (state.trainable, state.statistics):
         if not np.isfinite(vector).all():
             raise InvalidInput("the weights hold values that are not finite: nothing can use them")

@@ -1,24 +1,31 @@
-"""A version's state as a safetensors file and back. The bytes are a function of the state alone."""
+"""A version's state as a safetensors file and back. The bytes are a function of what is in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedfleet.errors import SchemaMismatch
-from fedfleet.types import Array, ModelState, Schema
+from fedfleet.types import Array, FloatVector, ModelState, Schema
+from fedfleet.wire.level_statistics import to_metadata
+
+_NONE: Mapping[str, FloatVector] = MappingProxyType({})
 
 
-def encode_state(state: ModelState) -> bytes:
+def encode_state(state: ModelState, levels: Mapping[str, FloatVector] = _NONE) -> bytes:
     """Return the state as a safetensors file that plain PyTorch can load by name.
 
-    No metadata goes in: the file's SHA-256 is the version's identity, so equal states must give
-    equal bytes.
+    The file's SHA-256 is the version's identity, so equal states must give equal bytes: no other
+    metadata goes in than the levels' statistics.
+
+    Args:
+        levels: statistics that narrower slices of the state have, for ``read_level_statistics``.
     """
-    return encode_arrays(state.tensors())
+    return _encoded(state.tensors(), to_metadata(levels))
 
 
 def decode_state(schema: Schema, data: bytes) -> ModelState:
@@ -37,8 +44,13 @@ def decode_state(schema: Schema, data: bytes) -> ModelState:
 
 def encode_arrays(arrays: Mapping[str, Array]) -> bytes:
     """Return named arrays (a model, an algorithm's memory) as a safetensors file."""
+    return _encoded(arrays, None)
+
+
+def _encoded(arrays: Mapping[str, Array], metadata: dict[str, str] | None) -> bytes:
     # Not ascontiguousarray: it would make a scalar (batches tracked) a vector of one.
-    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(whole, metadata)
 
 
 def decode_arrays(data: bytes) -> dict[str, Array]:

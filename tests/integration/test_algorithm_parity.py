@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import PATIENCE_S, Running, fleet, free_port, running_coordinator, state_of_version
+from harness import (
+    PATIENCE_S,
+    Running,
+    fleet,
+    free_port,
+    levels_of_version,
+    running_coordinator,
+    state_of_version,
+)
 
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.sim.driver import simulate
@@ -103,6 +111,8 @@ RECIPES = {
     ),
     "fedavg-levels": recipe("fedavg-levels", 'name = "fedavg"', more=LEVELS + LOSSY),
 }
+# Whose last round had a worker of the whole width, who measures the narrower levels too.
+MEASURED = {"heterofl"}
 
 
 @dataclass(frozen=True)
@@ -110,11 +120,13 @@ class Deployed:
     """What a deployed run left.
 
     Args:
+        levels: the statistics of the state's narrower slices.
         rounds: for each round, what was right on the test split, and what each worker reported.
     """
 
     reason: str
     state: ModelState
+    levels: Mapping[str, bytes]
     rounds: list[tuple[int, Mapping[str, tuple[int, float]]]]
 
 
@@ -133,6 +145,7 @@ async def _deploy(folder: Path) -> Mapping[str, Deployed]:
                 done[name] = Deployed(
                     run.reason,
                     state_of_version(running.store, name),
+                    levels_of_version(running.store, name),
                     [
                         (
                             one.evaluation.correct,
@@ -147,10 +160,11 @@ async def _deploy(folder: Path) -> Mapping[str, Deployed]:
     return done
 
 
-def assert_same(state: ModelState, simulation: Simulation) -> None:
+def assert_same(state: ModelState, levels: Mapping[str, bytes], simulation: Simulation) -> None:
     assert (simulation.outcome, simulation.reason) == ("completed", "")
     for kind in Kind:
         assert state.vector(kind).tobytes() == simulation.state.vector(kind).tobytes()
+    assert levels == {level: found.tobytes() for level, found in simulation.levels.items()}
 
 
 @pytest.mark.slow
@@ -163,7 +177,8 @@ def test_deployed_and_simulated_algorithms_agree_in_every_bit(
     simulation = simulate(parse_recipe(RECIPES[name]))
 
     assert found.reason == ""
-    assert_same(found.state, simulation)
+    assert_same(found.state, found.levels, simulation)
+    assert sorted(found.levels) == (["b", "c"] if name in MEASURED else [])
     assert found.rounds == [
         (
             one.evaluation.correct if one.evaluation else 0,
@@ -199,22 +214,28 @@ async def test_run_goes_on_after_a_restart_with_the_state_and_memory_of_the_last
         with open_store(f"sqlite:{state}") as store:
             between = store.journal.run(run_id)
             versions = store.registry.versions(name)
-            committed = [
-                entry.fields.get("state_digest", "")
+            commits = [
+                entry.fields
                 for entry in store.journal.entries(run_id)
                 if entry.kind == "round_committed"
             ]
+            committed = [fields.get("state_digest", "") for fields in commits]
         async with running_coordinator(state, port=port) as running:
             run = await running.finished(run_id)
             found = state_of_version(running.store, name)
+            levels = levels_of_version(running.store, name)
 
     assert 2 <= between.round < 6, "the coordinator was to end in the middle"
-    # FedDyn publishes the cohort's mean and goes on from another state, which is kept beside it.
+    # FedDyn publishes the cohort's mean and goes on from another state, which is kept beside it. A
+    # version that comes with its levels' statistics has other bytes than what workers start from.
     published = [version.digest for version in reversed(versions)]
     assert all(digest not in published for digest in committed if digest)
-    assert [bool(digest) for digest in committed] == [name == "dyn"] * between.round
+    assert [bool(digest) for digest in committed] == [
+        name == "dyn" or "levels" in fields for fields in commits
+    ]
+    assert any("levels" in fields for fields in commits) == (name == "levels")
     assert run.reason == ""
-    assert_same(found, simulate(parse_recipe(text)))
+    assert_same(found, levels, simulate(parse_recipe(text)))
 
 
 async def _until(running: Running, run_id: str, kind: str, round: int) -> None:

@@ -15,6 +15,7 @@ from harness import (
     fleet,
     free_port,
     initial_of,
+    levels_of_version,
     process,
     raises_code,
     running_coordinator,
@@ -252,10 +253,14 @@ async def test_coordinator_killed_in_the_middle_ends_with_the_same_bytes(
         run = store.journal.run(run_id)
         entries = store.journal.entries(run_id)
         state = state_of_version(store, "chains")
+        levels = levels_of_version(store, "chains")
     assert (run.state.value, run.reason) == ("completed", "")
     accepted = [e.fields["assignment_id"] for e in entries if e.kind == "update_accepted"]
     assert len(accepted) == len(set(accepted))
-    assert_same(state, simulate(parse_recipe(recipe)))
+    simulation = simulate(parse_recipe(recipe))
+    assert_same(state, simulation)
+    assert levels == {level: found.tobytes() for level, found in simulation.levels.items()}
+    assert sorted(levels) == (["b"] if name == "levels" else [])
     assert_nothing_is_left(tmp_path / "state")
 
 

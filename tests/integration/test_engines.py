@@ -82,13 +82,27 @@ RECIPES = {
     # Personal layers, weights that depend on all of the round.
     "fedbn": recipe(CNN, algorithm='name = "fedbn"', more='[evaluation]\nworkers = "cohort"'),
     "fedgw": recipe(training="lr = 0.05\nepochs = 2", algorithm='name = "fedgw"'),
+    # Models of other widths, and what workers measure of each.
+    "levels": recipe(
+        CNN.replace("0.1", "0.3"),
+        algorithm='name = "heterofl"',
+        rounds="over_select = 2",
+        more="[levels]\nrates = [1.0, 0.5]",
+    ),
 }
 
 
 def same(left: Simulation, right: Simulation) -> bool:
     assert left.outcome == right.outcome == "completed"
-    return left.rounds == right.rounds and all(
-        left.state.vector(kind).tobytes() == right.state.vector(kind).tobytes() for kind in Kind
+    levels = [
+        {level: found.tobytes() for level, found in one.levels.items()} for one in (left, right)
+    ]
+    return (
+        left.rounds == right.rounds
+        and levels[0] == levels[1]
+        and all(
+            left.state.vector(kind).tobytes() == right.state.vector(kind).tobytes() for kind in Kind
+        )
     )
 
 
@@ -102,6 +116,7 @@ def test_processes_give_bit_identical_runs(name: str) -> None:
         found = simulate(parsed, engine=engine)
 
     assert same(found, simulate(parsed))
+    assert sorted(found.levels) == (["b"] if name == "levels" else [])
 
 
 class Killing:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from harness import (
     PATIENCE_S,
     Running,
@@ -23,21 +24,23 @@ from torch import nn
 
 from fedfleet import plugins
 from fedfleet.data.shard import load_examples
-from fedfleet.errors import StoreFull
+from fedfleet.errors import SchemaMismatch, StoreFull, StoreUnavailable
 from fedfleet.models.card import ModelCard
 from fedfleet.models.config import ModelConfig
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
+from fedfleet.store.open import open_store
 from fedfleet.store.protocols import AliasRecord, Entry, VersionRecord
 from fedfleet.training.batches import Batches
 from fedfleet.training.device import resolve_device
+from fedfleet.training.measuring import is_finite_on_golden
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.types import MAP50, Array, InputSpec, ModelState
 from fedfleet.v1 import control_service_pb2 as control_pb
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.weights import encode_state
-from fedfleet_coordinator import workshop
+from fedfleet_coordinator import promoting, workshop
 
 DETECTOR = """
 name = "shapes"
@@ -416,3 +419,139 @@ async def test_a_commit_reads_no_journal_and_measures_another_runs_version_once(
 
     assert [(one["against"], one["promoted"]) for one in judged] == [(1, False)] * 3
     assert (len(measured), reads) == (1, 0)
+
+
+async def test_a_rollback_between_the_move_and_the_verdict_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(2)
+    good = fitted(recipe)
+    async with running_coordinator(tmp_path) as running:
+        registry, journal, faults = running.store.registry, running.store.journal, iter([True])
+        append = journal.append
+
+        def moved_back_and_away(entry: Entry) -> Entry:
+            is_second = entry.kind == "version_judged" and entry.fields["version"] == 2
+            if is_second and next(faults, False):
+                registry.set_alias("digits", "production", 1)
+                raise StoreUnavailable("the store is away for a moment")
+            return append(entry)
+
+        monkeypatch.setattr(journal, "append", moved_back_and_away)
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(recipe)
+        await train(worker, initial_of(recipe), good)
+        await running.until(run_id, "version_judged", 1)
+        await train(worker, state_of_version(running.store, "digits"), good * 1.01)
+        run = await running.finished(run_id)
+        judged = verdicts(running, run_id)
+        moves = [event.number for event in registry.events() if event.alias == "production"]
+        deeds = [deed for deed in running.store.audit.records() if deed.action == "promote"]
+
+    assert run.state == control_pb.RUN_STATE_COMPLETED
+    assert [(one["version"], one["promoted"]) for one in judged] == [(1, True), (2, False)]
+    assert judged[1]["reason"] == promoting.MOVED_SINCE
+    assert moves == [1, 2, 1]
+    assert len(deeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "golden batch (OutOfMemoryError)"),
+        (ImportError("a plug-in's part"), "golden batch (ImportError)"),
+        (SchemaMismatch("other tensors"), "golden batch (other tensors)"),
+    ],
+)
+async def test_a_fault_in_a_gate_fails_the_version_and_not_the_run(
+    error: Exception, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(card: ModelCard, state: ModelState) -> bool:
+        raise error
+
+    monkeypatch.setattr(promoting, "is_finite_on_golden", broken)
+    run, judged = await judged_run(tmp_path)
+
+    assert (run.state, run.reason) == (control_pb.RUN_STATE_COMPLETED, "")
+    assert [one["promoted"] for one in judged] == [False]
+    assert why in judged[0]["reason"]
+
+
+async def test_a_fault_of_the_store_in_a_gate_is_none_of_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = iter([True])
+
+    def away_once(card: ModelCard, state: ModelState) -> bool:
+        if next(faults, False):
+            raise StoreUnavailable("the store is away for a moment")
+        return is_finite_on_golden(card, state)
+
+    monkeypatch.setattr(promoting, "is_finite_on_golden", away_once)
+    run, judged = await judged_run(tmp_path)
+
+    assert next(faults, None) is None
+    assert run.state == control_pb.RUN_STATE_COMPLETED
+    assert [(one["version"], one["promoted"]) for one in judged] == [(1, True)]
+
+
+async def test_a_version_whose_answers_are_not_finite_stays_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function's own test has such weights; an update may not hold them at once."""
+    monkeypatch.setattr(promoting, "is_finite_on_golden", lambda card, state: False)
+    run, judged = await judged_run(tmp_path)
+
+    assert run.state == control_pb.RUN_STATE_COMPLETED
+    assert [one["promoted"] for one in judged] == [False]
+    assert judged[0]["reason"] == "finite answers to the golden batch"
+
+
+async def test_a_version_with_the_classes_in_another_order_is_not_compared(tmp_path: Path) -> None:
+    card = card_of(parse_recipe(recipe_of(1)))
+    run, judged = await judged_run(tmp_path, at_work=replace(card, classes=card.classes[::-1]))
+
+    assert run.state == control_pb.RUN_STATE_COMPLETED
+    assert [(one["promoted"], one["against"]) for one in judged] == [(False, 1)]
+    assert "it has other classes" in judged[0]["reason"]
+
+
+async def test_an_alias_that_somebody_sets_meanwhile_is_left_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same version even: who did that has seen it."""
+    with open_store(f"sqlite:{tmp_path}") as store:
+
+        def set_meanwhile(card: ModelCard, state: ModelState) -> bool:
+            store.registry.set_alias("digits", "production", 1)
+            return is_finite_on_golden(card, state)
+
+        monkeypatch.setattr(promoting, "is_finite_on_golden", set_meanwhile)
+        run, judged = await judged_run(tmp_path, at_work=card_of(parse_recipe(recipe_of(1))))
+        moves = [event.number for event in store.registry.events() if event.alias == "production"]
+
+    assert run.state == control_pb.RUN_STATE_COMPLETED
+    assert [one["promoted"] for one in judged] == [False]
+    assert "revision" in judged[0]["reason"]
+    assert moves == [1, 1]
+
+
+async def judged_run(
+    folder: Path, *, at_work: ModelCard | None = None
+) -> tuple[control_pb.Run, list[dict[str, Any]]]:
+    """A run of one round with a good version, and its verdicts.
+
+    Args:
+        at_work: card of an untrained version that ``production`` names before.
+    """
+    recipe = recipe_of(1)
+    start = initial_of(recipe)
+    async with running_coordinator(folder) as running:
+        if at_work is not None:
+            put_to_work(running, at_work, start)
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        run_id = await running.submit(recipe)
+        await train(worker, start, fitted(recipe))
+        return await running.finished(run_id), verdicts(running, run_id)

@@ -22,7 +22,7 @@ from fedfleet.sim.engines import EngineSettings, opened_engine
 from fedfleet.sim.jobs import Job, Result
 from fedfleet.types import Kind
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedfleet[sim]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install '.[sim]'")
 
 import ray
 import torch

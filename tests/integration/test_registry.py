@@ -17,10 +17,13 @@ from harness import Running, raises_code, running_coordinator, tiny_recipe
 from serving import CARD, publish
 
 from fedfleet.cli.main import main
+from fedfleet.errors import StoreUnavailable
 from fedfleet.identity.names import Role
 from fedfleet.identity.signing import Signer, verify
 from fedfleet.models.card import ModelCard
-from fedfleet.store.protocols import RunState, VersionRecord, manifest_of
+from fedfleet.rpc.control import ControlClient
+from fedfleet.store.audit import AuditRecord, Deed
+from fedfleet.store.protocols import RunState, Store, VersionRecord, manifest_of
 from fedfleet.training.state import initial_state
 from fedfleet.types import Evaluation, ModelState, Schema
 from fedfleet.v1 import control_service_pb2 as pb
@@ -34,7 +37,7 @@ from fedfleet.wire.version_folder import (
     write_folder,
 )
 from fedfleet.wire.weights import encode_arrays, encode_state
-from fedfleet_coordinator.importing import MAX_IMPORTS
+from fedfleet_coordinator.importing import IMPORT, MAX_IMPORTS
 from fedfleet_coordinator.registry_desk import MAX_EXPORTS
 
 HIDDEN = "layers.1.weight"
@@ -156,21 +159,134 @@ async def test_events_are_told_from_an_id_on_by_model(running: Running) -> None:
     assert await ask(after_id=everything[-1].event_id) == []
 
 
-async def test_list_and_history_leave_the_oldest_out(running: Running, shell: Shell) -> None:
+async def test_list_and_history_lack_nothing(running: Running, shell: Shell) -> None:
     """Twenty megabytes of metrics do not fit into one message."""
     metrics = {"text": "x" * 2_000_000, "traffic": {"pi": "x" * 2_000_000}}
     for seed in range(1, 11):
         publish(running.store, seed, metrics=metrics)
+    commit(running, 2, "other")
+
+    answer = await running.control.ListVersions(pb.ListVersionsRequest(model="digits"))
+    table = await shell("models", "list")
+    told = await shell("models", "history", "digits", "--json")
+    document = (await shell("models", "list", "--json")).document
+
+    assert [one.number for one in answer.versions] == [10, 9, 8, 7, 6, 5, 4]
+    assert dict(answer.older) == {"digits": 4}
+    listed = [(one["model"], one["version"]) for one in document["versions"]]
+    assert listed == [
+        *(("digits", number) for number in range(10, 0, -1)),
+        ("other", 2),
+        ("other", 1),
+    ]
+    assert document["older"] == {}
+    assert all("traffic" not in one["metrics"] for one in document["versions"])
+    assert "not listed" not in table.out
+    assert len(told.document["events"]) == 20
+
+
+async def test_list_says_how_many_older_versions_there_are(running: Running, shell: Shell) -> None:
+    commit(running, 23)
+    commit(running, 3, "other")
 
     table = await shell("models", "list")
-    told = await shell("models", "history", "digits")
-    listed = (await shell("models", "list", "--json")).document["versions"]
+    few = await shell("models", "list", "--limit", "2")
+    document = (await shell("models", "list", "digits", "--limit", "22", "--json")).document
+    whole = (await shell("models", "list", "--limit", "0", "--json")).document
 
-    assert [one["version"] for one in listed] == [10, 9, 8, 7, 6, 5, 4]
-    assert "digits: versions before 4 are left out" in table.out
-    assert "digits: versions before 4 are left out" in told.out
-    assert all("traffic" not in one["metrics"] for one in listed)
-    assert "imported" not in told.out
+    assert "digits: 3 older versions are not listed; --limit 0 lists all" in table.out
+    assert "other:" not in table.out
+    assert "digits: 21 older versions are not listed" in few.out
+    assert "other: 1 older version is not listed" in few.out
+    assert [one["version"] for one in document["versions"]] == list(range(23, 1, -1))
+    assert document["older"] == {"digits": 1}
+    assert (len(whole["versions"]), whole["older"]) == (26, {})
+    assert [one["name"] for one in whole["versions"][0]["aliases"]] == ["latest"]
+
+
+@pytest.mark.parametrize("model", ["digits", ""])
+@pytest.mark.parametrize("limit", [0, 4])
+async def test_list_is_paged_until_its_limit_however_little_fits(
+    running: Running, monkeypatch: pytest.MonkeyPatch, model: str, limit: int
+) -> None:
+    """Also of a model of which nothing fits into the first answer."""
+    commit(running, 6)
+    commit(running, 5, "other")
+    (one,) = (
+        await running.control.ListVersions(pb.ListVersionsRequest(model="digits", limit=1))
+    ).versions
+    monkeypatch.setattr(
+        "fedfleet_coordinator.registry_desk.MAX_LISTED_BYTES", one.ByteSize() * 3 // 2
+    )
+
+    def ask() -> pb.ListVersionsResponse:
+        with ControlClient(running.address) as client:
+            return client.list_versions(model, limit)
+
+    listed = await asyncio.to_thread(ask)
+
+    counts = {"digits": 6, "other": 5} if not model else {"digits": 6}
+    lowest = {name: count - min(count, limit or count) for name, count in counts.items()}
+    assert [(one.model, one.number) for one in listed.versions] == [
+        (name, number)
+        for name, count in counts.items()
+        for number in range(count, lowest[name], -1)
+    ]
+    assert dict(listed.older) == {name: 1 + low for name, low in lowest.items() if low}
+    assert set(listed.aliases) == set(counts)
+
+
+async def test_list_before_a_number_needs_a_model(running: Running) -> None:
+    commit(running, 3)
+
+    async def ask(**request: Any) -> pb.ListVersionsResponse:
+        return await running.control.ListVersions(pb.ListVersionsRequest(**request))
+
+    await raises_code("INVALID_INPUT", ask(before=2))
+    assert [one.number for one in (await ask(model="digits", before=3)).versions] == [2, 1]
+    assert (await ask(model="digits", before=1)) == pb.ListVersionsResponse(
+        aliases=(await ask(model="digits")).aliases
+    )
+    for beyond in (4, 2**64 - 1):
+        answer = await ask(model="digits", before=beyond, limit=1)
+        assert [one.number for one in answer.versions] == [3]
+        assert dict(answer.older) == {"digits": 3}
+    unknown = await ask(model="nobody", before=9)
+    assert (len(unknown.versions), dict(unknown.older)) == (0, {})
+
+
+async def test_who_follows_one_model_does_not_read_the_others_events_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, read = running.store.registry, []
+    events = registry.events
+
+    def counted(after_id: int = 0, limit: int = 1000) -> Any:
+        found = events(after_id, limit)
+        read.extend(found)
+        return found
+
+    async def ask(after_id: int, model: str = "digits") -> list[int]:
+        request = pb.ListRegistryEventsRequest(model=model, after_id=after_id)
+        response = await running.control.ListRegistryEvents(request)
+        return [event.event_id for event in response.events]
+
+    commit(running, 2)
+    commit(running, 20, "other")
+    monkeypatch.setattr(registry, "events", counted)
+    known = await ask(0)
+    assert await ask(0, "nobody") == []
+    read.clear()
+
+    assert await ask(known[-1]) == []
+    assert await ask(0, "nobody") == []
+    assert await ask(known[-1] + 5) == []
+    assert read == []
+    commit(running, 1, "other")
+    commit(running, 1)
+    assert len(await ask(known[-1])) == 2
+    assert len(read) == 4
+    assert await ask(0) == [*known, *[event.event_id for event in read[-2:]]]
 
 
 # Rollback
@@ -192,6 +308,7 @@ async def test_rollback_goes_back_step_by_step(running: Running, shell: Shell) -
         "version": 4,
         "revision": 5,
         "left_version": 5,
+        "passed_over": [],
     }
     assert "production is version 2 again, revision 6; it was version 4" in second.out
     assert (third["version"], third["left_version"]) == (1, 2)
@@ -207,8 +324,14 @@ async def test_rollback_passes_over_what_is_retired(running: Running, shell: She
     running.store.registry.retire("digits", 2, 50.5)
 
     moved = (await shell("models", "rollback", "digits", "--json")).document
+    for number in (3, 4):
+        await shell("models", "promote", "digits", str(number))
+    running.store.registry.retire("digits", 3, 50.5)
+    told = await shell("models", "rollback", "digits")
 
     assert (moved["version"], moved["left_version"]) == (1, 3)
+    assert moved["passed_over"] == [2]
+    assert "version 3 was passed over: retired by then" in told.out
 
 
 async def test_rollback_is_refused_where_somebody_was_faster(
@@ -230,7 +353,89 @@ async def test_rollback_is_refused_where_somebody_was_faster(
     assert running.store.registry.aliases("digits")["production"].number == 1
 
 
+async def test_rollback_names_the_retired_versions_where_nothing_is_left(
+    running: Running, shell: Shell
+) -> None:
+    commit(running, 4)
+    for number in (1, 2, 4):
+        await shell("models", "promote", "digits", str(number))
+    for number in (1, 2):
+        running.store.registry.retire("digits", number, 50.5)
+
+    refused = await shell("models", "rollback", "digits")
+
+    assert refused.err.startswith("fedfleet: NOT_FOUND: ")
+    assert "(1-2: retired)" in refused.err
+
+
+async def test_what_is_refused_before_it_begins_is_in_the_audit_log(
+    running: Running, shell: Shell
+) -> None:
+    commit(running, 2)
+
+    promoted = await shell("models", "promote", "digits", "1", "--alias", "latest")
+    rolled = await shell("models", "rollback", "digits", "--alias", "latest")
+    retired = await shell("models", "retire", "nobody", "--keep", "1")
+    would = await shell("models", "retire", "nobody", "--keep", "1", "--dry-run")
+
+    assert [one.status for one in (promoted, rolled, retired, would)] == [1] * 4
+    assert [deed for deed in deeds(running) if deed[2]] == [
+        ("set_alias", "model/digits", "INVALID_INPUT"),
+        ("roll_back_alias", "model/digits", "INVALID_INPUT"),
+        ("retire_versions", "model/nobody", "NOT_FOUND"),
+    ]
+
+
 # Retirement
+
+
+async def test_versions_that_a_rollback_of_a_promotion_by_hand_needs_stay(
+    running: Running, shell: Shell
+) -> None:
+    commit(running, 9)
+    finish(running)
+    for number in (2, 5):
+        await shell("models", "promote", "digits", str(number))
+
+    options = ("--keep", "1", "--json")
+    would = (await shell("models", "retire", "digits", *options, "--dry-run")).document
+    gone = (await shell("models", "retire", "digits", *options)).document
+    back = (await shell("models", "rollback", "digits", "--json")).document
+
+    assert would["versions"] == gone["versions"] == [1, 3, 4, 6, 7, 8]
+    assert (back["version"], back["left_version"]) == (2, 5)
+
+
+async def test_retire_is_done_in_pieces_however_many_there_are(
+    running: Running, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedfleet_coordinator.registry_desk.MAX_RETIRED", 3)
+    commit(running, 9)
+    finish(running)
+
+    piece = await running.control.RetireVersions(pb.RetireVersionsRequest(model="digits", keep=1))
+    rest = (await shell("models", "retire", "digits", "--keep", "1", "--json")).document
+    done = [deed for deed in running.store.audit.records() if deed.action == "retire_versions"]
+
+    assert list(piece.versions) == [1, 2, 3]
+    assert rest["versions"] == [4, 5, 6, 7, 8]
+    assert [deed.fields["versions"] for deed in done] == ["1-3", "4-6", "7-8"]
+
+
+async def test_retire_counts_no_bytes_that_another_version_shares(
+    running: Running, shell: Shell
+) -> None:
+    for model in ("bought", "bought", "bought", "other"):
+        await running.control.ImportVersion(requests_of(header_of(model=model), DATA))
+
+    would = (
+        await shell("models", "retire", "bought", "--keep", "1", "--dry-run", "--json")
+    ).document
+    done = (await shell("models", "retire", "bought", "--keep", "1", "--json")).document
+
+    assert (would["versions"], would["size_bytes"]) == ([1, 2], 0)
+    assert (done["versions"], done["size_bytes"]) == ([1, 2], 0)
+    assert running.store.blobs.read(header_of().digest) == DATA
 
 
 async def test_retire_keeps_the_newest_and_what_an_alias_names(
@@ -261,9 +466,11 @@ async def test_retire_keeps_the_newest_and_what_an_alias_names(
     assert kept == [8, 7, 6, 2]
     for version in running.store.registry.versions("digits"):
         assert (running.store.blobs.size(version.digest) is None) == bool(version.retired_at_s)
-    assert [deed for deed in deeds(running) if deed[0] == "retire_versions"] == [
-        ("retire_versions", "model/digits", None)
-    ] * 2
+    done = [deed for deed in running.store.audit.records() if deed.action == "retire_versions"]
+    # Only what is done: the second found nothing to do.
+    assert [(deed.object, deed.fields) for deed in done] == [
+        ("model/digits", {"keep": 3, "versions": "1, 3-5"})
+    ]
 
 
 async def test_retire_leaves_a_run_that_goes_on_alone(running: Running, shell: Shell) -> None:
@@ -315,7 +522,7 @@ async def test_export_and_import_bring_a_version_to_another_fleet(
 
     async with running_coordinator(tmp_path / "other") as other:
         away = Shell(other, capsys)
-        options = ("--name", "bought", "--alias", "latest", "--alias", "candidate")
+        options = ("--name", "bought", "--alias", "production", "--alias", "candidate")
         imported = (await away("models", "import", str(out), *options, "--json")).document
         again = await away("models", "import", str(out))
         version = other.store.registry.version("bought", 1)
@@ -346,7 +553,7 @@ async def test_export_and_import_bring_a_version_to_another_fleet(
     }
     verify(signer.public_pem, manifest_of(version), version.signature)
     assert imported["version"] == 1
-    assert kept == {"candidate": 1, "latest": 1}
+    assert kept == {"candidate": 1, "production": 1}
     assert "digits: version 1" in again.out  # under the name that it had
     assert done == [
         ("import_version", "model/bought", None),
@@ -431,6 +638,13 @@ def schema_with(index: int, **changes: Any) -> str:
 
 NAN, INF = encode_state(state_with(float("nan"))), encode_state(state_with(float("-inf")))
 OTHER_NAME = renamed("layers.1.wEight")
+HUGE = {
+    "channels": 64,
+    "height": 4096,
+    "width": 4096,
+    "mean": [0.5] * 64,
+    "std": [0.5] * 64,
+}
 REFUSED: dict[str, tuple[str, Callable[[], Iterator[pb.ImportVersionRequest]]]] = {
     "nothing": ("TRANSFER_INVALID", lambda: iter(())),
     "no header": ("TRANSFER_INVALID", lambda: iter([pb.ImportVersionRequest(chunk=b"x")])),
@@ -541,6 +755,18 @@ REFUSED: dict[str, tuple[str, Callable[[], Iterator[pb.ImportVersionRequest]]]] 
     "no card": ("RECIPE_INVALID", lambda: requests_of(header_of(card_json="{}"))),
     "a bad name": ("INVALID_INPUT", lambda: requests_of(header_of(model="../x"))),
     "a bad digest": ("INVALID_INPUT", lambda: requests_of(header_of(digest="AB"))),
+    "an alias that moves by itself": (
+        "INVALID_INPUT",
+        lambda: requests_of(header_of(aliases=["latest"])),
+    ),
+    "another one": (
+        "INVALID_INPUT",
+        lambda: requests_of(header_of(aliases=["candidate", "previous"])),
+    ),
+    "inputs that no memory holds": (
+        "RECIPE_INVALID",
+        lambda: requests_of(header_of(card_json=card_with(inputs=HUGE)), DATA),
+    ),
     "a number for an alias": ("INVALID_INPUT", lambda: requests_of(header_of(aliases=["7"]))),
     "too many aliases": (
         "LIMIT_EXCEEDED",
@@ -560,11 +786,67 @@ async def test_import_refuses_what_is_no_version_and_leaves_nothing(running: Run
     assert store.registry.events() == []
     for data in (DATA, NAN, INF, OTHER_NAME, bytes(len(DATA))):
         assert store.blobs.size(hashlib.sha256(data).hexdigest()) is None
-    refused = {refused for _, _, refused in deeds(running) if refused}
-    assert refused == {"INVALID_INPUT", "SCHEMA_MISMATCH"}
+    # Each is in the audit log, whenever it was refused: before or after the deed was recorded.
+    done = [deed for deed in deeds(running) if deed[0] == "import_version"]
+    assert [refused for _, _, refused in done if refused] == [code for code, _ in REFUSED.values()]
+    assert {object for _, object, _ in done} == {"model/bought", "model/../x", "model/"}
     response = await running.control.ImportVersion(requests_of(header_of(), DATA))
     assert response.version.number == 1
     assert json.loads(response.version.lineage_json) == {"imported": {}, "levels": {"a": 1.0}}
+
+
+async def test_show_without_a_version_shows_the_newest(running: Running, shell: Shell) -> None:
+    """An imported model has no alias ``latest``."""
+    for _ in range(2):
+        await running.control.ImportVersion(requests_of(header_of(), DATA))
+
+    shown = (await shell("models", "show", "bought", "--json")).document
+    missing = await shell("models", "show", "nobody")
+
+    assert shown["version"] == 2
+    assert missing.err.startswith("fedfleet: NOT_FOUND: there is no model 'nobody'")
+
+
+async def test_import_that_cannot_be_recorded_stores_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the log names whatever a killed coordinator may have stored."""
+
+    def away(deed: Deed) -> AuditRecord:
+        raise StoreUnavailable("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.store.audit, "append", away)
+        header = header_of()
+        await raises_code(
+            "STORE_UNAVAILABLE", running.control.ImportVersion(requests_of(header, DATA))
+        )
+
+    assert running.store.blobs.size(header.digest) is None
+
+
+async def test_bytes_of_an_import_that_was_killed_are_deleted_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    def killed(store: Store, data: bytes, *, was_there: bool = False) -> str:
+        """What there is when it dies before the version is entered."""
+        digest = hashlib.sha256(data).hexdigest()
+        fields = {"digest": digest, "size_bytes": len(data), "aliases": [], "was_there": was_there}
+        deed = Deed(at_s=1.0, actor="local", action=IMPORT, object="model/bought", fields=fields)
+        store.audit.append(deed)
+        return store.blobs.put(data)
+
+    async with running_coordinator(tmp_path / "store") as running:
+        await running.control.ImportVersion(requests_of(header_of(), DATA))
+        recorded = running.store.audit.records()[-1].fields
+        entered = killed(running.store, DATA)
+        other = killed(running.store, b"of something else", was_there=True)
+        left = killed(running.store, b"of no version")
+    async with running_coordinator(tmp_path / "store") as running:
+        sizes = [running.store.blobs.size(digest) for digest in (entered, other, left)]
+
+    assert recorded["was_there"] is False
+    assert sizes == [len(DATA), 17, None]
 
 
 async def test_import_that_was_cut_is_taken_up_again(running: Running) -> None:
@@ -773,6 +1055,23 @@ async def test_a_version_that_was_imported_twice_tells_both_ways(
 
 
 # Differences
+
+
+async def test_diff_compares_classes_by_their_names(running: Running, shell: Shell) -> None:
+    """Both are right of all but the same class, which has another place in each."""
+    right = [0] + [1] * 9
+    for classes, correct in ((CARD.classes, right), (CARD.classes[::-1], right[::-1])):
+        evaluation = {**EVALUATION, "correct": 9, "accuracy": 0.9, "class_correct": correct}
+        header = header_of(
+            card_json=card_with(classes=classes),
+            metrics_json=json.dumps({"evaluation": evaluation}),
+        )
+        await running.control.ImportVersion(requests_of(header, DATA))
+
+    changes = (await shell("models", "diff", "bought", "1", "2", "--json")).document["classes"]
+
+    assert {one["change"] for one in changes} == {0.0}
+    assert [one["name"] for one in changes if one["a"] == 0.0] == ["digit 0"]
 
 
 async def test_diff_tells_what_changed(running: Running, shell: Shell) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from harness import (
+    PATIENCE_S,
     Running,
     ScriptedWorker,
     initial_of,
@@ -18,6 +22,7 @@ from harness import (
     update_for,
 )
 
+from fedfleet.cli.main import main
 from fedfleet.errors import AddressInUse, InsecureAddress, StateInUse, StoreFull
 from fedfleet.store.protocols import Entry
 from fedfleet.store.sqlite import SqliteStore
@@ -355,3 +360,29 @@ async def test_port_in_use_and_open_address_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InsecureAddress, match="FEDFLEET_INSECURE=1"):
             async with running_coordinator(tmp_path / "c", host="0.0.0.0", tls="off"):
                 pass
+
+
+async def test_submit_waits_for_a_coordinator_that_is_starting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tiny_recipe())
+    environ = {"FEDFLEET_COORDINATOR": f"127.0.0.1:{port}"}
+    submitting = asyncio.create_task(
+        asyncio.to_thread(main, ("run", "submit", str(recipe), "--json"), environ)
+    )
+    told, deadline_s = "", time.monotonic() + PATIENCE_S
+    while "waiting" not in told:  # nothing else says how far the other thread is
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.02)
+        told += capsys.readouterr().err
+
+    async with running_coordinator(tmp_path / "state", port=port) as running:
+        assert await submitting == 0
+        (run,) = running.store.journal.runs()
+
+    assert told.startswith(f"fedfleet: nobody listens at 127.0.0.1:{port} yet; waiting")
+    assert json.loads(capsys.readouterr().out)["run_id"] == run.run_id

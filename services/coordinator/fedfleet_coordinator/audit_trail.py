@@ -44,13 +44,34 @@ class Trail:
         Args:
             actor: whose deed it is; empty is the caller's.
         """
-        if not actor:
-            identity = caller()
-            actor = identity.text if identity else LOCAL
         deed = Deed(
-            at_s=time.time(), actor=actor, action=action, object=object[:MAX_OBJECT], fields=fields
+            at_s=time.time(),
+            actor=actor or _actor(),
+            action=action,
+            object=object[:MAX_OBJECT],
+            fields=fields,
         )
         return await self._supervisor.finish(action, self._do(deed, work))
+
+    async def refuse(
+        self,
+        action: str,
+        object: str,
+        error: FedFleetError,
+        **fields: Any,  # what JSON can hold
+    ) -> None:
+        """Record a deed that was refused before it began."""
+        await self._executors.io(
+            lambda: self._audit.append(
+                Deed(
+                    at_s=time.time(),
+                    actor=_actor(),
+                    action=action,
+                    object=object[:MAX_OBJECT],
+                    fields={**fields, "refused": error.code},
+                )
+            )
+        )
 
     async def _do(self, deed: Deed, work: Callable[[], Awaitable[T]]) -> T:
         await self._executors.io(lambda: self._audit.append(deed))
@@ -66,3 +87,8 @@ class Trail:
             )
             await self._executors.io(lambda: self._audit.append(refused))
             raise
+
+
+def _actor() -> str:
+    identity = caller()
+    return identity.text if identity else LOCAL

@@ -33,6 +33,7 @@ from fedfleet.rounds.machines import make_machine
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.selection import Ballot, Drawing
 from fedfleet.rounds.static_norm import needs_queries
+from fedfleet.store.alias_history import LATEST
 from fedfleet.store.protocols import (
     Entry,
     RoundCommit,
@@ -60,7 +61,6 @@ logger = logging.getLogger(__name__)
 # Faults that pass: the run waits for them and goes on from where the journal has it.
 STORE_FAULTS = (StoreFull, StoreUnavailable)
 # The alias that moves with every commit.
-LATEST = "latest"
 
 _KINDS = {
     act.Work.TRAIN: pb.ASSIGNMENT_KIND_TRAIN,

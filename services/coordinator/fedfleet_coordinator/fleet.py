@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from fedfleet.rounds.level_facts import Speed, Told
-from fedfleet.rounds.levels import FULL, MAX_LEVELS
+from fedfleet.rounds.levels import FULL
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire import limits
 from fedfleet.wire.figures import clean
@@ -93,7 +93,7 @@ def check_texts(hello: pb.Hello) -> None:
 
 def check_levels(levels: Collection[pb.LevelSpeed]) -> None:
     """Raises LimitExceeded: more than a worker may name, or a longer name."""
-    limits.check_count("levels", len(levels), MAX_LEVELS)
+    limits.check_count("levels", len(levels), limits.MAX_LEVELS)
     for one in levels:
         limits.check_count("characters in a level", len(one.level), limits.MAX_NAME)
         limits.check_count("characters in a digest", len(one.model_digest), limits.MAX_NAME)

@@ -21,7 +21,8 @@ class Base:
         state: what training goes on from.
         digest, size_bytes: of the published version's blob.
         number: of the published version; None for the initial state.
-        state_digest: of the state's blob, where another state was published.
+        state_digest, state_bytes: of the state's blob, where it is another than what was published.
+        levels: narrower levels whose statistics the published blob has beside the state.
     """
 
     state: ModelState
@@ -29,6 +30,22 @@ class Base:
     size_bytes: int
     number: int | None
     state_digest: str = ""
+    state_bytes: int = 0
+    levels: tuple[str, ...] = ()
+
+    @property
+    def start_digest(self) -> str:
+        """Of the blob that training goes on from."""
+        return self.state_digest or self.digest
+
+    @property
+    def start_bytes(self) -> int:
+        return self.state_bytes if self.state_digest else self.size_bytes
+
+    @property
+    def is_state_published(self) -> bool:
+        """Whether the published version's tensors are those of the state."""
+        return not self.state_digest or bool(self.levels)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,8 @@ class Made:
             fields["blobs"] = sorted(beside)
         if self.base.state_digest:
             fields["state_digest"] = self.base.state_digest
+        if self.base.levels:
+            fields["levels"] = list(self.base.levels)
         if self.ladder.deltas:
             fields["ladder"] = self.ladder.to_json()
         if self.narrow:

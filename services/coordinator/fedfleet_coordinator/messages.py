@@ -96,7 +96,7 @@ def newest_messages(versions: Mapping[str, Iterable[VersionRecord]], most: int) 
     """The newest versions of every model that fit into so many bytes, by model, newest first.
 
     Args:
-        versions: of each model, newest first.
+        versions: of each model, newest first; not read much further than what fits.
     """
     found: dict[str, list[pb.Version]] = {model: [] for model in versions}
     room = most
@@ -127,6 +127,7 @@ def registry_event_message(event: RegistryEvent) -> pb.RegistryEvent:
         model=event.model,
         version=event.number,
         alias=event.alias,
+        at_s=event.at_s,
     )
 
 

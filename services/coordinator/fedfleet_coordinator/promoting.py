@@ -7,22 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fedfleet.errors import (
     Conflict,
     DataInvalid,
     FedFleetError,
-    InvalidInput,
-    NotFound,
-    NotInstalled,
-    OutOfMemory,
-    TrainingFailed,
+    LeaseLost,
+    StoreFull,
+    StoreUnavailable,
 )
 from fedfleet.models.card import ModelCard
 from fedfleet.rounds.promotion import PromotionConfig, Verdict, judge
 from fedfleet.rounds.recipe import Recipe
-from fedfleet.store.alias_history import version_before
+from fedfleet.store.alias_history import PREVIOUS, AliasPaths, version_before
 from fedfleet.store.protocols import AliasRecord, Entry, VersionRecord
 from fedfleet.training.measuring import is_finite_on_golden
 from fedfleet.types import MAP50, Evaluation, ModelState
@@ -32,25 +30,15 @@ from fedfleet_coordinator.workshop import Workshop
 
 logger = logging.getLogger(__name__)
 
-PREVIOUS = "previous"
 JUDGED = "version_judged"
 ACTOR = "coordinator/gates"
+MOVED_SINCE = "it was promoted already, and the alias has been moved since"
+NO_VERDICT = Verdict(gates=())
 _MAX_REASON = 200  # characters of what another's card made an error say
-# Why a version cannot be measured here: nothing that waiting would mend. (Faults of the store are
-# none of these.)
-_INCOMPARABLE = (InvalidInput, NotFound, NotInstalled, OutOfMemory, TrainingFailed)
-# What a network that is not this run's may fail with while it is built or asked: its card is from
-# elsewhere, and perhaps its code is a plug-in's.
-_FOREIGN = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+# What is the store's fault is no version's: whoever drives the run next judges again.
+_STORE_FAULTS = (StoreFull, StoreUnavailable, LeaseLost)
+
+T = TypeVar("T")
 
 # A version's card and state to how it does on the run's test examples, None where there are none.
 Measure = Callable[[ModelCard, ModelState], "Evaluation | None"]
@@ -64,11 +52,14 @@ class _Case:
         alias: that would move, as it was read; None where it does not exist.
         current: what it names, or named before where it names this version already; None where
             nothing is to be compared.
+        was_promoted: the alias named this version and was moved since: whoever did that knows
+            more than the gates.
     """
 
     version: VersionRecord
     alias: AliasRecord | None
     current: VersionRecord | None
+    was_promoted: bool = False
 
 
 class Promoter:
@@ -82,6 +73,7 @@ class Promoter:
         self._store, self._executors = around.store, around.executors
         self._judged = 0  # the highest number that was judged, or is being judged
         self._measured: dict[int, Evaluation] = {}  # the last one of another run, by its number
+        self._paths = AliasPaths(self._store.registry)
 
     def resume(self, entries: Iterable[Entry]) -> None:
         """Take note of what was judged before a restart; ``entries`` are the run's."""
@@ -110,8 +102,14 @@ class Promoter:
         case = await self._executors.io(lambda: self._case(config, number))
         if case is None:
             return
-        verdict, reason = await self._executors.compute(lambda: self._judge(config, case, measure))
-        has_passed = verdict.is_passed and not reason
+        if case.was_promoted:
+            told, has_passed, reason = NO_VERDICT.to_json(), False, MOVED_SINCE
+        else:
+            verdict, reason = await self._executors.compute(
+                lambda: self._judge(config, case, measure)
+            )
+            told, has_passed = verdict.to_json(), verdict.is_passed and not reason
+            reason = reason or verdict.reason
         if has_passed:
             try:
                 await self._promote(config, case)
@@ -121,9 +119,9 @@ class Promoter:
             "version": case.version.number,
             "alias": config.alias,
             "promoted": has_passed,
-            "gates": [gate.to_json() for gate in verdict.gates],
+            **told,
             "against": case.current.number if case.current else None,
-            "reason": reason or "; ".join(str(gate) for gate in verdict.failed),
+            "reason": reason,
         }
         await self._executors.io(lambda: self._note(case.version, fields))
         self._around.changed()
@@ -138,27 +136,33 @@ class Promoter:
             return _Case(version, None, None)
         if alias.number == number:  # it moved, and then something stopped us
             return _Case(version, alias, version_before(registry, model, config.alias))
-        return _Case(version, alias, registry.version(model, alias.number))
+        current = registry.version(model, alias.number)
+        # After the alias was read: who moves it meanwhile raises its revision.
+        was_promoted = self._paths.has_named(model, config.alias, number)
+        return _Case(version, alias, current, was_promoted)
 
     def _judge(self, config: PromotionConfig, case: _Case, measure: Measure) -> tuple[Verdict, str]:
-        """The verdict, and why no comparison was possible, empty where it was or need not be."""
-        card = ModelCard.from_json(case.version.card)
-        candidate = Evaluation.from_json(case.version.metrics["evaluation"])
-        current, reason = None, ""
+        """The verdict, and why it could not be reached, empty where it was."""
+        version = case.version
+        card = ModelCard.from_json(version.card)
+        candidate = Evaluation.from_json(version.metrics["evaluation"])
+        current, is_finite, reasons = None, False, list[str]()
         try:
-            candidate = self._evaluation_of(case.version, card, measure)
+            candidate = self._evaluation_of(version, card, measure)
             if case.current is not None:
                 current = self._evaluation_of(case.current, card, measure)
         except DataInvalid as error:
-            reason = f"{error.message}: promote one by hand"
-        verdict = judge(
-            config,
-            candidate,
-            current,
-            classes=card.classes,
-            is_finite=is_finite_on_golden(card, self._state_of(case.version)),
-        )
-        return verdict, reason
+            reasons.append(f"{error.message}: promote one by hand")
+        try:
+            is_finite = _tried(
+                version,
+                "cannot answer the golden batch",
+                lambda: is_finite_on_golden(card, self._state_of(version)),
+            )
+        except DataInvalid as error:
+            reasons.append(error.message)
+        verdict = judge(config, candidate, current, classes=card.classes, is_finite=is_finite)
+        return verdict, "; ".join(reasons)
 
     def _evaluation_of(
         self, version: VersionRecord, card: ModelCard, measure: Measure
@@ -176,19 +180,12 @@ class Promoter:
             if card.kind != "detection" or MAP50 in found.scores:
                 return found
         if version.number not in self._measured:
-            try:
-                self._measured = {version.number: self._measure(version, card, measure)}
-            except (*_INCOMPARABLE, *_FOREIGN) as error:
-                known = isinstance(error, FedFleetError)
-                why = str(error)[:_MAX_REASON] if known else type(error).__name__
-                logger.warning(
-                    "version_not_measured",
-                    exc_info=None if known else error,
-                    extra={"model": version.model, "version": version.number, "reason": why},
-                )
-                raise DataInvalid(
-                    f"version {version.number} cannot be measured on this run's examples ({why})"
-                ) from error
+            evaluation = _tried(
+                version,
+                "cannot be measured on this run's examples",
+                lambda: self._measure(version, card, measure),
+            )
+            self._measured = {version.number: evaluation}
         return self._measured[version.number]
 
     def _measure(self, version: VersionRecord, card: ModelCard, measure: Measure) -> Evaluation:
@@ -255,3 +252,31 @@ class Promoter:
         self._store.journal.append(entry)
         said = {name: fields[name] for name in ("version", "promoted", "reason")}
         logger.info("version_judged", extra={"model": version.model, **said})
+
+
+def _tried(version: VersionRecord, what: str, work: Callable[[], T]) -> T:
+    """What comes of having a version's network at work here.
+
+    Its card may be from elsewhere, its code a plug-in's, and the machine's memory too small: no
+    fault of it may end the run.
+
+    Args:
+        what: says in the error what was tried.
+
+    Raises:
+        DataInvalid: it failed; the text names the version and why.
+        StoreFull, StoreUnavailable, LeaseLost: the store's faults, as they are.
+    """
+    try:
+        return work()
+    except _STORE_FAULTS:
+        raise
+    except Exception as error:
+        known = isinstance(error, FedFleetError)
+        why = str(error)[:_MAX_REASON] if known else type(error).__name__
+        logger.warning(
+            "version_not_measured",
+            exc_info=None if known else error,
+            extra={"model": version.model, "version": version.number, "reason": why},
+        )
+        raise DataInvalid(f"version {version.number} {what} ({why})") from error

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 from fedfleet.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from fedfleet.rpc.server import Context
-from fedfleet.store.alias_history import version_before
-from fedfleet.store.protocols import AliasRecord, RegistryEvent, VersionRecord, resolve
+from fedfleet.store.alias_history import LATEST, numbers_of, version_before
+from fedfleet.store.protocols import AliasRecord, RegistryEvent, VersionRecord, no_model, resolve
+from fedfleet.store.version_numbers import ranges_of
+from fedfleet.store.version_pages import each_version
 from fedfleet.v1 import control_service_pb2 as pb
 from fedfleet.wire.limits import CHUNK_BYTES, MAX_MESSAGE_BYTES, MAX_NAME, STALL_S
 from fedfleet_coordinator.access_desk import AccessDesk
-from fedfleet_coordinator.driver import LATEST
 from fedfleet_coordinator.importing import Importing
 from fedfleet_coordinator.issuing import Issuing
 from fedfleet_coordinator.messages import (
@@ -22,11 +23,13 @@ from fedfleet_coordinator.messages import (
     registry_event_message,
     version_message,
 )
-from fedfleet_coordinator.retention import retirable, retire_all
+from fedfleet_coordinator.retention import freed_by, gone_of, retirable, retire_all
 from fedfleet_coordinator.surroundings import Surroundings
 
 MAX_EXPORTS = 8
 MAX_EVENTS = 1000
+MAX_QUIET = 1000  # models of which is known where no event of theirs is
+MAX_RETIRED = 200  # by one call: each is a transaction, and the caller waits
 # Of the versions that a list tells; the rest of a message is for the aliases.
 MAX_LISTED_BYTES = MAX_MESSAGE_BYTES - (2 << 20)
 
@@ -43,21 +46,41 @@ class RegistryDesk(AccessDesk):
     ) -> None:
         super().__init__(around.store, around.executors, around.trail, issuing)
         self._store = around.store
+        self._holds = around.holds
         self._importing = Importing(around, stall_s)
         self._exports = 0
+        # By model: between these two ids, the second included, is no event of it.
+        self._quiet: dict[str, tuple[int, int]] = {}
 
     async def ListVersions(
         self, request: pb.ListVersionsRequest, context: Context
     ) -> pb.ListVersionsResponse:
-        return await self._executors.io(lambda: self._list_versions(request.model))
+        if request.before and not request.model:
+            raise InvalidInput("before: names no version without a model; name one")
+        return await self._executors.io(
+            lambda: self._list_versions(request.model, request.before or None, request.limit)
+        )
 
-    def _list_versions(self, model: str) -> pb.ListVersionsResponse:
+    def _list_versions(self, model: str, before: int | None, limit: int) -> pb.ListVersionsResponse:
         registry = self._store.registry
-        names = [model] if model else registry.models()
-        versions = {name: registry.versions(name) for name in names}
+        # What is committed meanwhile is newer than all that is told, and is told in no answer.
+        above = {
+            name: 1 + registry.newest_number(name)
+            for name in ([model] if model else registry.models())
+        }
+        if before is not None:
+            above[model] = min(before, above[model])
+        versions = {
+            name: each_version(registry, name, first, limit or None)
+            for name, first in above.items()
+        }
         response = pb.ListVersionsResponse(versions=newest_messages(versions, MAX_LISTED_BYTES))
-        for name in names:
+        for name in above:
             response.aliases[name].aliases.extend(alias_messages(registry.aliases(name)))
+        for version in response.versions:
+            above[version.model] = min(above[version.model], version.number)
+        # Numbers have no gaps: there is something older than all but the first.
+        response.older.update({name: lowest for name, lowest in above.items() if lowest > 1})
         return response
 
     async def GetVersion(
@@ -76,16 +99,20 @@ class RegistryDesk(AccessDesk):
     # Aliases
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
-        _check_movable(request.alias)
         expected = request.expected_revision if request.HasField("expected_revision") else None
-        record = await self._trail.act(
-            "set_alias",
-            f"model/{request.model}",
-            lambda: self._executors.io(
+
+        async def work() -> AliasRecord:
+            _check_movable(request.alias)
+            return await self._executors.io(
                 lambda: self._store.registry.set_alias(
                     request.model, request.alias, request.version, expected
                 )
-            ),
+            )
+
+        record = await self._trail.act(
+            "set_alias",
+            f"model/{request.model}",
+            work,
             alias=request.alias[:MAX_NAME],
             version=request.version,
             expected_revision=expected,
@@ -95,14 +122,18 @@ class RegistryDesk(AccessDesk):
     async def RollBackAlias(
         self, request: pb.RollBackAliasRequest, context: Context
     ) -> pb.RollBackAliasResponse:
-        _check_movable(request.alias)
         expected = request.expected_revision if request.HasField("expected_revision") else None
+
+        async def work() -> tuple[int, AliasRecord]:
+            _check_movable(request.alias)
+            return await self._executors.io(
+                lambda: self._roll_back(request.model, request.alias, expected)
+            )
+
         left, record = await self._trail.act(
             "roll_back_alias",
             f"model/{request.model}",
-            lambda: self._executors.io(
-                lambda: self._roll_back(request.model, request.alias, expected)
-            ),
+            work,
             alias=request.alias[:MAX_NAME],
             expected_revision=expected,
         )
@@ -119,9 +150,11 @@ class RegistryDesk(AccessDesk):
                 f"{expected}: somebody else has set it, look again"
             )
         if before is None:
+            retired = numbers_of(registry, model, alias)[:-1]
+            some = f" ({ranges_of(retired)}: retired)" if retired else ""
             raise NotFound(
                 f"alias {alias!r} of model {model!r} has named no other version whose bytes are "
-                "kept: choose one, and promote it"
+                f"kept{some}: choose one, and promote it"
             )
         # By the revision that was read: the way back is that of the version that is left.
         moved = registry.set_alias(model, alias, before.number, current.revision)
@@ -132,26 +165,37 @@ class RegistryDesk(AccessDesk):
     async def RetireVersions(
         self, request: pb.RetireVersionsRequest, context: Context
     ) -> pb.RetireVersionsResponse:
-        if request.keep < 1:
-            raise InvalidInput("keep: must be 1 or more")
-        await self._check_model(request.model)
-        old = await self._executors.io(lambda: retirable(self._store, request.model, request.keep))
-        if not request.dry_run:
-            old = await self._trail.act(
-                "retire_versions",
-                f"model/{request.model}",
-                lambda: self._executors.io(lambda: retire_all(self._store, old)),
-                keep=request.keep,
-                versions=len(old),
+        if request.dry_run:
+            would = await self._executors.io(lambda: self._retirable(request.model, request.keep))
+            size_bytes = await self._executors.io(lambda: freed_by(self._store, would))
+            return _retired_message(would, size_bytes)
+        try:
+            old = await self._executors.io(lambda: self._retirable(request.model, request.keep))
+        except (InvalidInput, NotFound) as error:
+            await self._trail.refuse(
+                "retire_versions", f"model/{request.model}", error, keep=request.keep
             )
-        return pb.RetireVersionsResponse(
-            versions=[version.number for version in old],
-            size_bytes=sum({version.digest: version.size_bytes for version in old}.values()),
+            raise
+        # A caller that waits for its answer asks again until nothing is left.
+        piece = old[:MAX_RETIRED]
+        if not piece:
+            return _retired_message([], 0)
+        done = await self._trail.act(
+            "retire_versions",
+            f"model/{request.model}",
+            lambda: self._executors.io(lambda: retire_all(self._store, piece, self._holds)),
+            keep=request.keep,
+            versions=ranges_of(version.number for version in piece),
         )
+        size_bytes = await self._executors.io(lambda: gone_of(self._store, done))
+        return _retired_message(done, size_bytes)
 
-    async def _check_model(self, model: str) -> None:
-        if not await self._executors.io(lambda: self._store.registry.newest_number(model)):
-            raise NotFound(f"there is no model {model[:80]!r}")
+    def _retirable(self, model: str, keep: int) -> list[VersionRecord]:
+        if keep < 1:
+            raise InvalidInput("keep: must be 1 or more")
+        if not self._store.registry.newest_number(model):
+            raise no_model(model, self._store.registry.models())
+        return retirable(self._store, model, keep, self._holds)
 
     # Export and import
 
@@ -200,10 +244,25 @@ class RegistryDesk(AccessDesk):
 
     def _registry_events(self, after_id: int, model: str, limit: int) -> list[RegistryEvent]:
         registry, found = self._store.registry, list[RegistryEvent]()
+        # Who follows one model is not to read all the others' events at each look.
+        first, last = self._quiet.get(model, (after_id, after_id))
+        if first <= after_id < last:
+            after_id = last
+        else:
+            first = after_id
         while len(found) < limit and (page := registry.events(after_id, MAX_EVENTS)):
             found += [event for event in page if model in ("", event.model)]
             after_id = page[-1].event_id
+        if model and len(found) <= limit:
+            if len(self._quiet) >= MAX_QUIET:
+                self._quiet.clear()
+            self._quiet[model] = (found[-1].event_id if found else first, after_id)
         return found[:limit]
+
+
+def _retired_message(versions: list[VersionRecord], size_bytes: int) -> pb.RetireVersionsResponse:
+    numbers = [version.number for version in versions]
+    return pb.RetireVersionsResponse(versions=numbers, size_bytes=size_bytes)
 
 
 def _check_movable(alias: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from fedfleet.rpc.retry import backoff_s
 from fedfleet.store.protocols import Entry, RunRecord, RunState
 from fedfleet_coordinator.driver import STORE_FAULTS, RunDriver
 from fedfleet_coordinator.forgetting import forget_ended_run
+from fedfleet_coordinator.held_store import HeldStore
 from fedfleet_coordinator.surroundings import Surroundings
 from fedfleet_coordinator.workshop import Workshop
 
@@ -50,7 +52,11 @@ class RunQueue:
             await self._forget_ended()
 
     async def _forget_ended(self) -> None:
-        await self._around.executors.io(lambda: forget_ended_run(self._around.store))
+        await self._around.executors.io(lambda: forget_ended_run(self._store_of("")))
+
+    def _store_of(self, run_id: str) -> HeldStore:
+        """The store as the driver of a run has it: what it puts is not deleted by others."""
+        return HeldStore(self._around.store, self._around.holds, run_id)
 
     async def serve(self) -> None:
         """Drive one run after the other, for ever; a fault of the store only delays."""
@@ -75,8 +81,12 @@ class RunQueue:
             async with self._leaving:
                 run = await self._next()
                 if self._interrupted and (run is None or run.state is RunState.QUEUED):
-                    # The run that was interrupted has ended; perhaps it was not cleaned up.
+                    # The run that was interrupted has ended; perhaps it was not cleaned up, and
+                    # those who watch it were not told.
+                    if self.active is not None:
+                        self._around.holds.let_go(self.active.run_id)
                     await self._forget_ended()
+                    self._around.changed()
                 self.active = await self._prepare(run) if run is not None else None
             self._interrupted = False
             if run is None:
@@ -93,6 +103,7 @@ class RunQueue:
                 await driver.retire()
                 await self._end_crashed(driver.run_id, error)
                 await driver.forget()
+        self._around.holds.let_go(driver.run_id)
         self.active = None
 
     async def _end_crashed(self, run_id: str, error: Exception) -> None:
@@ -171,11 +182,13 @@ class RunQueue:
         """Build a run's driver; one that cannot be built ends the run."""
         try:
             recipe = parse_recipe(run.recipe)
-            workshop = await self._around.executors.compute(
-                lambda: Workshop(run, recipe, self._around.store, self._data_dir)
+            around = replace(self._around, store=self._store_of(run.run_id))
+            workshop = await around.executors.compute(
+                lambda: Workshop(run, recipe, around.store, self._data_dir)
             )
-            driver = RunDriver(run, recipe, workshop, self._around)
+            driver = RunDriver(run, recipe, workshop, around)
             await driver.prepare(run)
+            around.holds.hold(run.run_id, workshop.needed)  # what an earlier process has put
         except (*STORE_FAULTS, LeaseLost):
             raise
         except FedFleetError as error:
@@ -203,6 +216,7 @@ class RunQueue:
                 run.run_id, state, entry, code=code, reason=reason
             )
         )
+        self._around.holds.let_go(run.run_id)
         self._around.metrics.runs.labels(state.value).inc()
         self._around.changed()
         return ended

@@ -29,6 +29,8 @@ from fedfleet_coordinator.enrollment import EnrollmentServicer
 from fedfleet_coordinator.executors import Executors
 from fedfleet_coordinator.federation import FederationServicer
 from fedfleet_coordinator.fleet import Fleet
+from fedfleet_coordinator.holds import Holds
+from fedfleet_coordinator.importing import forget_cut_imports
 from fedfleet_coordinator.issuing import Issuing, Terms
 from fedfleet_coordinator.metrics import CoordinatorMetrics
 from fedfleet_coordinator.ownership import Ownership
@@ -132,11 +134,13 @@ class Coordinator:
                     raise
 
     async def _recovered(self, around: Surroundings) -> RunQueue:
+        await self._executors.io(lambda: forget_cut_imports(self._store))
         runs = RunQueue(around, self._config.data_dir)
         await runs.recover()
         return runs
 
     def _surroundings(self, trust: Trust) -> Surroundings:
+        holds = Holds()
         return Surroundings(
             store=self._store,
             fleet=self._fleet,
@@ -146,7 +150,8 @@ class Coordinator:
             supervisor=self._supervisor,
             changed=self._bell.ring,
             trail=Trail(self._store.audit, self._executors, self._supervisor),
-            retention=Retention(self._store, self._config.keep_versions),
+            holds=holds,
+            retention=Retention(self._store, self._config.keep_versions, holds),
             sign=VersionSigner(trust.signer).sign if trust.signer else None,
         )
 

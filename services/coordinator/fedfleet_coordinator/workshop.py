@@ -29,13 +29,14 @@ from fedfleet.rounds.recipe import Recipe
 from fedfleet.rounds.round_sum import RoundSum
 from fedfleet.rounds.run_levels import RunLevels
 from fedfleet.rounds.selection import needs_history
-from fedfleet.rounds.static_norm import Measured, with_measured
+from fedfleet.rounds.static_norm import Measured, level_statistics, with_measured
 from fedfleet.store.protocols import Entry, RunRecord, Store, UpdateRecord, VersionRecord
+from fedfleet.store.version_pages import each_version
 from fedfleet.training.measuring import measure_version
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
 from fedfleet.training.trainers import Trainers
-from fedfleet.types import Evaluation, ModelState, Schema, Update
+from fedfleet.types import Evaluation, FloatVector, ModelState, Schema, Update
 from fedfleet.v1 import federation_service_pb2 as pb
 from fedfleet.wire.downlink import Ladder, descend, is_lossless, ladder_from_json
 from fedfleet.wire.spare import spare_small
@@ -49,7 +50,12 @@ from fedfleet.wire.updates import (
 from fedfleet.wire.weights import decode_arrays, decode_state, encode_arrays, encode_state
 from fedfleet_coordinator.lineage import lineage_of
 from fedfleet_coordinator.made import Base, Made, needed_blobs
-from fedfleet_coordinator.reports import read_measured, round_metrics
+from fedfleet_coordinator.reports import (
+    measured_from_arrays,
+    measured_to_arrays,
+    read_measured,
+    round_metrics,
+)
 from fedfleet_coordinator.starts import Place, Start, Starts
 from fedfleet_coordinator.traffic import Moved
 from fedfleet_coordinator.ways import Way, Ways, read_way
@@ -81,6 +87,7 @@ class Workshop:
         self._trainer = trainers.at()
         seed = derive(recipe.seed, "levels")
         self.levels = RunLevels(recipe, trainers.models, seed) if trainers.models else None
+        self._queried = self.levels.queried if self.levels else {}
         self._schema_at = trainers.schema
         self._chains: dict[tuple[str, str], Chain] = {}
         self._examples: Examples | None = None
@@ -139,7 +146,7 @@ class Workshop:
     @property
     def published(self) -> Ladder:
         """How workers come by what they evaluate: the version, where training has another state."""
-        if not self.base.state_digest:
+        if self.base.is_state_published:
             return self.ladder
         return Ladder.at(self.base.state, self.base.digest, self.base.size_bytes)
 
@@ -213,11 +220,12 @@ class Workshop:
 
     def read_measured(self, report: pb.StatisticsReport) -> Measured:
         """What a worker measured, checked; raises what ``check_measured`` raises."""
-        return read_measured(report, self.schema, self._recipe.rounds.max_weight)
+        most = self._recipe.rounds.max_weight
+        return read_measured(report, self.schema, most, self._queried)
 
     def store_measured(self, assignment_id: str, measured: Measured) -> str:
         """Store what a worker measured of it; returns the digest."""
-        data = encode_arrays({"statistics": measured.statistics, "counters": measured.counters})
+        data = encode_arrays(measured_to_arrays(measured))
         digest = hashlib.sha256(data).hexdigest()
         self._announce(("", (assignment_id,)), digest)
         self._announced.add(self._store.blobs.put(data))
@@ -226,7 +234,7 @@ class Workshop:
     def _load_measured(self, entry: Entry) -> tuple[str, Measured]:
         arrays = decode_arrays(self._store.blobs.read(entry.fields["blobs"][0]))
         samples, key = entry.fields["samples"], entry.fields["assignment_id"]
-        return key, Measured(samples, arrays["statistics"], arrays["counters"])
+        return key, measured_from_arrays(samples, arrays)
 
     def make_next(
         self,
@@ -255,7 +263,7 @@ class Workshop:
         measured = [self._measured[key] for key in sorted(queries, key=_worker_of)]
         policy = self._recipe.algorithm.statistics
         outcome = replace(outcome, state=with_measured(outcome.state, measured, policy))
-        base = self._publish(outcome)
+        base = self._publish(outcome, level_statistics(measured, self._queried, policy))
         ladder = self._descend(self.ladder, base, round, MAIN)
         # The slices that the next round trains.
         widths = self.levels.widths(round + 1) if self.levels else {}
@@ -279,8 +287,8 @@ class Workshop:
                 self._examples,
                 # Of the last version alone: a hundred classes make it the larger part of a record.
                 confusion=is_last,
-                # The gates hold each version to them.
-                scores=is_last or self._recipe.promote is not None,
+                # Of every version, so that each of a run is told by the same measure.
+                scores=True,
             )
         broadcast = self._store_broadcast(outcome.memory)
         return Made(
@@ -306,14 +314,21 @@ class Workshop:
         """The version that an earlier round started from."""
         return decode_state(self.schema, self._store.blobs.read(self._ways[round].version_digest))
 
-    def _publish(self, outcome: Outcome) -> Base:
-        """Store the version's bytes, and the state's where they are others."""
-        blob = encode_state(outcome.served or outcome.state)
+    def _publish(self, outcome: Outcome, levels: Mapping[str, FloatVector]) -> Base:
+        """Store the version's bytes, and the state's where they are others.
+
+        Args:
+            levels: the statistics of the state's narrower slices. Workers need none of them: what
+                they download and compute is the state alone.
+        """
+        assert outcome.served is None or not levels, "with levels the state itself is published"
+        blob = encode_state(outcome.served or outcome.state, levels)
         digest = self._store.blobs.put(blob)
-        if outcome.served is None:
+        if outcome.served is None and not levels:
             return Base(outcome.state, digest, len(blob), None)
-        state_digest = self._store.blobs.put(encode_state(outcome.state))
-        return Base(outcome.state, digest, len(blob), None, state_digest)
+        plain = encode_state(outcome.state)
+        state_digest = self._store.blobs.put(plain)
+        return Base(outcome.state, digest, len(blob), None, state_digest, len(plain), tuple(levels))
 
     def _descend(
         self, ladder: Ladder, base: Base, round: int, lane: str, width: Width | None = None
@@ -325,7 +340,7 @@ class Workshop:
             width: of a narrower level.
         """
         if is_lossless(self.downlink_of(lane)):
-            return Ladder.at(base.state, base.state_digest or base.digest, base.size_bytes)
+            return Ladder.at(base.state, base.start_digest, base.start_bytes)
         seed = derive(self._recipe.seed, "downlink", round)
         version = width.slice.cut(base.state) if width else base.state
         descent = descend(ladder, version, self.downlink_of(lane), seed)
@@ -445,7 +460,7 @@ class Workshop:
     def _begin(self, round: int) -> None:
         """Make ready for the round that starts from the base."""
         self._round = round
-        self._ways.add(round, Way.to(self.ladder, self.base.state_digest or self.base.digest))
+        self._ways.add(round, Way.to(self.ladder, self.base.start_digest))
         base, memory = self.base.state, self._memory
         self._widths = self.levels.widths(round) if self.levels else None
         self._sum = RoundSum(self._recipe, self._algorithm, base, memory, self._widths)
@@ -494,12 +509,19 @@ class Workshop:
             state = initial_state(self.card, derive(self._recipe.seed, "initial"))
             blob = encode_state(state)
             return Base(state, self._store.blobs.put(blob), len(blob), None)
-        for version in self._store.registry.versions(run.model):
+        for version in each_version(self._store.registry, run.model):
             if (version.run_id, version.round) == (run.run_id, run.round):
                 state_digest = committed.get("state_digest", "")
                 blob = self._store.blobs.read(state_digest or version.digest)
-                state = decode_state(version.schema, blob)
-                return Base(state, version.digest, len(blob), version.number, state_digest)
+                return Base(
+                    decode_state(version.schema, blob),
+                    version.digest,
+                    version.size_bytes,
+                    version.number,
+                    state_digest,
+                    len(blob),
+                    tuple(committed.get("levels", ())),
+                )
         raise AssertionError("a round and its version are committed together")
 
     def _load_ladder(self, committed: Mapping[str, Any]) -> Ladder:
@@ -507,7 +529,7 @@ class Workshop:
         base = self.base
         kept = committed.get("ladder")
         if kept is None:
-            return Ladder.at(base.state, base.state_digest or base.digest, base.size_bytes)
+            return Ladder.at(base.state, base.start_digest, base.start_bytes)
         blob = self._store.blobs.read(kept["anchor_digest"])
         return ladder_from_json(kept, base.state, decode_state(self.schema, blob))
 

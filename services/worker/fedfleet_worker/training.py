@@ -14,6 +14,7 @@ from fedfleet.models.card import ModelCard
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import Recipe, parse_recipe
 from fedfleet.rounds.selection import loss_asked
+from fedfleet.rounds.static_norm import queried_levels
 from fedfleet.training.local import LocalTrainer
 from fedfleet.training.seeding import derive
 from fedfleet.training.state import initial_state
@@ -46,6 +47,7 @@ class Bench:
         self._wire: WireConfig
         self._probes_sample: bool
         self._local: LocalRun
+        self._queried: tuple[str, ...]
         self._uplink_chain: Chain
         self._downlink_chain: Chain
         self._uplink: Chain
@@ -172,14 +174,25 @@ class Bench:
         )
 
     def query(self, assignment: pb.Assignment, version: bytes) -> pb.StatisticsReport:
-        """Measure a version's running statistics on this worker's training examples."""
+        """Measure a version's running statistics on this worker's training examples.
+
+        And those of its slices at the narrower levels, one model after the other.
+        """
         self._set_up(assignment)
-        state, samples = self._worker.measured(decode_state(self._trainer.schema, version))
+        base = decode_state(self._trainer.schema, version)
+        state, samples = self._worker.measured(base)
+        models, levels = self._trainers.models, {}
+        if models is not None:
+            levels = self._worker.measured_slices(base, self._queried, models, self._take_level)
         return pb.StatisticsReport(
             assignment_id=assignment.assignment_id,
             samples=samples,
             statistics=state.statistics.tolist(),
             counters=state.counters.tolist(),
+            levels=[
+                pb.LevelStatistics(level=level, statistics=vector.tolist())
+                for level, vector in levels.items()
+            ],
         )
 
     def _set_up(self, assignment: pb.Assignment) -> None:
@@ -199,6 +212,7 @@ class Bench:
             self._wire = recipe.wire
             self._probes_sample = loss_asked(recipe.rounds) == "sample"
             self._local = self._local_run(recipe)
+            self._queried = tuple(queried_levels(recipe, self._trainers.schema))
             self._key = key
         self._take_level(assignment.level or FULL)
         if self._trainer.schema.digest != assignment.schema_digest:

@@ -87,8 +87,11 @@ class PlainStore:
     def models(self) -> list[str]:
         return sorted(self._versions)
 
-    def versions(self, model: str) -> list[VersionRecord]:
-        return self._versions.get(model, [])[::-1]
+    def versions(
+        self, model: str, before: int | None = None, limit: int | None = None
+    ) -> list[VersionRecord]:
+        found = self._versions.get(model, [])[::-1]
+        return [v for v in found if before is None or v.number < before][:limit]
 
     def version(self, model: str, number: int) -> VersionRecord:
         return self._found({v.number: v for v in self.versions(model)}, number)
@@ -124,6 +127,7 @@ class PlainStore:
     def retire(self, model: str, number: int, at_s: float) -> VersionRecord:
         version = self.version(model, number)
         if version.retired_at_s is not None:
+            self._drop(version.digest)
             return version
         if number in [alias.number for alias in self.aliases(model).values()]:
             raise Conflict("aliased")
@@ -135,8 +139,7 @@ class PlainStore:
         retired = replace(version, retired_at_s=at_s)
         self._versions[model][number - 1] = retired
         self._announce("retired", model, number)
-        if version.digest not in self._needed():
-            self._data.pop(version.digest, None)
+        self._drop(version.digest)
         return retired
 
     def events(self, after_id: int = 0, limit: int = 1000) -> list[RegistryEvent]:
@@ -173,6 +176,10 @@ class PlainStore:
         if digest in self._data and digest in self._needed():
             raise Conflict(digest)
         self._data.pop(digest, None)
+
+    def _drop(self, digest: str) -> None:
+        if digest not in self._needed():
+            self._data.pop(digest, None)
 
     def _needed(self) -> Iterator[str]:
         for versions in self._versions.values():

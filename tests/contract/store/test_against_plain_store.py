@@ -138,6 +138,10 @@ class Histories(RuleBasedStateMachine):
     def retire(self, number: int, at_s: float) -> None:
         self.both(lambda s: s.registry.retire("digits", number, at_s))
 
+    @rule(before=st.none() | st.integers(0, 5), limit=st.none() | st.integers(0, 3))
+    def versions(self, before: int | None, limit: int | None) -> None:
+        self.both(lambda s: s.registry.versions("digits", before, limit))
+
     @rule(data=DATA)
     def put(self, data: bytes) -> None:
         self.both(lambda s: s.blobs.put(data))

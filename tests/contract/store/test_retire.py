@@ -150,6 +150,21 @@ def test_retire_again_changes_nothing(store: Store) -> None:
     assert heard(store) == events
 
 
+def test_retire_again_lets_go_of_bytes_that_came_back(store: Store) -> None:
+    """A process that stored them was killed before a version named them."""
+    add_versions(store, 3)
+    store.registry.retire("old", 1, 50.5)
+    store.registry.retire("old", 2, 50.5)
+    store.blobs.put(data_of(1))
+    store.blobs.put(data_of(2))
+    store.registry.add(an_import(1, data_of(2), model="other"))
+
+    for number in (1, 2):
+        assert store.registry.retire("old", number, 60.0).retired_at_s == 50.5
+
+    assert [held(store, number) for number in (1, 2, 3)] == [False, True, True]
+
+
 def test_a_retired_version_gets_no_alias(store: Store) -> None:
     add_versions(store, 2)
     store.registry.set_alias("old", "production", 2)

@@ -103,6 +103,29 @@ def test_card_inputs_out_of_range_are_refused(field, value):
         ModelCard.from_json(valid() | {"inputs": inputs})
 
 
+@pytest.mark.parametrize(
+    ("shape", "is_read"),
+    [
+        ((3, 2048, 2048), True),
+        ((1, 4096, 4096), True),
+        ((64, 512, 512), True),
+        ((64, 513, 512), False),
+        ((2, 4096, 4096), False),
+        ((64, 4096, 4096), False),
+    ],
+)
+def test_card_of_images_that_no_memory_holds_is_refused(shape, is_read):
+    channels, height, width = shape
+    sides = {"channels": channels, "height": height, "width": width}
+    value = valid() | {"inputs": {**sides, "mean": [0.5] * channels, "std": [0.5] * channels}}
+
+    if is_read:
+        assert ModelCard.from_json(value).inputs.shape == shape
+    else:
+        with pytest.raises(RecipeInvalid, match="values, at most 16777216"):
+            ModelCard.from_json(value)
+
+
 TEXT = {
     "channels": 0,
     "height": 1,

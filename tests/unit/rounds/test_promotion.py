@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfleet.errors import RecipeInvalid
-from fedfleet.rounds.promotion import PromotionConfig, judge, measure_of
+from fedfleet.rounds.promotion import SHOWN_CLASSES, PromotionConfig, judge, measure_of
 from fedfleet.rounds.recipe import parse_recipe
 from fedfleet.types import Evaluation
 
@@ -86,6 +87,51 @@ def test_judge_compares_no_precision_with_a_share_of_right_answers() -> None:
 
     assert failed(detector, plain) == ["measured as the current version is"]
     assert failed(plain, detector) == ["measured as the current version is"]
+
+
+def test_judge_refuses_what_was_measured_on_nothing() -> None:
+    nothing = Evaluation(
+        samples=0,
+        loss_sum=0.0,
+        correct=0,
+        top5=0,
+        class_samples=(0, 0),
+        class_correct=(0, 0),
+        class_predicted=(0, 0),
+    )
+
+    assert failed(nothing, None, least=0.0) == ["measured on examples"]
+    assert failed(nothing, nothing) == ["measured on examples"]
+
+
+def test_verdict_of_many_classes_tells_the_worst() -> None:
+    count = 1000
+    names = tuple(f"class-{number:04}" for number in range(count))
+    samples, right = (1000,) * count, tuple(range(1000))
+
+    def of(correct: tuple[int, ...]) -> Evaluation:
+        return Evaluation(
+            samples=sum(samples),
+            loss_sum=1.0,
+            correct=sum(correct),
+            top5=sum(samples),
+            class_samples=samples,
+            class_correct=correct,
+            class_predicted=samples,
+        )
+
+    worse = (*(one + 200 for one in right[:700]), *(700 - one for one in range(300)))
+    verdict = judge(GATES, of(worse), of(right), classes=names, is_finite=True)
+    told = verdict.to_json()
+
+    assert (told["classes"], told["classes_failed"]) == (1000, 274)
+    assert len(told["gates"]) == 4 + SHOWN_CLASSES
+    assert told["gates"][4]["name"] == "class class-0999"
+    assert not any(gate["is_passed"] for gate in told["gates"][4:])
+    assert len(json.dumps(told)) < 4000
+    assert verdict.reason.count("class class-") == SHOWN_CLASSES
+    assert verdict.reason.endswith("; and 254 more classes")
+    assert len(verdict.failed) == 274
 
 
 counts = st.integers(0, 1000)

@@ -69,6 +69,10 @@ KINDS = {
     "moments": {"rest": '[algorithm]\nname = "fedadam"\n[wire]\nuplink = "topk:0.1|int8"'},
     "layers": {"rest": '[algorithm]\nname = "fedbn"'},
     "the ladder": {"rest": '[wire]\ndownlink = "topk:0.1|int8"'},
+    "statistics of levels": {
+        "rounds": "cohort = 6",
+        "rest": '[algorithm]\nname = "heterofl"\n[levels]\nrates = [1.0, 0.5]',
+    },
     "schedules": {"training": 'scheduler = "plateau"\nplateau_patience = 0'},
     "the past of workers": {"rounds": 'cohort = 3\nselection = "oort"'},
     "groups": {"rounds": "cohort = 6\nquorum = 1", "rest": SEQUENCES},
@@ -111,6 +115,7 @@ def everything(simulation: Simulation) -> tuple[object, ...]:
     state = simulation.state
     return (
         [state.vector(kind).tobytes() for kind in Kind],
+        {level: one.tobytes() for level, one in simulation.levels.items()},
         [asdict(one) for one in simulation.rounds],
         simulation.outcome,
         simulation.classes,
@@ -132,6 +137,7 @@ def test_run_that_was_cut_off_ends_as_an_undisturbed_one_bit_for_bit(
     assert everything(resumed) == everything(undisturbed)
     assert heard == [1, 2, 3, 4, 5]
     assert everything(simulate(run, checkpoint=tmp_path)) == everything(undisturbed)
+    assert sorted(undisturbed.levels) == (["b"] if kind == "statistics of levels" else [])
 
 
 def test_run_in_virtual_time_goes_on_at_its_time_and_with_its_devices_only(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from fedfleet.errors import SettingInvalid
 from fedfleet.rounds.card import card_of
 from fedfleet.rounds.recipe import parse_recipe
+from fedfleet.rounds.static_norm import Measured
 from fedfleet.sim.devices import DeviceProfile, ModelCost, Pace, assign, parse_devices
 from fedfleet.sim.driver import simulate
 from fedfleet.sim.flops import forward_flops
-from fedfleet.sim.jobs import Evaluated, Failed, Trained
+from fedfleet.sim.jobs import Evaluated, Failed, Queried, Trained
 from fedfleet.training.seeding import derive
 from fedfleet.types import Evaluation, Update, UpdateHeader
 
@@ -156,6 +158,21 @@ def test_pace_of_an_evaluation_is_a_forward_pass_and_of_a_failure_the_download()
 
     assert evaluated_s == pytest.approx(0.1 + 300 / 150)
     assert failed_s == pytest.approx(1.1)
+
+
+def test_pace_of_a_query_is_a_forward_pass_at_each_level() -> None:
+    pi, _ = parse_devices(TWO_KINDS)
+    costs = {"a": ModelCost(forward_flops=400), "b": ModelCost(forward_flops=100)}
+    pace = Pace({"worker-0": pi}, costs)
+    none = np.zeros(0, np.float32)
+
+    def took_s(*levels: str) -> float:
+        vectors = dict.fromkeys(levels, none)
+        measured = Measured(300, none, none.astype(np.int64), vectors)
+        return pace.seconds("worker-0", 0, Queried(assignment_id="a", measured=measured))
+
+    assert took_s() == pytest.approx(0.1 + 300 / 150)
+    assert took_s("b") == pytest.approx(0.1 + 300 / 150 + 300 / 600)
 
 
 RECIPE = """

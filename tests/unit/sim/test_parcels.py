@@ -11,11 +11,13 @@ import pytest
 from fedfleet.codecs.chain import parse_chain
 from fedfleet.codecs.config import WireConfig
 from fedfleet.errors import TrainingFailed
-from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed, Result, Trained, TrainJob
+from fedfleet.rounds.static_norm import Measured
+from fedfleet.sim.jobs import Evaluated, EvaluateJob, Failed, Queried, Result, Trained, TrainJob
 from fedfleet.sim.parcels import JobFiles, JobReader, Parcel, read_result, write_result
 from fedfleet.types import (
     Array,
     Evaluation,
+    FloatVector,
     Kind,
     ModelState,
     ParamSpec,
@@ -158,6 +160,24 @@ def test_trained_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     for found, section in zip(result.update.sections, UPDATE.sections, strict=True):
         assert (found.name, found.kind) == (section.name, section.kind)
         assert found.values.tobytes() == section.values.tobytes()
+
+
+@pytest.mark.parametrize("levels", [{}, {"b": np.ones(2, np.float32), "c": np.zeros(0, "f4")}])
+def test_measured_statistics_are_read_as_they_were_written(
+    levels: dict[str, FloatVector], tmp_path: Path
+) -> None:
+    measured = Measured(7, STATE.statistics, STATE.counters, levels)
+
+    result = there_and_back(Queried(assignment_id=JOB.assignment_id, measured=measured), tmp_path)
+
+    assert isinstance(result, Queried)
+    found = result.measured
+    assert found.samples == 7
+    assert found.statistics.tobytes() == STATE.statistics.tobytes()
+    assert found.counters.tobytes() == STATE.counters.tobytes()
+    assert {level: one.tobytes() for level, one in found.levels.items()} == {
+        level: one.tobytes() for level, one in levels.items()
+    }
 
 
 def test_memory_that_came_back_holds_none_of_the_sections(tmp_path: Path) -> None:

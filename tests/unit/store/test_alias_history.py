@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from contract.store.builders import an_import
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfleet.store.alias_history import numbers_of, version_before
-from fedfleet.store.protocols import RegistryEvent
+from fedfleet.store.alias_history import AliasPaths, numbers_of, version_before
+from fedfleet.store.protocols import RegistryEvent, VersionRecord
 from fedfleet.store.sqlite import SqliteStore
 
 
@@ -84,6 +85,15 @@ class Told:
             for i, n in enumerate(numbers, 1)
         ]
 
+    def move(self, number: int, alias: str) -> None:
+        event_id = len(self._events) + 1
+        self._events.append(
+            RegistryEvent(event_id=event_id, kind="alias", model="m", number=number, alias=alias)
+        )
+
+    def version(self, model: str, number: int) -> VersionRecord:
+        return replace(an_import(number), retired_at_s=1.5 if number in (1, 2) else None)
+
     def events(self, after_id: int) -> list[RegistryEvent]:
         return self._events[after_id : after_id + 3]
 
@@ -96,3 +106,51 @@ def test_path_ends_with_what_the_alias_names_and_repeats_nothing(numbers: list[i
     assert path[-1:] == numbers[-1:]
     assert len(set(path)) == len(path)
     assert set(path) <= set(numbers)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "latest"]), st.integers(1, 5)), max_size=20),
+    st.integers(0, 20),
+)
+def test_paths_that_are_kept_up_say_what_the_events_say(
+    moves: list[tuple[str, int]], looked_at: int
+) -> None:
+    told = Told([])
+    paths = AliasPaths(told)  # type: ignore[arg-type]
+    for count, (alias, number) in enumerate(moves, 1):
+        told.move(number, alias)
+        if count == looked_at:
+            paths.needed("m")
+    retired = {1, 2}
+
+    for alias in ("a", "b"):
+        named = {number for name, number in moves if name == alias}
+        for number in range(1, 6):
+            assert paths.has_named("m", alias, number) == (number in named)
+    expected = set[int]()
+    for alias in ("a", "b"):
+        path = numbers_of(told, "m", alias)  # type: ignore[arg-type]
+        expected |= set(path[-1:])
+        expected |= set([number for number in path[:-1] if number not in retired][-1:])
+    # What another alias names is not retired, whatever the list here says.
+    assert paths.needed("m") >= expected - retired
+    assert paths.needed("m") & {3, 4, 5} == expected & {3, 4, 5}
+    assert paths.needed("other") == set()
+    assert not paths.has_named("m", "latest", 3)
+
+
+def test_only_new_events_are_read_again(store: SqliteStore, monkeypatch) -> None:
+    name(store, 1, 2)
+    paths, asked = AliasPaths(store.registry), []
+    events = store.registry.events
+    monkeypatch.setattr(
+        store.registry, "events", lambda after_id: asked.append(after_id) or events(after_id)
+    )
+    assert paths.needed("old") == {1, 2}
+    last = events()[-1].event_id
+    asked.clear()
+    name(store, 5)
+
+    assert paths.needed("old") == {2, 5}
+    assert min(asked) == last

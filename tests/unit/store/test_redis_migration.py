@@ -64,7 +64,18 @@ def test_a_namespace_of_version_1_keeps_its_data_and_bytes_that_are_shared(tmp_p
         assert fields == {b"v version %d of model digits" % number for number in (2, 3)} | {
             b"v version 1 of model other"
         }
-        assert int(console.hget(KEYS.meta, "schema")) == SCHEMA_VERSION == 2
+        assert int(console.hget(KEYS.meta, "schema")) == SCHEMA_VERSION == 3
+
+
+def test_an_event_from_before_they_said_when_says_nothing_of_it(tmp_path: Path) -> None:
+    with redis_process(tmp_path) as server, Redis(port=server.port) as console:
+        text = '{"kind":"alias","model":"digits","number":1,"alias":"latest"}'
+        console.xadd(KEYS.events, {"event": text}, id="1-0")
+
+        with open_store(server.url()) as store:
+            (event,) = store.registry.events()
+
+    assert (event.alias, event.at_s) == ("latest", 0.0)
 
 
 def test_a_namespace_of_a_newer_release_is_refused(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def write_version_1(folder: Path) -> Path:
 
 
 def check_kept(store: SqliteStore) -> None:
+    assert {event.at_s for event in store.registry.events()} == {0.0}
     assert store.journal.runs() == [a_run(round=1, updated_at_s=104.0), a_run("run-2")]
     kinds = [entry.kind for entry in store.journal.entries("run-1")]
     assert kinds == ["note", "update", "round_committed"]
