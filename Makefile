@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 PROTO := build/proto
 PROTO_READY := $(PROTO)/venv/.ready
 # The other files of bench/ are what these share, and the experiments of docs/results.md.
-BENCHES := $(filter-out $(addprefix bench/,record.py closed_loop.py processes.py loopback.py peaks.py exchange_worker.py light_workers.py simulating.py turns.py counting_relay.py cpu_quota.py) $(wildcard bench/experiment*.py),$(wildcard bench/*.py))
+BENCHES := $(filter-out $(addprefix bench/,record.py closed_loop.py processes.py loopback.py peaks.py exchange_worker.py light_workers.py simulating.py turns.py counting_relay.py cpu_quota.py camera_server.py quick_detector.py) $(wildcard bench/experiment*.py),$(wildcard bench/*.py))
 PROTOS := $(wildcard proto/fedfleet/v1/*.proto)
 PROTOC = PATH="$(PROTO)/venv/bin:$$PATH" python -m grpc_tools.protoc -I proto \
 	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)

@@ -104,3 +104,12 @@ def test_variables_in_documents_and_containers_are_read_by_something() -> None:
 def test_scripts_are_executable_and_parse(script: Path) -> None:
     assert script.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_every_benchmark_that_make_runs_prints_a_record() -> None:
+    command = ["make", "--silent", "--eval=shown: ; @echo $(BENCHES)", "shown"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert len(shown.split()) > 20
+    silent = [file for file in shown.split() if "record(" not in (ROOT / file).read_text()]
+    assert silent == [], "list them beside record.py in the Makefile: they are what others share"
