@@ -14,15 +14,21 @@ from fedfleet_inference_api.service import InferenceService
 @contextmanager
 def decoders_held(service: InferenceService) -> Iterator[None]:
     """Keep both decoders busy, so that predictions wait for one."""
-    release = threading.Event()
+    release, entered = threading.Event(), threading.Semaphore(0)
+
+    def busy() -> None:
+        entered.release()
+        release.wait()
 
     def hold() -> None:
-        asyncio.run(service.predictor.decode(release.wait))
+        asyncio.run(service.predictor.decode(busy))
 
     threads = [threading.Thread(target=hold) for _ in range(DECODERS)]
     for thread in threads:
         thread.start()
     try:
+        for _ in threads:
+            entered.acquire()
         yield
     finally:
         release.set()

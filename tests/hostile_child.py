@@ -8,12 +8,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from fedfleet_inference_api.cameras.confinement import confine
 from fedfleet_inference_api.cameras.ring import Picture, Ring
-from fedfleet_inference_api.cameras.spec import parse_spec
+from fedfleet_inference_api.cameras.spec import Told, parse_spec
+
+
+def tries(*ways: Callable[[], object]) -> str:
+    """What came of each way to start another process."""
+    found = []
+    for way in ways:
+        try:
+            found.append(f"went {way()}")
+        except OSError as error:
+            found.append(type(error).__name__)
+    return " ".join(found)
+
 
 how = sys.argv[1]
 line = sys.stdin.buffer.readline()
@@ -44,6 +59,29 @@ if how in ("ring-number", "ring-time"):
     for sequence in (first, 1):
         ring.write(Picture(sequence=sequence, at_s=at_s, media_s=None, pixels=pixels))
     os.write(1, b'{"sequence": 1}\n')
+if how.startswith("copy"):
+    if os.fork() == 0:
+        os.setsid()
+    elif how.startswith("copy-stays"):  # with the pipe in its hand, when the first has gone
+        os._exit(1)
+if how == "starts-processes":
+    spec = parse_spec(line)
+    found: list[str] = []
+    begin = threading.Event()
+    ways = (os.fork, lambda: os.execv(sys.executable, [sys.executable, "-c", ""]))
+
+    def try_all() -> None:
+        begin.wait()
+        found.append(tries(*ways))
+
+    before = threading.Thread(target=try_all)
+    before.start()
+    confine(spec.parent, spec.memory_mb)
+    begin.set()
+    before.join()
+    found.append(tries(*ways))
+    os.write(1, Told(fault=" ".join(found)).to_line())
+    sys.exit()
 if how == "silence":
     os.close(1)
 time.sleep(600)

@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         number = 0
         while not self.server_of.is_closing.wait(0.04):
             number += 1
-            picture = _jpeg(number)
+            picture = jpeg_of(number * 5 % 256)
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
             try:
                 self.wfile.write(head.encode() + picture + b"\r\n")
@@ -113,9 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _jpeg(number: int) -> bytes:
+def jpeg_of(shade: int) -> bytes:
     out = io.BytesIO()
-    pixels = np.full((120, 160, 3), number * 5 % 256, np.uint8)
+    pixels = np.full((120, 160, 3), shade, np.uint8)
     Image.fromarray(pixels).save(out, "JPEG")
     return out.getvalue()
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import time
+import uuid
+from collections.abc import Iterator
 
 import psutil
 import pytest
 from filming import PATIENCE_S, camera, eventually, filming
 
-from fedfleet_inference_api.cameras import process
+from fedfleet_inference_api.cameras import keeper, process, watchdog
 from fedfleet_inference_api.cameras.seen import CameraCode, CameraState
 
 MIB = 1 << 20
+IS_CONFINED = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 
 
 @pytest.mark.parametrize(
@@ -66,3 +71,44 @@ def test_frame_of_another_time_is_not_shown(monkeypatch):
         frame = film.cameras.newest("ring-time")
 
     assert frame is None
+
+
+@pytest.fixture
+def unique() -> Iterator[str]:
+    """The end of the name of a camera whose process copies itself; ends the copies."""
+    unique = str(uuid.uuid4())
+    yield unique
+    for copy in psutil.process_iter():
+        try:
+            if copy.cmdline()[-1:] and copy.cmdline()[-1].endswith(unique):
+                copy.kill()
+        except psutil.Error:  # it has gone meanwhile
+            continue
+
+
+@pytest.mark.parametrize(("how", "code"), [("copy-stays", "DIED"), ("copy", "TIMEOUT")])
+def test_copy_that_holds_the_pipe_does_not_keep_its_camera_from_being_connected_again(
+    monkeypatch, unique, how, code
+):
+    monkeypatch.setattr(process, "MODULE", "hostile_child")
+    monkeypatch.setattr(watchdog, "LEAST_START_S", 0.5)
+    monkeypatch.setattr(keeper, "KILL_S", 0.5)
+    name = f"{how}-{unique}"
+
+    with filming(camera(name, "rtsp://127.0.0.1:1/", stall_s=0.5)) as film:
+        film.until(name, CameraState.BACKOFF, CameraCode[code])
+        eventually(lambda: film.cameras.status(name).restarts > 0, "it is started again")
+
+
+@pytest.mark.skipif(not IS_CONFINED, reason="no filter of system calls for this processor")
+def test_process_can_start_no_other(monkeypatch, caplog):
+    monkeypatch.setattr(process, "MODULE", "hostile_child")
+
+    with filming(camera("starts-processes", "rtsp://127.0.0.1:1/")):
+        eventually(
+            lambda: any(one.message == "camera_process_failed" for one in caplog.records),
+            "it tells what came of it",
+        )
+
+    record = next(one for one in caplog.records if one.message == "camera_process_failed")
+    assert vars(record)["fault"] == " ".join(["PermissionError"] * 4), "of a thread and the first"

@@ -174,8 +174,8 @@ def test_address_that_is_not_allowed_is_never_connected_to(trap):
     url = f"rtsp://localhost:{trap.port}/live"
     for text in ("192.168.0.0/16", "0.0.0.0/0, ::/0", "localhost"):
         networks = replace(parse_camera_networks(text), ports=frozenset({trap.port}))
-        assert failure(url, networks) is CameraCode.UNREACHABLE
-    assert failure(url, parse_camera_networks("127.0.0.0/8")) is CameraCode.UNREACHABLE, "the port"
+        assert failure(url, networks) is CameraCode.NOT_ALLOWED
+    assert failure(url, parse_camera_networks("127.0.0.0/8")) is CameraCode.NOT_ALLOWED, "the port"
     assert not trap.was_reached
 
 

@@ -139,7 +139,10 @@ def test_body_that_trickles_is_answered_and_then_cut_off(store):
 def test_slow_uploads_on_every_place_keep_nobody_out(store):
     version = publish(store, seed=1)
     with (
-        serving(store, stall_s=30, max_pending=2, bodies_mb=16) as (service, client),
+        serving(store, stall_s=30, max_pending=2, batch_images=2, bodies_mb=16) as (
+            service,
+            client,
+        ),
         ExitStack() as held,
     ):
         wait_served(service, version)

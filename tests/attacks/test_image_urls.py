@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
-from serving import png, publish, serving, wait_served
+from holding import model_held
+from serving import png, publish, serving, wait_served, wait_until
 
 from fedfleet.errors import FedFleetError, ImageUrlFailed, InvalidInput
 from fedfleet.identity.authority import Authority
@@ -38,7 +40,10 @@ def leads_to(location: str) -> bytes:
     return answer(b"", f"location: {location}", status="302 Found")
 
 
+NOISE = png(np.random.default_rng(1).integers(0, 256, (800, 800), dtype=np.uint8))
+
 ANSWERS = {
+    "/large.png": answer(NOISE),
     "/image.png?size=1": answer(BODY),
     "/chunked": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
     % (len(BODY), BODY),
@@ -131,11 +136,15 @@ async def internet(certificates: Path) -> AsyncIterator[Internet]:
 
 
 def urls(
-    internet: Internet, certificates: Path, hosts: str = "public", timeout_s: float = 30.0
+    internet: Internet,
+    certificates: Path,
+    hosts: str = "public",
+    timeout_s: float = 30.0,
+    max_bytes: int = MAX_BYTES,
 ) -> ImageUrls:
     return ImageUrls(
         parse_hosts(hosts),
-        MAX_BYTES,
+        max_bytes,
         timeout_s=timeout_s,
         context=ssl.create_default_context(cafile=str(certificates / "root.pem")),
         resolve_host=internet.resolve,
@@ -358,3 +367,37 @@ def test_service_that_fetches_takes_images_as_before_and_documents_it(client):
     forms = document["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
     assert [list(form["properties"]) for form in forms] == [["image"], ["url"]]
     assert "422" in document["responses"]
+
+
+async def test_fetched_images_count_among_the_bodies_that_are_held(
+    internet, certificates, tmp_path
+):
+    """Else callers with a few bytes each could fill the memory."""
+    large = {"url": f"https://{HOST}/large.png"}
+
+    def ask() -> tuple[int, int, int, int]:
+        settings = {"bodies_mb": 1, "max_body_bytes": 1 << 20, "image_urls": parse_hosts("public")}
+        with (
+            open_store(f"sqlite:{tmp_path}") as store,
+            serving(store, **settings) as (service, client),
+        ):
+            wait_served(service, publish(store, seed=1))
+            service.images = urls(internet, certificates, max_bytes=1 << 20)
+            first: list[int] = []
+
+            def hold() -> None:
+                first.append(client.post("/predict", json=large).status_code)
+
+            caller = threading.Thread(target=hold)
+            with model_held(service):
+                caller.start()
+                wait_until(lambda: len(service.predictor._batcher) == 1)
+                second = client.post("/predict", json=large).status_code
+            caller.join()
+            after = client.post("/predict", json=large).status_code
+            asked = len(internet.requests)
+            unknown = client.post("/predict", params={"version": 9}, json=large).status_code
+            assert len(internet.requests) == asked  # nothing is fetched for a version that is none
+        return first[0], second, after, unknown
+
+    assert await asyncio.to_thread(ask) == (200, 503, 200, 404)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
 from fedfleet.training.state import initial_state, load_state, schema_of, state_of
 from fedfleet.types import InputSpec, ModelState
+from fedfleet_inference_api.cameras.annotate import _Pen
+from fedfleet_inference_api.cameras.networks import parse_camera_networks
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +39,7 @@ DETECTOR = ModelCard(
     kind="detection",
 )
 TILE = "document.querySelector('.tile[data-name={}]')"
-YARD, DOOR = TILE.format("yard"), TILE.format("door")
+YARD, DOOR, STREET = (TILE.format(name) for name in ("yard", "door", "street"))
 WHATS = "[...document.querySelectorAll('#events .what')].map((one) => one.textContent)"
 
 
@@ -121,7 +125,7 @@ def sees_much() -> ModelState:
                 rows = bias.view(-1, columns)
                 rows[:, 4] = 5.0  # background
                 if name == "heads.3.bias":
-                    rows[0, 5], rows[1, 6] = 7.0, 5.5
+                    rows[0, 5], rows[1, 6], rows[2, 7] = 7.0, 5.5, 3.5
     return state_of(module, schema_of(module))
 
 
@@ -137,10 +141,16 @@ def test_live_page_shows_pictures_states_and_events_and_follows_the_version(
         page.wait(f"{YARD} && Number({YARD}.dataset.pictures) > 5")
         page.wait(f"{DOOR}.querySelector('.why').textContent.startsWith('Nothing listens')")
         page.wait(f"{YARD}.querySelector('.hint').textContent.includes('version 1')")
+        page.wait(f"{DOOR}.querySelector('.why').textContent.includes('Next try at')")
+        next_try = text(page, ".tile[data-name=door] .why").partition("Next try at ")[2]
+        assert re.fullmatch(r"[0-2]\d:[0-5]\d:[0-5]\d UTC\.", next_try)
+        assert page.run(f"{DOOR}.querySelector('canvas').clientHeight") == 0  # no empty box
         assert text(page, ".tile[data-name=yard] .state") == "live"
         assert "320\u00d7180" in text(page, ".tile[data-name=yard] .hint")
         assert service.station.viewers.viewers == 1  # the other has no picture to show
         page.wait(f"{WHATS}.some((what) => what.startsWith('digit '))")
+        times = "[...document.querySelectorAll('#events time')]"
+        assert page.run(f"{times}.every((t) => t.textContent === t.dateTime.slice(11, 19))")
         keep(page, "live-light", tmp_path)
         keep_narrow(page, "live-narrow", tmp_path)
 
@@ -168,17 +178,145 @@ def test_live_page_shows_pictures_states_and_events_and_follows_the_version(
     assert page.complaints() == []
 
 
-def test_live_page_adds_and_removes_a_camera_or_says_why_not(page, store, tmp_path):
-    with serving(store) as (_, client):
+def test_tile_whose_live_view_is_refused_shows_single_pictures(page, store, cameras, tmp_path):
+    two = cameras.with_name("two.toml")
+    two.write_text(
+        "".join(
+            f'[[camera]]\nname = "{name}"\nurl = "file:yard.mp4"\n' for name in ("yard", "door")
+        )
+    )
+    version = publish(store, seed=1)
+    page.look(width=1100, height=900)
+    with serving(store, cameras=two, camera_viewers=1) as (service, client):
+        wait_served(service, version)
+        page.open(f"{client.base_url}/live")
+        for tile in (YARD, DOOR):
+            page.wait(f"{tile} && Number({tile}.dataset.pictures) > 1")
+        assert service.station.viewers.viewers == 1
+        page.open("about:blank#left")
+
+
+def test_texts_in_a_picture_can_be_read_whatever_room_it_has(page, store, tmp_path):
+    ground = np.repeat(np.linspace(60, 130, 1280).astype(np.uint8)[None, :], 720, axis=0)
+    frame = np.repeat(ground[..., None], 3, axis=2)
+    write_video(tmp_path / "street.mp4", [np.roll(frame, 64 * i, axis=1) for i in range(10)], fps=5)
+    zone = '{name = "gate", points = [[0.3, 0.1], [0.95, 0.1], [0.95, 0.9], [0.3, 0.9]]}'
+    (tmp_path / "cameras.toml").write_text(
+        f'[[camera]]\nname = "street"\nurl = "file:street.mp4"\nscore = 0.3\nzones = [{zone}]\n'
+    )
+    version = publish(store, seed=1, model="shapes", card=DETECTOR, state=sees_much())
+    page.events.clear()
+    picture = f"{STREET}.querySelector('canvas')"
+    with serving(store, cameras=tmp_path / "cameras.toml") as (service, client):
+        wait_served(service, version)
+        page.look(width=1100, height=900)
+        page.open(f"{client.base_url}/live")
+        sizes = []
+        for name, width, pixels in (
+            ("tile", 1100, 640),
+            ("large", 1100, 1280),
+            ("phone", 360, 640),
+        ):
+            page.look(width=width, height=900)
+            if name == "large":
+                page.run(f"{STREET}.querySelector('.zoom').click()")
+            page.wait(f"{STREET} && {picture}.width === {pixels}")
+            page.wait(f"{WHATS}.some((what) => what.includes('came'))")
+            keep(page, f"live-labels-{name}", tmp_path)
+            text = _Pen(Image.new("RGB", (pixels, pixels * 720 // 1280)))._text
+            sizes.append(text * page.run(f"{picture}.clientWidth") / pixels)
+        assert page.run("document.documentElement.scrollWidth") <= 360
+        page.look(width=1100, height=900)
+        page.open("about:blank#left")
+
+    assert min(sizes) >= 13.5, sizes  # pixels as a page counts them
+    streams = [url.partition("?")[2] for url in page.asked_urls() if "stream.mjpg" in url]
+    assert streams == ["width=640", "", "width=640"]
+    assert page.complaints() == []
+
+
+def test_live_page_offers_to_add_cameras_only_where_that_is_allowed(page, store, tmp_path):
+    damaged = tmp_path / "cameras.json"
+    damaged.write_text("{")
+    damaged.chmod(0o600)
+    page.look(width=1100, height=900)
+    with serving(store, cameras_kept=damaged) as (_, client):
         page.open(f"{client.base_url}/live")
         page.wait("!document.querySelector('#cameras-empty').hidden")
-        page.run("document.querySelector('#adding').open = true")
-        page.run("document.querySelector('#add [name=name]').value = 'shed'")
-        page.run("document.querySelector('#add [name=url]').value = 'rtsp://127.0.0.1:1/x'")
-        page.run("document.querySelector('#add button').click()")
-        page.wait("!document.querySelector('#add-error').hidden")
-        assert "FEDFLEET_CAMERA_NETWORKS" in text(page, "#add-error")
+        assert "FEDFLEET_CAMERAS_KEPT: must be JSON (line 1)" in text(page, "#cameras-fault")
+        assert page.run("document.querySelector('#adding').hidden")
+        assert "FEDFLEET_CAMERA_NETWORKS" in text(page, "#cameras-empty")
         keep(page, "live-empty", tmp_path)
+        page.open("about:blank#left")
+
+
+def test_live_page_adds_and_removes_cameras_and_says_which_come_back(
+    page, store, cameras, tmp_path
+):
+    allowed = {
+        "camera_networks": parse_camera_networks("127.0.0.1/32"),
+        "camera_ports": frozenset({1}),
+    }
+    page.look(width=1100, height=900)
+    page.events.clear()
+    with serving(store, cameras=cameras, **allowed) as (_, client):
+        page.open(f"{client.base_url}/live")
+        page.wait("!document.querySelector('#adding').hidden")
+        page.run("document.querySelector('#adding').open = true")
+        for name, url in (("shed", "rtsp://10.0.0.1/x"), ("shed", "rtsp://127.0.0.1:1/x")):
+            page.run(f"document.querySelector('#add [name=name]').value = {name!r}")
+            page.run(f"document.querySelector('#add [name=url]').value = {url!r}")
+            page.run("document.querySelector('#add button').click()")
+            if "10.0" in url:
+                page.wait("!document.querySelector('#add-error').hidden")
+                assert "not an address that a camera may have" in text(page, "#add-error")
+                keep(page, "live-adding", tmp_path)
+        page.wait(TILE.format("shed"))
+        for name, comes_back in (("shed", False), ("door", True)):
+            tile = TILE.format(name)
+            page.run(f"{tile}.querySelector('.link').click()")
+            note = f"[...{tile}.querySelectorAll('.hint')].find((p) => p.textContent.match(/file/))"
+            assert page.run(f"{tile}.querySelector('.link').textContent") == "really remove?"
+            assert page.run(f"{note}.hidden") is not comes_back
+            if comes_back:
+                assert "back after a restart" in page.run(f"{note}.textContent")
+                keep_narrow(page, "live-removing", tmp_path)
+            page.run(f"{tile}.querySelector('.link').click()")
+            page.wait(f"!{tile}")
+        page.open("about:blank#left")
+
+    refused = [line for line in page.complaints() if "400" in line]
+    assert page.complaints() == refused
+
+
+def test_live_page_tells_zones_and_ends_of_tracks_in_words_that_no_name_confuses(page, store):
+    page.look(width=1100, height=900)
+    thing = '{label: "circle", score: 0.87, track: 3, zones: ["left", "gate"]}'
+    with serving(store) as (_, client):
+        page.open(f"{client.base_url}/live")
+        moved = page.run(f"SENTENCES.track_moved({{fields: {thing}}})")
+        ended = page.run(f"SENTENCES.track_ended({{fields: {thing}}})")
+        page.open("about:blank#left")
+
+    assert moved == "circle 87 % #3 moves in zone \u201cleft\u201d, \u201cgate\u201d"
+    assert ended == "circle 87 % #3 is gone"
+
+
+@pytest.mark.parametrize("width", [390, 360])
+def test_header_of_a_phone_has_one_line_for_what_is_served(page, store, width):
+    line = "document.querySelector('#model')"
+    model = '{name: "shapes", version: 16, round: 16, digest: "d", level: "a", backend: "onnx"}'
+    page.look(width=width, height=800)
+    with serving(store) as (_, client):
+        for path in ("", "live", "history"):
+            page.open(f"{client.base_url}/{path}")
+            page.wait("document.querySelector('#model-name').textContent.startsWith('waiting')")
+            heights = page.run(
+                f"(() => {{ model.show({{model: {model}, detail: '', candidate: null}});"
+                f" return [{line}.clientHeight, $('model-name').offsetHeight]; }})()"
+            )
+            assert heights[0] < 1.9 * heights[1], (path, heights)
+            assert page.run("document.documentElement.scrollWidth") <= width
         page.open("about:blank#left")
 
 
@@ -193,6 +331,8 @@ def test_live_page_needs_a_key_to_read_cameras_and_keeps_it_out_of_addresses(
         wait_served(service, version)
         page.open(f"{client.base_url}/live")
         page.wait("!document.querySelector('#key').hidden")
+        assert page.run("document.querySelector('main').clientHeight") == 0  # no empty cards
+        keep_narrow(page, "live-key", tmp_path)
         type_key(page, other.text)
         page.wait("document.querySelector('#key-reason').textContent.includes('cameras:read')")
         type_key(page, key.text)
@@ -209,6 +349,8 @@ def test_live_page_needs_a_key_to_read_cameras_and_keeps_it_out_of_addresses(
 
     refused = [line for line in page.complaints() if "401" in line or "403" in line]
     assert page.complaints() == refused
+    logged = [one["params"]["entry"] for one in page.events if one["method"] == "Log.entryAdded"]
+    assert not [entry["text"] for entry in logged if "autocomplete" in entry["text"]]
 
 
 def test_history_page_draws_the_rounds_and_follows_what_is_served(page, store, tmp_path):
@@ -220,7 +362,7 @@ def test_history_page_draws_the_rounds_and_follows_what_is_served(page, store, t
         page.open(f"{client.base_url}/history")
         page.wait("document.querySelectorAll('#chart .dot').length === 12")
         page.wait("document.querySelector('#now .big').textContent === 'digits 12'")
-        assert text(page, "#chart-title").lower() == "accuracy of digits"
+        assert text(page, "#chart-title") == "Accuracy of digits"
         rows = page.run("[...document.querySelectorAll('#versions tr')].map((r) => r.innerText)")
         assert len(rows) == 12
         assert rows[0].split("\t")[:2] == ["12", "12"]
@@ -229,6 +371,14 @@ def test_history_page_draws_the_rounds_and_follows_what_is_served(page, store, t
         assert "production" in rows[7]
         keep(page, "history-light", tmp_path)
         keep_narrow(page, "history-narrow", tmp_path)
+        page.look(width=360, height=1000)
+        for place in ("document.querySelector('#versions .states')", "$('versions').rows[0]"):
+            page.wait(f"{place}.getBoundingClientRect().right <= 345")
+        table = "document.querySelector('.scroll')"
+        for width in (360, 600, 800, 930):  # nothing is cut off
+            page.look(width=width, height=1000)
+            page.wait(f"innerWidth === {width} && {table}.scrollWidth === {table}.clientWidth")
+        page.look(width=1100, height=1000)
 
         publish(store, seed=1, metrics=evaluated(990), data=b"no weights")
         page.wait("!document.querySelector('#refused').hidden")
@@ -242,6 +392,83 @@ def test_history_page_draws_the_rounds_and_follows_what_is_served(page, store, t
         page.open("about:blank#left")
 
     assert page.complaints() == []
+
+
+def test_history_page_tells_of_older_versions_and_shows_all_of_them(
+    page, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fedfleet_inference_api.history_routes.USUAL", 5)
+    fill(store, 33)
+    page.look(width=1100, height=1000)
+    page.events.clear()
+    with serving(store) as (service, client):
+        wait_served(service, store.registry.version("digits", 33))
+        page.open(f"{client.base_url}/history")
+        page.wait("document.querySelectorAll('#chart .dot').length === 5")
+        title = "Accuracy of digits, the newest 5 of 33 versions"
+        assert text(page, "#chart-title") == title
+        assert text(page, "#more") == "show all 33"
+        keep_narrow(page, "history-part", tmp_path)
+        page.run("document.querySelector('#more').click()")
+        page.wait("document.querySelectorAll('#chart .dot').length === 33")
+        page.wait("document.querySelectorAll('#versions tr').length === 33")
+        assert text(page, "#chart-title") == "Accuracy of digits"
+        assert page.run("document.querySelector('#more').hidden")
+        keep(page, "history-whole", tmp_path)
+        page.open("about:blank#left")
+
+    assert page.complaints() == []
+
+
+def test_history_of_one_version_stands_on_the_whole_scale_and_names_its_measure(
+    page, store, tmp_path
+):
+    scores = {"map50": 0.957, "map": 0.7}
+    counts = {"samples": 1000, "correct": 872, "loss_sum": 900.0, "scores": scores}
+    version = publish(
+        store, seed=1, model="shapes", card=DETECTOR, metrics={"evaluation": counts, "updates": 4}
+    )
+    page.look(width=1100, height=900)
+    page.events.clear()
+    with serving(store) as (service, client):
+        wait_served(service, version)
+        page.open(f"{client.base_url}/history")
+        page.wait("document.querySelectorAll('#chart .dot').length === 1")
+        ticks = page.run("[...document.querySelectorAll('#chart text')].map((t) => t.textContent)")
+        assert {"0 %", "100 %"} <= set(ticks)
+        assert text(page, "#chart-title") == "mAP at 0.5 of shapes"
+        assert "by the coordinator" in text(page, "#measured")
+        keep_narrow(page, "history-one", tmp_path)
+        page.run("history_ = { ...history_, measured_by: 'workers' }, draw()")
+        assert text(page, "#chart-title") == "mAP at 0.5 on workers of shapes"
+        assert "by the workers" in text(page, "#measured")
+        page.open("about:blank#left")
+
+    assert page.complaints() == []
+
+
+def test_chart_goes_on_over_versions_that_were_not_evaluated(page, store, tmp_path):
+    for number in range(1, 8):
+        metrics = evaluated(100 * number) if number % 2 else {"updates": 4}
+        version = publish(store, seed=number, metrics=metrics)
+    page.look(width=1100, height=900)
+    with serving(store) as (service, client):
+        wait_served(service, version)
+        page.open(f"{client.base_url}/history")
+        page.wait("document.querySelectorAll('#chart .dot').length === 4")
+        path = page.run("document.querySelector('#chart .between').getAttribute('d')")
+        keep(page, "history-every-other", tmp_path)
+        page.open("about:blank#left")
+
+    assert path.count("M") == path.count("L") == 3
+
+
+def test_history_page_that_needs_a_key_shows_no_empty_cards(page, store, tmp_path):
+    with serving(store, rest_auth="on") as (_, client):
+        page.open(f"{client.base_url}/history")
+        page.wait("!document.querySelector('#key').hidden")
+        assert page.run("document.querySelector('main').clientHeight") == 0
+        page.open("about:blank#left")
 
 
 def test_page_draws_what_a_detector_found_over_the_image(page, store, tmp_path):
@@ -264,8 +491,55 @@ def test_page_draws_what_a_detector_found_over_the_image(page, store, tmp_path):
             ".getImageData(0, 0, 640, 480).data]"
         )
         keep(page, "page-detector", tmp_path)
+        keep_narrow(page, "page-detector-narrow", tmp_path)
+        low = client.post("/predict?score=0.05", content=picture.read_bytes()).json()["detections"]
+        told = {}
+        for least in (0.7, 0.05, 0.4):
+            page.run(f"$('least-score').value = {least}")
+            page.run("$('least-score').dispatchEvent(new Event('input'))")
+            expected = sum(one["score"] >= least for one in low)
+            page.wait(f"document.querySelectorAll('#bars .found').length === {expected}")
+            told[least] = text(page, "#least-told")
+            keep(page, f"page-detector-{least}", tmp_path)
 
+    assert len(low) > len(answer["detections"]) > 1
+    assert told == {0.7: "70 %", 0.05: "5 %", 0.4: "40 %"}
+    assert [url.partition("?")[2] for url in page.asked_urls() if "/predict" in url] == [
+        "",
+        "score=0.05",
+    ]
     assert shown == len(answer["detections"])
     drawn = np.array(pixel, np.uint8).reshape(480, 640, 4)[..., :3]
     assert (np.abs(drawn.astype(int) - (230, 159, 0)).max(axis=2) < 12).sum() > 500
     assert page.complaints() == []
+
+
+def test_page_places_no_label_over_another(page, store):
+    """A false triangle within a star, and a box in each corner: eight labels that all stay."""
+    boxes = [(0.3, 0.3, 0.8, 0.8), (0.3, 0.3, 0.7, 0.7), (0.31, 0.31, 0.72, 0.6)]
+    boxes += [(0, 0, 0.3, 0.3), (0.7, 0, 1, 0.3), (0, 0.7, 0.3, 1), (0.7, 0.7, 1, 1), (0, 0, 1, 1)]
+    sides = ("left", "top", "right", "bottom")
+    found = [
+        {"label": "triangle", "index": 2, "score": 0.5, "box": dict(zip(sides, box, strict=True))}
+        for box in boxes
+    ]
+    with serving(store) as (_, client):
+        page.open(f"{client.base_url}/")
+        spots = page.run(
+            "(() => { const canvas = document.createElement('canvas');"
+            " canvas.width = canvas.height = 640;"
+            f" return drawBoxes(canvas, {json.dumps(found)}); }})()"
+        )
+        page.open("about:blank#left")
+
+    assert len(spots) == len(boxes)
+    for place, one in enumerate(spots):
+        assert 0 <= one["left"] <= 640 - one["wide"]
+        assert 0 <= one["top"] <= 640 - one["tall"]
+        for other in spots[:place]:
+            across = min(one["left"] + one["wide"], other["left"] + other["wide"])
+            down = min(one["top"] + one["tall"], other["top"] + other["tall"])
+            is_apart = across <= max(one["left"], other["left"]) or down <= max(
+                one["top"], other["top"]
+            )
+            assert is_apart, (one, other)

@@ -24,15 +24,19 @@ CLIENT_BOXES = {"cli", "rpc", "obs", "fedfleet_inference_api"}
 EXCEPT_EXCEPTION = {
     "fedfleet/rpc/status.py": 2,  # the interceptor: into INTERNAL, for both shapes of call
     "services/coordinator/fedfleet_coordinator/__main__.py": 1,
+    # The supervisor of a network that is not the run's, or a plug-in's: its version fails alone.
+    "services/coordinator/fedfleet_coordinator/promoting.py": 1,
     "services/coordinator/fedfleet_coordinator/runs.py": 2,  # supervisor of a run: it fails alone
     "services/inference-api/fedfleet_inference_api/access.py": 1,  # the interceptor of HTTP
     # The supervisor of an experiment with a plug-in's module: plain torch serves it instead.
     "services/inference-api/fedfleet_inference_api/backends/choice.py": 1,
     "services/inference-api/fedfleet_inference_api/follower.py": 1,  # supervisor of its thread
+    # The supervisor of a load: whatever a version raises there is that version's trouble.
+    "services/inference-api/fedfleet_inference_api/service.py": 1,
     "services/worker/fedfleet_worker/__main__.py": 1,
     "services/worker/fedfleet_worker/workbench.py": 1,  # supervisor of plug-ins: a job fails alone
-    # Supervisors: one camera's trouble is not that of the others.
-    "services/inference-api/fedfleet_inference_api/cameras/fleet.py": 1,
+    # Supervisors: one camera's trouble is not that of the others, nor theirs that of all.
+    "services/inference-api/fedfleet_inference_api/cameras/fleet.py": 2,
     "services/inference-api/fedfleet_inference_api/cameras/watcher.py": 1,
 }
 

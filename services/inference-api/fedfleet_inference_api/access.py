@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedfleet.errors import FedFleetError
@@ -26,7 +27,8 @@ class Access:
     """Wrap the application.
 
     Here an exception that no handler knew becomes INTERNAL: the caller gets a fixed text, the log
-    the traceback.
+    the traceback. A caller that has left gets nothing: its request is counted as aborted, and as
+    no error.
 
     Args:
         is_draining: asks whether the service is about to stop: then connections are closed behind
@@ -61,6 +63,8 @@ class Access:
 
         try:
             await self._app(scope, receive, with_headers)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered, and nobody is to blame
         except Exception:
             logger.exception(
                 "request_failed", extra={"path": scope["path"], "request_id": request_id}

@@ -14,6 +14,7 @@ from fedfleet.types import InputSpec
 from fedfleet_inference_api.servable import Servable
 
 RETRY_AFTER_S = 1
+OLDER = "how many older versions there are; the next ones: before=(this + 1), of one model"
 V2 = "/v2"  # where the routes of the KServe V2 protocol are
 # On every answer, whatever it is.
 HEADERS = {
@@ -73,7 +74,11 @@ class ModelRef(BaseModel):
     )
     kind: str = Field(description="classification or detection")
     level: str = Field(description="width at which it is served: a is all of it")
-    backend: str = Field(description="what computed: torch, torch-bfloat16 or onnx")
+    backend: str = Field(
+        description="what computes: torch, torch-bfloat16 or onnx; where one is the faster for few "
+        "images and another one for many, both, and up to how many images the first",
+        examples=["torch", "onnx up to 3, then torch"],
+    )
 
 
 class Latency(BaseModel):
@@ -147,6 +152,7 @@ class ModelSummary(BaseModel):
     aliases: dict[str, int] = Field(description="alias: version that it points at")
     served: int | None = Field(description="the version that /predict answers with, if any")
     versions: list[VersionSummary] = Field(description="newest first, cut at the limit")
+    older: int = Field(ge=0, description=OLDER)
 
 
 class ModelsAnswer(BaseModel):
@@ -173,6 +179,7 @@ class ModelDetail(BaseModel):
     classes: list[str] = Field(description="of the newest version")
     input: InputAnswer
     versions: list[VersionDetail] = Field(description="newest first, cut at the limit")
+    older: int = Field(ge=0, description=OLDER)
 
 
 class RefusedVersion(BaseModel):

@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from fedfleet.errors import FedFleetError, InvalidInput
@@ -44,8 +43,8 @@ def create_app(service: InferenceService) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
         try:
+            service.start()  # what has begun before a part fails is ended, too
             yield
         finally:
             await asyncio.to_thread(service.stop)
@@ -72,7 +71,7 @@ def create_app(service: InferenceService) -> FastAPI:
     routers = [make(service) for make in (predict_router, model_router, health_router)]
     routers += [served_router(service), v2_router(service)]
     routers += [history_router(service), camera_router(service.station)]
-    routers += [event_router(service.station.hub), page_router()]
+    routers += [event_router(service.station.hub, service.station.names), page_router()]
     scopes.check_complete(routes_of(app.routes, *(router.routes for router in routers)))
     for router in routers:
         app.include_router(router)
@@ -110,11 +109,6 @@ def _handle_errors(app: FastAPI, service: InferenceService) -> None:
         message = f"{request.method} {request.url.path}: {error.detail}"
         path = request.url.path
         return error_json(error.status_code, code, message, error.headers, path=path)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        left = InvalidInput("the caller left before its request was answered")
-        return error_response(left, path=request.url.path)
 
 
 def _describe(item: dict[str, object]) -> str:

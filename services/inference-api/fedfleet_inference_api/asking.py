@@ -76,18 +76,19 @@ async def choose(
     """
     if version is not None and alias is not None:
         raise InvalidInput("version and alias: ask for one of them")
-    current = service.follower.following.current
+    following = service.follower.following  # once: another model may be served a moment later
+    current = following.current
     served_name = current.record.model if current else service.config.serve_model
     name = model or served_name
     is_served_alias = alias is None or alias == service.config.serve_alias
     if version is None and is_served_alias and name == served_name:
-        servable = service.served()
+        servable = service.served(following)
         request_id = request_id or uuid.uuid4().hex
         if alias is None:
-            servable = _canary(service, servable, request_id)
+            servable = _canary(service, following.candidate, servable, request_id)
         return Choice(servable, _as_asked(servable, alias), request_id)
     if not name:
-        service.served()  # says why there is none
+        service.served(following)  # says why there is none
     wanted = str(version) if version is not None else alias or service.config.serve_alias
     servable = await service.pinned.servable(name, wanted)
     asked_as = "" if version is not None else wanted
@@ -99,8 +100,9 @@ def _as_asked(servable: Servable, alias: str | None) -> str | None:
     return alias if alias is None or servable.alias == alias else ""
 
 
-def _canary(service: InferenceService, current: Servable, request_id: str) -> Servable:
-    candidate = service.follower.following.candidate
+def _canary(
+    service: InferenceService, candidate: Servable | None, current: Servable, request_id: str
+) -> Servable:
     share = service.config.canary_share
     if candidate is None or not share:
         return current
@@ -145,7 +147,7 @@ async def forward(
 
     Raises:
         VersionFailedError: the version failed.
-        Unavailable, TimedOut, InvalidInput: as ``Predictor.forward``.
+        Unavailable, TimedOut, ClientDisconnect: as ``Predictor.forward``.
     """
     with Blame(servable):
         forwarded = await service.predictor.forward(

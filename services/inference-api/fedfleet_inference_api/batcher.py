@@ -84,7 +84,7 @@ class Batcher:
     """The queues before the model; not safe from several threads.
 
     Versions and lanes take turns, a batch each, so that none waits for the backlog of another.
-    The shadow's turn comes when nobody else waits.
+    The shadow's turn comes when nobody else waits, and is one image.
 
     Args:
         max_batch: images that are computed together.
@@ -124,7 +124,9 @@ class Batcher:
         gone: list[Job] = []
         while not batch and (queues := self._first or self._last):
             key, queue = queues.popitem(last=False)
-            while queue and len(batch) < self._max_batch:
+            # Of the shadow one image: whoever comes meanwhile waits for all of what is computed.
+            most = 1 if key[0] == "shadow" else self._max_batch
+            while queue and len(batch) < most:
                 job = queue.popleft()
                 self.waiting[job.lane] -= 1
                 if not job.begin():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from types import TracebackType
 
+from starlette.requests import ClientDisconnect
+
 from fedfleet.errors import FedFleetError, VersionInvalid
 from fedfleet_inference_api.servable import Servable
 
@@ -27,7 +29,8 @@ class VersionFailedError(Exception):
 class Blame:
     """Around the computation alone: what it raises there becomes VersionFailedError.
 
-    Being cancelled, waiting too long and finding no place is nobody's fault and passes.
+    Being cancelled, having left, waiting too long and finding no place is nobody's fault and
+    passes.
     """
 
     def __init__(self, servable: Servable) -> None:
@@ -53,6 +56,6 @@ def fault_of(error: BaseException | None) -> FedFleetError | None:
     """What is wrong with the version that raised this while it computed; None: nothing."""
     if isinstance(error, VersionInvalid):
         return error
-    if isinstance(error, Exception) and not isinstance(error, FedFleetError):
+    if isinstance(error, Exception) and not isinstance(error, (FedFleetError, ClientDisconnect)):
         return FedFleetError("the version failed to compute an answer: see the service's log")
     return None

@@ -24,6 +24,7 @@ class StatusAnswer(BaseModel):
     codec: str
     restarts: int = Field(ge=0)
     dropped: int = Field(ge=0)
+    retry_at_s: float = Field(ge=0, description="since the epoch, when it is tried again; 0: not")
 
 
 class SeenBy(BaseModel):
@@ -49,12 +50,19 @@ class CameraAnswer(BaseModel):
     transport: str
     stall_s: float
     max_side: int
+    kept: bool = Field(description="whether it is there again after a restart of the service")
+    configured: bool = Field(
+        description="whether the service's own file names it: then it is there again after a "
+        "restart even where a caller has removed it"
+    )
     status: StatusAnswer
     model: SeenBy | None
 
 
 class CamerasAnswer(BaseModel):
     cameras: list[CameraAnswer]
+    fault: str = Field(description="why cameras that callers added are missing, empty: none is")
+    may_add: bool = Field(description="whether the settings name networks for cameras of callers")
 
 
 class CameraIn(BaseModel):

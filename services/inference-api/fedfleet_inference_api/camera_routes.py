@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from fedfleet.errors import InvalidInput
+from fedfleet.errors import InvalidInput, NotFound, Unavailable
 from fedfleet_inference_api.answers import ErrorAnswer
 from fedfleet_inference_api.aside import Aside
 from fedfleet_inference_api.camera_answers import CameraAnswer, CameraIn, CamerasAnswer
 from fedfleet_inference_api.cameras.config import camera_from_json
 from fedfleet_inference_api.cameras.station import Station
 from fedfleet_inference_api.cameras.streams import LiveResponse
-from fedfleet_inference_api.cameras.viewers import Viewers, Watch
+from fedfleet_inference_api.cameras.viewers import Picture, Watch
 
 Name = Annotated[str, Path(max_length=64)]
 Width = Annotated[int | None, Query(ge=16, le=4096, description="of the picture in pixels")]
+LiveWidth = Annotated[
+    int | None,
+    Query(ge=16, le=4096, description="up to 640: pictures that wide, whose texts fit; else 1280"),
+]
 
 MAX_BYTES = 64 * 1024
 # At once: each waits for the resolver, and some answer after half a minute only.
@@ -29,9 +33,8 @@ BOUNDARY = b"--frame\r\n"
 MJPEG = "multipart/x-mixed-replace; boundary=frame"
 # A picture again though nothing changed: so a caller that is gone without a word is noticed.
 REPEAT_S = 10.0
-# Instead, while there is none: one more line among the first part's headers, which nobody reads.
-# (An empty one would end them, and the first picture be lost.)
-_WAITING = b"x-waiting: 1\r\n"
+# A stream without a picture looks like one that hangs: after so long its caller is told why.
+FIRST_S = 3.0
 _PICTURE_HEADERS = {"cache-control": "no-store", "cross-origin-resource-policy": "same-origin"}
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -57,11 +60,15 @@ def camera_router(station: Station) -> APIRouter:
     @router.get("/cameras")
     async def cameras() -> CamerasAnswer:
         """List the cameras and how they are."""
-        return CamerasAnswer(cameras=[_answer(station, name) for name in station.names()])
+        answers = []
+        for name in station.names():
+            with suppress(NotFound):  # removed since the names were read
+                answers.append(_answer(station, name))
+        return CamerasAnswer(cameras=answers, fault=station.fault, may_add=station.may_add)
 
     @router.post("/cameras", status_code=201, openapi_extra=_BODY)
     async def add(request: Request) -> CameraAnswer:
-        """Add a camera within the allowed networks; it is forgotten when the service stops."""
+        """Add a camera within the allowed networks; `kept` says whether it outlives the service."""
         camera = camera_from_json(await _read_json(request))
         await adding.run(lambda: station.add(camera))
         return _answer(station, camera.name)
@@ -90,9 +97,9 @@ def camera_router(station: Station) -> APIRouter:
         return Response(picture.jpeg, 200, {**_PICTURE_HEADERS, **headers}, "image/jpeg")
 
     @router.get("/cameras/{name}/stream.mjpg", response_class=Response, responses=_LIVE)
-    async def stream(name: Name) -> Response:
+    async def stream(name: Name, width: LiveWidth = None) -> Response:
         """The live view as Motion JPEG, at most 10 pictures a second."""
-        return LiveResponse(lambda: _live(station.viewers, name), MJPEG)
+        return LiveResponse(lambda: _live(station, name, width), MJPEG)
 
     return router
 
@@ -116,20 +123,28 @@ async def _read_json(request: Request) -> object:
     return value
 
 
+def _no_picture(station: Station, name: str) -> Unavailable:
+    """Why a camera shows nothing; raises NotFound where there is no such camera any more."""
+    status = _answer(station, name).status
+    why = f" ({status.code.value})" if status.code.value else ""
+    return Unavailable(f"camera {name!r} has given no picture yet: it is {status.state.value}{why}")
+
+
 @asynccontextmanager
-async def _live(viewers: Viewers, name: str) -> AsyncIterator[AsyncIterator[bytes]]:
-    async with viewers.watch(name) as watch:
-        yield _parts(watch)
+async def _live(
+    station: Station, name: str, width: int | None
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with station.viewers.watch(name, width) as watch:
+        first = await watch.next(FIRST_S)
+        if first is None:
+            raise _no_picture(station, name)
+        yield _parts(watch, first)
 
 
-async def _parts(watch: Watch) -> AsyncIterator[bytes]:
+async def _parts(watch: Watch, picture: Picture) -> AsyncIterator[bytes]:
     """The boundary behind each picture, too: browsers show it when they have read that."""
     yield BOUNDARY
-    last = None
     while not watch.is_over:
-        last = await watch.next(REPEAT_S) or last
-        if last is None and not watch.is_over:
-            yield _WAITING
-        elif last is not None and not watch.is_over:
-            head = f"content-type: image/jpeg\r\ncontent-length: {len(last.jpeg)}\r\n\r\n"
-            yield head.encode() + last.jpeg + b"\r\n" + BOUNDARY
+        head = f"content-type: image/jpeg\r\ncontent-length: {len(picture.jpeg)}\r\n\r\n"
+        yield head.encode() + picture.jpeg + b"\r\n" + BOUNDARY
+        picture = await watch.next(REPEAT_S) or picture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,7 +13,8 @@ from starlette.datastructures import QueryParams
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from fedfleet.errors import FedFleetError, InvalidInput
+from fedfleet.errors import FedFleetError, InvalidInput, NotFound
+from fedfleet.tables import suggest
 from fedfleet_inference_api.answers import HEADERS, ErrorAnswer, error_response
 from fedfleet_inference_api.cameras.hub import GAP, KEPT, EventHub, Reader, Told
 from fedfleet_inference_api.cameras.seen import CameraEvent
@@ -26,10 +27,17 @@ MOST_FILTERS = 64
 LARGEST_ID = 2**53 - 1  # what JavaScript can hold
 MOST_DIGITS = len(str(LARGEST_ID))
 GOING_AWAY, POLICY = 1001, 1008
+# All that there are: a filter that names another would be silent for ever.
+KINDS = (
+    *("track_started", "track_moved", "track_ended", "classified", "state"),
+    *("version_served", "version_refused", "rolled_back", "candidate_ready", "candidate_left"),
+    GAP,
+)
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}},
     400: {"model": ErrorAnswer, "description": "INVALID_INPUT"},
+    404: {"model": ErrorAnswer, "description": "NOT_FOUND"},
     503: {"model": ErrorAnswer, "description": "UNAVAILABLE"},
     "default": {"model": ErrorAnswer, "description": "any other error"},
 }
@@ -74,7 +82,12 @@ class Wish:
         return self.after
 
 
-def event_router(hub: EventHub) -> APIRouter:
+def event_router(hub: EventHub, cameras: Callable[[], Collection[str]]) -> APIRouter:
+    """The routes of events.
+
+    Args:
+        cameras: names of those that there are now.
+    """
     router = APIRouter(tags=["events"])
 
     @router.get("/events", response_class=Response, responses=ERRORS)
@@ -92,12 +105,14 @@ def event_router(hub: EventHub) -> APIRouter:
             after=after if last_event_id is None else last_event_id,
             last=last,
         )
+        _check(wish, hub, cameras())
         return LiveResponse(lambda: _told(hub, wish), "text/event-stream")
 
     async def socket(websocket: WebSocket) -> None:
         """Tell events as messages of JSON; nothing is asked of the caller."""
         try:
             wish = read_wish(websocket.query_params)
+            _check(wish, hub, cameras())
             with hub.subscribe(wish.begin(hub)) as reader:
                 await _talk(websocket, reader, wish)
         except FedFleetError as error:  # before the handshake's answer: an ordinary one
@@ -123,6 +138,22 @@ def read_wish(query: QueryParams) -> Wish:
         after=_number(query, "after") if "after" in query else None,
         last=min(KEPT, _number(query, "last") if "last" in query else 0),
     )
+
+
+def _check(wish: Wish, hub: EventHub, cameras: Collection[str]) -> None:
+    """Refuse filters by which nothing would ever be told.
+
+    Raises:
+        InvalidInput: there is no such kind of event.
+        NotFound: there is no such camera, and nothing is kept of one.
+    """
+    for kind in sorted(wish.kinds.difference(KINDS)):
+        raise InvalidInput(f"kind = {kind[:50]!r}: no event is of it; {suggest(kind, list(KINDS))}")
+    unknown = wish.cameras.difference(cameras, [""])  # events of the model have no camera
+    if unknown:  # one that was removed meanwhile may still be read of
+        unknown = unknown.difference(event.camera for event in hub.after(0))
+    for name in sorted(unknown):
+        raise NotFound(f"there is no camera {name[:64]!r}; {suggest(name, list(cameras))}")
 
 
 def _number(query: QueryParams, name: str) -> int:

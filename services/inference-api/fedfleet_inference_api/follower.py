@@ -5,26 +5,35 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fedfleet.errors import Conflict, FedFleetError, StoreUnavailable, VersionInvalid
 from fedfleet.obs.logs import log_context
+from fedfleet.store.audit import Audit, Deed
 from fedfleet.store.protocols import Registry, VersionRecord
+from fedfleet_inference_api.alias_reader import AliasReader
 from fedfleet_inference_api.attempts import Attempts
-from fedfleet_inference_api.following import Following, Refused, Target, is_same
+from fedfleet_inference_api.following import (
+    Following,
+    Refused,
+    Target,
+    is_of,
+    is_same,
+    of_model,
+    of_other_model,
+    under,
+)
 from fedfleet_inference_api.freeing import give_back
 from fedfleet_inference_api.metrics import Metrics
+from fedfleet_inference_api.rolled_back import RolledBack
 from fedfleet_inference_api.servable import Servable
 from fedfleet_inference_api.trial import Trial
 
 logger = logging.getLogger(__name__)
 
-EVENTS_AT_ONCE = 1000
-# Older versions that are tried where nothing is served and the newest one is refused.
-MOST_OLDER = 5
-PREVIOUS = "previous"
+ACTOR = "inference"
 
 # Builds a version and warms it up, or raises a FedFleetError that says why it cannot be served.
 Load = Callable[[VersionRecord, str], Servable]
@@ -51,6 +60,20 @@ class Course:
     moves_alias: bool = False
 
 
+@dataclass
+class _MoveBack:
+    """An alias that is to be moved back in the registry.
+
+    Args:
+        target: what it names, unless somebody moves it meanwhile.
+        is_recorded: it stands in the audit log.
+    """
+
+    target: Target
+    back: VersionRecord
+    is_recorded: bool = False
+
+
 class Follower:
     """Looks at the registry every ``poll_s`` seconds; serves what the alias points at.
 
@@ -61,6 +84,8 @@ class Follower:
     for the registry or for a load under it.
 
     Args:
+        audit: where a move of the alias is recorded before it is made.
+        actor: whose deed that is, as the audit log names it.
         prepare: called before each look; raises a FedFleetError where nothing can be loaded yet.
         changed: told, under the lock, of each change of ``following``; must return at once.
         clock: seconds that only grow.
@@ -72,7 +97,9 @@ class Follower:
         load: Load,
         metrics: Metrics,
         course: Course,
+        audit: Audit,
         *,
+        actor: str = ACTOR,
         prepare: Callable[[], None] = lambda: None,
         changed: Changed = lambda before, after: None,
         clock: Callable[[], float] = time.monotonic,
@@ -84,18 +111,20 @@ class Follower:
         self._changed = changed
         self._metrics = metrics
         self._course = course
+        self._audit = audit
+        self._actor = actor
         self._lock = threading.Lock()
-        self._last_event_id = 0
-        self._recent: list[str] = []  # models by their last event, newest last
+        self._reader = AliasReader(registry, course.model, course.alias)
         self._pending = True  # the alias may point elsewhere than at what is served
         self._target: Target | None = None  # what the alias pointed at when it was last read
-        self._candidate_target: Target | None = None
         self._attempts = Attempts(clock)
         self._candidate_attempts = Attempts(clock)
+        self._searches = Attempts(clock)  # for what may stand in for a version that was rolled back
+        self._left = RolledBack()
         self._trials = [
             Trial(course.rollback_failures, course.rollback_window_s, clock) for _ in range(2)
         ]
-        self._move_back: tuple[Target, VersionRecord] | None = None
+        self._move_back: _MoveBack | None = None
         self._fault = ""  # what is wrong with a version; a look that fails hides it for a while
         self._unforeseen = ""
         self._stopping = threading.Event()
@@ -134,7 +163,8 @@ class Follower:
             return
         try:
             self._return_alias()
-            self._read_events()
+            if self._reader.has_news():
+                self._pending = True
             if self._pending and not self.following.is_held:
                 self._pending = False  # before the look: what is reported during it counts
                 self._look()
@@ -145,10 +175,27 @@ class Follower:
             self._look_failed(f"the registry cannot be read: {error.code}: {error.message}")
 
     def _look(self) -> None:
-        self._target = self._read_target()
-        if self._target is not None:
-            self._follow(self._target)
-            self._follow_candidate(self._target.record.model)
+        self._target = target = self._reader.target()
+        if target is None:
+            return
+        candidate = self._read_candidate(target.record.model)
+        # Both before either is followed: what fails from now on is left at these revisions.
+        self._note_read(self._course.alias, target)
+        if candidate is not None:
+            self._note_read(self._course.canary_alias, candidate)
+        self._follow(target)
+        if self._course.canary_alias:
+            self._follow_candidate(candidate)
+
+    def _read_candidate(self, model: str) -> Target | None:
+        alias = self._course.canary_alias
+        return self._reader.named(model, alias) if alias else None
+
+    def _note_read(self, alias: str, target: Target) -> None:
+        if self._left.read(alias, target):
+            with self._lock:
+                for trial in self._trials:
+                    trial.restart(target.record)
 
     def _looked(self) -> None:
         """Say no longer that a look failed."""
@@ -164,83 +211,86 @@ class Follower:
             self._fault = fault
             self._pending = True
 
-    # What the registry says.
-
-    def _read_events(self) -> None:
-        while events := self._registry.events(self._last_event_id, EVENTS_AT_ONCE):
-            for event in events:
-                if event.model in self._recent:
-                    self._recent.remove(event.model)
-                self._recent.append(event.model)
-            self._last_event_id = events[-1].event_id
-            self._pending = True
-
-    def _read_target(self) -> Target | None:
-        """The version that should be served, None while the alias does not exist."""
-        course = self._course
-        for name in [course.model] if course.model else reversed(self._recent):
-            target = self._read_alias(name, course.alias)
-            if target is not None:
-                return target
-        return None
-
-    def _read_alias(self, model: str, name: str) -> Target | None:
-        alias = self._registry.aliases(model).get(name)
-        if alias is None:
-            return None
-        return Target(self._registry.version(model, alias.number), alias.revision)
-
     # Loading and switching.
 
     def _follow(self, target: Target) -> None:
         record = target.record
         now = self.following
         with log_context(model=record.model, version=record.number, round=record.round):
-            if self._attempts.is_banned(target):
-                # It was rolled back with nothing to go back to, and is still what answers.
-                if now.current is not None and is_same(now.current.record, record):
-                    # Only ever set here: who rolls back meanwhile sets it, too.
-                    self._pending = True
-                    if self._attempts.is_due(target) and not self._fall_back(target):
-                        self._leave_model()
-            elif now.current is not None and is_same(now.current.record, record):
-                self._settle(now.current)
+            if self._is_left(record):
+                # Not tried again until its alias is set anew, and perhaps still what answers.
+                if now.current is not None or self._attempts.is_due(target):
+                    self._stand_in(target)
             elif (at_hand := now.at_hand(record)) is not None:
-                self._settle(replace(at_hand, alias=self._course.alias))
+                self._settle(under(at_hand, self._course.alias))
+                return
             elif self._attempts.is_due(target):
-                self._swap(target)
+                if self._swap(target):
+                    return
             else:
                 self._pending = True
+                if now.current is not None:
+                    self._stand_in(target)
+        self._restate(target)
 
-    def _swap(self, target: Target) -> None:
+    def _swap(self, target: Target) -> bool:
+        """Load and serve; whether that went well."""
         record, started_s = target.record, time.perf_counter()
         try:
             servable = self._load(record, self._course.alias)
         except FedFleetError as error:
             self._refuse(record, error)
-            self._fail(_could_not(record, error))
-            if self.following.current is None and not isinstance(error, StoreUnavailable):
-                self._fall_back(target)
-            return
+            self._attempts.failed(target, _could_not(record, error))
+            self._pending = True
+            self._restate(target)
+            if not isinstance(error, StoreUnavailable):
+                self._stand_in(target)
+            return False
         load_s = time.perf_counter() - started_s
         self._metrics.load_s.observe(load_s)
         self._settle(servable)
         logger.info("version_served", extra={"digest": record.digest, "load_s": round(load_s, 4)})
         give_back()  # what the version before the previous one was made of
+        return True
 
     def _settle(self, servable: Servable) -> None:
         """Serve a version from the next request on, and keep the one before it."""
+        record = servable.record
         with self._lock:
             now = self.following
             self._attempts.succeeded()
-            if now.is_held:  # somebody went back while this one was loaded
+            if now.is_held or self._is_left(record):  # somebody went back meanwhile
                 return
-            if servable is now.current:
-                self._put(failure="")
+            refused = now.without_refused(record)
+            if is_of(now.current, record):
+                self._put(current=servable, failure="", refused=refused)
                 return
-            candidate = None if servable.record is _record(now.candidate) else now.candidate
-            self._put(current=servable, previous=now.current, candidate=candidate, failure="")
+            self._put(
+                current=servable,
+                previous=self._kept(now.current),
+                candidate=None if is_of(now.candidate, record) else now.candidate,
+                failure="",
+                refused=refused,
+            )
             self._metrics.swaps.labels("swapped").inc()
+
+    def _kept(self, before: Servable | None) -> Servable | None:
+        """What was served before, as it is kept: no alias points at it any more."""
+        if before is None or self._is_left(before.record):
+            return None
+        return under(before, "")
+
+    def _restate(self, target: Target) -> None:
+        """Say why the target is not what answers, and what is wrong with what does."""
+        alias = self._course.alias
+        with self._lock:
+            now = self.following
+            reasons = [self._left.reason(target.record, alias) or self._attempts.reason(target)]
+            if now.current is not None and not is_same(now.current.record, target.record):
+                reasons.append(self._left.reason(now.current.record, alias))
+            failure = "; ".join(filter(None, reasons))
+            if failure != self._fault and failure and not now.is_held:
+                self._put(failure=failure)
 
     def _put(self, **changes: Any) -> None:
         """Replace what is served. Any: they are fields of ``Following``. Called under the lock."""
@@ -250,7 +300,7 @@ class Follower:
         current = self.following.current
         if current is not None and current is not before.current:
             self._metrics.serve(current.record, is_verified=current.is_verified)
-            self._trials[0].begin(current)
+        self._trials[0].begin(current)
         self._trials[1].begin(self.following.candidate)
         self._changed(before, self.following)
 
@@ -259,16 +309,30 @@ class Follower:
         self._metrics.refused_versions.labels(error.code).inc()
         logger.warning("version_refused", exc_info=error)
         with self._lock:
-            self._put(refused=self.following.with_refused(_refused(record, error)))
+            self._put(refused=self.following.with_refused(Refused.now(record, error)))
 
     def _fail(self, reason: str) -> None:
         with self._lock:
             self._put(failure=reason)
             self._pending = True
 
+    def _stand_in(self, target: Target) -> None:
+        """Where nothing answers, or only what was rolled back, serve what is fit before it."""
+        current = self.following.current
+        if current is not None:
+            if not self._is_left(current.record):
+                return
+            self._pending = True
+            if not self._searches.is_due(Target(current.record, 0)):
+                return
+        if self._fall_back(target):
+            self._searches.succeeded()
+        else:
+            self._leave_model()
+
     def _fall_back(self, target: Target) -> bool:
-        """Serve the last good version before the one that is refused; whether there is one."""
-        for record in self._older(target):
+        """Serve the last good version before the target; whether there is one."""
+        for record in self._reader.older(target, self._is_left):
             if self._stopping.is_set():
                 return False
             with log_context(version=record.number, round=record.round):
@@ -278,9 +342,14 @@ class Follower:
                     self._refuse(record, error)
                     continue
                 with self._lock:
-                    if self.following.is_held:  # somebody went back while this one was loaded
+                    now = self.following
+                    if now.is_held:  # somebody went back while this one was loaded
                         return True
-                    self._put(current=servable, previous=None)
+                    self._put(
+                        current=servable,
+                        previous=of_other_model(now.previous, record.model),
+                        refused=now.without_refused(record),
+                    )
                 self._metrics.swaps.labels("fell_back").inc()
                 logger.warning("older_version_served", extra={"digest": record.digest})
                 return True
@@ -290,50 +359,38 @@ class Follower:
         """Serve ``previous``, of another model: nothing else of the model that is stuck can be."""
         with self._lock:
             now = self.following
-            if now.is_held or now.previous is None:
+            if now.is_held or now.previous is None or self._is_left(now.previous.record):
                 return
             self._put(current=now.previous, previous=None)
         self._metrics.swaps.labels("fell_back").inc()
         logger.warning("other_model_served", extra={"model": now.previous.record.model})
 
-    def _older(self, target: Target) -> Iterator[VersionRecord]:
-        """What the alias ``previous`` points at, then older versions, newest first."""
-        newest = target.record
-        previous = self._read_alias(newest.model, PREVIOUS)
-        seen = {newest.number}
-        found = [previous.record] if previous else []
-        found += [v for v in self._registry.versions(newest.model) if v.number < newest.number]
-        for record in found:
-            if record.number in seen or record.retired_at_s is not None:
-                continue
-            if len(seen) > MOST_OLDER:
-                return
-            seen.add(record.number)
-            yield record
-
     # The candidate.
 
-    def _follow_candidate(self, model: str) -> None:
+    def _follow_candidate(self, target: Target | None) -> None:
         """Have the canary alias's version at hand, where it is another than what is served."""
-        if not self._course.canary_alias:
-            return
-        target = self._read_alias(model, self._course.canary_alias)
-        self._candidate_target = target
         now = self.following
-        if target is None or (now.current and is_same(now.current.record, target.record)):
+        if (
+            target is None
+            or is_of(now.current, target.record)
+            or self._is_left(target.record, self._course.canary_alias)  # in production, too
+        ):
             wanted: Servable | None = None
-        elif self._candidate_attempts.is_banned(target):
-            wanted = None
-        elif now.candidate is not None and is_same(now.candidate.record, target.record):
-            return  # the very same object: its trial and its standing go on
+        elif is_of(now.candidate, target.record):
+            return  # its trial and its standing go on
         else:
-            wanted = now.at_hand(target.record)
-            if wanted is None:
-                wanted = self._load_candidate(target)
-            elif wanted.alias != self._course.canary_alias:
-                wanted = replace(wanted, alias=self._course.canary_alias)
+            at_hand = now.at_hand(target.record)
+            wanted = (
+                self._load_candidate(target)
+                if at_hand is None
+                else under(at_hand, self._course.canary_alias)
+            )
         with self._lock:
-            self._put(candidate=wanted)
+            now = self.following
+            if wanted is None:
+                self._put(candidate=None)
+            elif not self._is_left(wanted.record, wanted.alias):  # else it failed meanwhile
+                self._put(candidate=wanted, refused=now.without_refused(wanted.record))
 
     def _load_candidate(self, target: Target) -> Servable | None:
         record = target.record
@@ -365,66 +422,107 @@ class Follower:
         Returns:
             The version to ask instead, of the same model; None where there is no other.
         """
+        record, is_unfit = servable.record, isinstance(error, VersionInvalid)
         with self._lock:
-            now, is_unfit = self.following, isinstance(error, VersionInvalid)
-            if servable is now.candidate:
+            now = self.following
+            if is_of(now.candidate, record):
                 if self._trials[1].has_failed(servable, is_unfit=is_unfit):
                     self._drop_candidate(servable, error)
-            elif servable is now.current and self._trials[0].has_failed(
-                servable, is_unfit=is_unfit
-            ):
-                if now.is_held:
-                    self._put(failure=f"{servable.title}: {error.code}: {error.message}")
-                else:
-                    self._roll_back(servable, error)
+            elif is_of(now.current, record):
+                if self._is_left(record):  # it is known, and another one is looked for
+                    self._pending = True
+                elif self._trials[0].has_failed(servable, is_unfit=is_unfit):
+                    self._leave(servable, error)
             current = self.following.current
-            return current if current is not servable else _way_back(self.following)
+            if is_of(current, record):
+                return self._way_back(self.following)
+            return of_model(current, record.model)
 
     def _drop_candidate(self, servable: Servable, error: FedFleetError) -> None:
-        target = self._candidate_target
-        if target is not None and is_same(target.record, servable.record):
-            self._candidate_attempts.ban(target)
+        self._left.add(servable.record, _was_rolled_back(servable, error))
         self._put(candidate=None, refused=self._rolled_back(servable, error))
+        self._metrics.swaps.labels("candidate_dropped").inc()
+
+    def _leave(self, servable: Servable, error: FedFleetError) -> None:
+        if self.following.is_held:
+            self._put(failure=f"{servable.title}: {error.code}: {error.message}")
+        else:
+            self._roll_back(servable, error)
 
     def _roll_back(self, servable: Servable, error: FedFleetError) -> None:
-        now, target, back = self.following, self._target, _way_back(self.following)
-        if target is not None and is_same(target.record, servable.record):
-            self._attempts.ban(target)
-            if self._course.moves_alias and back is not None:
-                self._move_back = (target, back.record)
+        now, target, back = self.following, self._target, self._way_back(self.following)
+        reason = _was_rolled_back(servable, error)
+        self._left.add(servable.record, reason)
+        is_target = target is not None and is_same(target.record, servable.record)
+        if target is not None and is_target and back is not None and self._course.moves_alias:
+            self._move_back = _MoveBack(target, back.record)
         self._pending = True
         self._put(
-            current=back or servable,
+            current=under(back, "") if back else now.current,
             previous=None if back else now.previous,  # of another model: if all else fails
-            failure=f"{servable.title} was rolled back: {error.code}: {error.message}",
+            failure=reason,
             refused=self._rolled_back(servable, error),
         )
+        self._metrics.swaps.labels("rolled_back").inc()
+
+    def _is_left(self, record: VersionRecord, alias: str = "") -> bool:
+        """Whether a version was rolled back; of the followed alias where none is named."""
+        return self._left.holds(record, alias or self._course.alias)
+
+    def _way_back(self, now: Following) -> Servable | None:
+        """The version before, where it may answer instead: of the same model, and fit."""
+        current, previous = now.current, now.previous
+        if current is None or previous is None or now.is_held or self._is_left(previous.record):
+            return None
+        return of_model(previous, current.record.model)
 
     def _rolled_back(self, servable: Servable, error: FedFleetError) -> tuple[Refused, ...]:
         record = servable.record
-        self._metrics.swaps.labels("rolled_back").inc()
         self._metrics.refused_versions.labels(error.code).inc()
         logger.warning(
             "version_rolled_back",
             extra={"model": record.model, "version": record.number, "code": error.code},
         )
-        return self.following.with_refused(_refused(record, error, was_served=True))
+        return self.following.with_refused(Refused.now(record, error, was_served=True))
 
     def _return_alias(self) -> None:
         """Move the alias back where the settings say so and nobody has moved it meanwhile."""
-        if self._move_back is None:
+        move = self._move_back
+        if move is None:
             return
-        target, record = self._move_back
+        record = move.back
         try:
+            if not move.is_recorded:  # before it is done, as the coordinator has it
+                self._record(move)
+                move.is_recorded = True
             self._registry.set_alias(
-                record.model, self._course.alias, record.number, target.revision
+                record.model, self._course.alias, record.number, move.target.revision
             )
             logger.info("alias_moved_back", extra={"version": record.number})
         except StoreUnavailable:
             raise  # tried again at the next look
-        except FedFleetError:
+        except FedFleetError as error:
             logger.warning("alias_not_moved_back", exc_info=True)
-        self._move_back = None
+            if move.is_recorded:
+                self._record(move, refused=error.code)
+        if self._move_back is move:  # another may have come meanwhile
+            self._move_back = None
+
+    def _record(self, move: _MoveBack, **more: str) -> None:
+        fields = {
+            "alias": self._course.alias,
+            "version": move.back.number,
+            "left_version": move.target.record.number,
+            "expected_revision": move.target.revision,
+        }
+        deed = Deed(
+            at_s=time.time(),
+            actor=self._actor,
+            action="roll_back_alias",
+            object=f"model/{move.back.model}",
+            fields={**fields, **more},
+        )
+        self._audit.append(deed)
 
     def hold_previous(self) -> None:
         """Go back to the version before, and stay there until ``resume``.
@@ -438,35 +536,25 @@ class Follower:
                 raise Conflict("it is rolled back already: POST /served/follow ends that")
             if now.previous is None:
                 raise Conflict("there is no version to go back to: none was served before")
-            self._put(current=now.previous, previous=now.current, is_held=True, failure="")
-            self._metrics.swaps.labels("rolled_back").inc()
+            back = under(now.previous, "")
+            self._put(current=back, previous=now.current, is_held=True, failure="")
+            self._metrics.swaps.labels("held").inc()
         logger.warning("rolled_back_by_hand")
 
     def resume(self) -> None:
         """Follow the alias again."""
         with self._lock:
-            self._put(is_held=False, failure="")
+            if self.following.is_held:  # else a version that is refused would seem to be none
+                self._put(is_held=False, failure="")
             self._pending = True
         logger.info("follows_again")
-
-
-def _way_back(now: Following) -> Servable | None:
-    """The version before, where it may answer instead: of the same model, not left by hand."""
-    current, previous = now.current, now.previous
-    if current is None or previous is None or now.is_held:
-        return None
-    return previous if previous.record.model == current.record.model else None
-
-
-def _record(servable: Servable | None) -> VersionRecord | None:
-    return servable.record if servable else None
-
-
-def _refused(record: VersionRecord, error: FedFleetError, *, was_served: bool = False) -> Refused:
-    return Refused(record.model, record.number, error.code, error.message, time.time(), was_served)
 
 
 def _could_not(record: VersionRecord, error: FedFleetError) -> str:
     return (
         f"{record.model} version {record.number} could not be loaded: {error.code}: {error.message}"
     )
+
+
+def _was_rolled_back(servable: Servable, error: FedFleetError) -> str:
+    return f"{servable.title} was rolled back: {error.code}: {error.message}"

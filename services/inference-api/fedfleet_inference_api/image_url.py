@@ -23,6 +23,7 @@ import h11
 
 from fedfleet.errors import ImageUrlFailed, InvalidInput, Unavailable
 from fedfleet_inference_api.aside import Aside
+from fedfleet_inference_api.body_limit import Hold
 from fedfleet_inference_api.image_hosts import ImageHosts, is_public
 from fedfleet_inference_api.uploads import MAX_URL
 
@@ -131,8 +132,11 @@ class ImageUrls:
         self._dial = dial_address
         self._fetches = 0
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, hold: Hold = lambda came_bytes: None) -> bytes:
         """The bytes behind a URL.
+
+        Args:
+            hold: told of each number of bytes that come; an error of it ends the fetch.
 
         Raises:
             InvalidInput: the URL is none that is fetched here; known without looking anywhere.
@@ -144,7 +148,7 @@ class ImageUrls:
             raise Unavailable(f"{MAX_FETCHES} images are being fetched already: try again")
         self._fetches += 1
         try:
-            return await asyncio.wait_for(self._follow(url, place), self._timeout_s)
+            return await asyncio.wait_for(self._follow(url, place, hold), self._timeout_s)
         except (_FetchError, OSError, h11.ProtocolError, UnicodeError) as why:
             raise self._failed(place, why) from why
         except asyncio.TimeoutError as why:
@@ -177,9 +181,9 @@ class ImageUrls:
         target = parts.path or "/"
         return _Place(host, f"{target}?{parts.query}" if parts.query else target)
 
-    async def _follow(self, url: str, place: _Place) -> bytes:
+    async def _follow(self, url: str, place: _Place, hold: Hold) -> bytes:
         for _ in range(1 + MAX_REDIRECTS):
-            found = await self._get(place)
+            found = await self._get(place, hold)
             if isinstance(found, bytes):
                 return found
             try:
@@ -189,7 +193,7 @@ class ImageUrls:
                 raise _FetchError("led to a URL that is not fetched") from error
         raise _FetchError("too many redirects")
 
-    async def _get(self, place: _Place) -> bytes | str:
+    async def _get(self, place: _Place, hold: Hold) -> bytes | str:
         """The body, or where a redirect leads."""
         addresses = await self._resolve(place.host)
         if not addresses or not all(is_public(address) for address in addresses):
@@ -205,14 +209,14 @@ class ImageUrls:
             connection.close()
             raise
         try:
-            return await self._exchange(reader, writer, place)
+            return await self._exchange(reader, writer, place, hold)
         finally:
             writer.transport.abort()
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 await writer.wait_closed()
 
     async def _exchange(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: _Place
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, place: _Place, hold: Hold
     ) -> bytes | str:
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
         headers = [
@@ -236,6 +240,7 @@ class ImageUrls:
                 if found is not None:
                     return found
             elif isinstance(event, h11.Data):
+                hold(len(event.data))
                 body += event.data
                 if len(body) > self._max_bytes:
                     raise _FetchError("is too large")

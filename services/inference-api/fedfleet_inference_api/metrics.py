@@ -31,8 +31,9 @@ SKIP_REASONS = ("rate", "quiet", "busy", "no_model")
 
 Stage = Literal["read", "decode", "queue", "forward"]
 STAGES: tuple[Stage, ...] = ("read", "decode", "queue", "forward")
-# Another version took over; could not be loaded; was left again; an older one stands in for it.
-SWAP_RESULTS = ("swapped", "failed", "rolled_back", "fell_back")
+# Another version took over; could not be loaded; was left again; an older one stands in for it;
+# the candidate was left; somebody went back by hand.
+SWAP_RESULTS = ("swapped", "failed", "rolled_back", "fell_back", "candidate_dropped", "held")
 # Of an image that the candidate is shown beside: "dropped" had no room or no time, "incomparable"
 # are versions of other classes or another input.
 SHADOW_RESULTS = ("compared", "dropped", "failed", "incomparable")
@@ -142,6 +143,11 @@ class Metrics:
         self.camera_viewers = Gauge(
             "fedfleet_inference_camera_viewers",
             "Callers that watch live pictures.",
+            registry=self.registry,
+        )
+        self.kept_cameras_unusable = Gauge(
+            "fedfleet_inference_kept_cameras_unusable",
+            "1 where the file of the cameras that callers added cannot be used, else 0.",
             registry=self.registry,
         )
         self.events = Counter(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Optional
 
 from fastapi import APIRouter, Path, Query
 
 from fedfleet.errors import NotFound
 from fedfleet.models.card import ModelCard
-from fedfleet.store.protocols import VersionRecord
+from fedfleet.store.protocols import Registry, VersionRecord
 from fedfleet.types import Evaluation
 from fedfleet_inference_api.answers import (
     ClassAccuracy,
@@ -26,6 +26,10 @@ from fedfleet_inference_api.answers import (
 from fedfleet_inference_api.service import InferenceService
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="versions per model, newest first")]
+Before = Annotated[
+    Optional[int],  # noqa: UP045 - evaluated, on Python 3.10 too
+    Query(ge=1, description="only versions below this number"),
+]
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "INVALID_INPUT"},
     503: {"model": ErrorAnswer, "description": "STORE_UNAVAILABLE"},
@@ -45,25 +49,15 @@ def model_router(service: InferenceService) -> APIRouter:
     @router.get("/models")
     def models(limit: Limit = 100) -> ModelsAnswer:
         """List every model with its versions and aliases."""
-        return ModelsAnswer(
-            models=[
-                ModelSummary(
-                    name=name,
-                    aliases=_aliases(service, name),
-                    served=_served_number(service, name),
-                    versions=[_summary(v) for v in registry.versions(name)[:limit]],
-                )
-                for name in registry.models()
-            ]
-        )
+        return ModelsAnswer(models=[_listed(service, name, limit) for name in registry.models()])
 
     @router.get("/models/{name}", responses=UNKNOWN)
-    def model(name: Annotated[str, Path(max_length=200)], limit: Limit = 100) -> ModelDetail:
+    def model(
+        name: Annotated[str, Path(max_length=200)], limit: Limit = 100, before: Before = None
+    ) -> ModelDetail:
         """Show one model: its classes, its input, each version with its metrics."""
-        versions = registry.versions(name)
-        if not versions:
-            raise NotFound(f"there is no model {name!r}; GET /models lists them")
-        card = ModelCard.from_json(versions[0].card)
+        card = ModelCard.from_json(newest_version(registry, name).card)
+        versions = registry.versions(name, before, limit)
         return ModelDetail(
             name=name,
             aliases=_aliases(service, name),
@@ -71,10 +65,35 @@ def model_router(service: InferenceService) -> APIRouter:
             architecture=card.model.architecture,
             classes=list(card.classes),
             input=InputAnswer.of(card.inputs),
-            versions=[_detail(v) for v in versions[:limit]],
+            versions=[_detail(v) for v in versions],
+            older=older_than(versions),
         )
 
     return router
+
+
+def newest_version(registry: Registry, name: str) -> VersionRecord:
+    """Raises NotFound: there is no such model."""
+    versions = registry.versions(name, limit=1)
+    if not versions:
+        raise NotFound(f"there is no model {name!r}; GET /models lists them")
+    return versions[0]
+
+
+def older_than(versions: Sequence[VersionRecord]) -> int:
+    """How many versions are older than these, newest first: numbers have no gaps."""
+    return versions[-1].number - 1 if versions else 0
+
+
+def _listed(service: InferenceService, name: str, limit: int) -> ModelSummary:
+    versions = service.store.registry.versions(name, limit=limit)
+    return ModelSummary(
+        name=name,
+        aliases=_aliases(service, name),
+        served=_served_number(service, name),
+        versions=[_summary(version) for version in versions],
+        older=older_than(versions),
+    )
 
 
 def _aliases(service: InferenceService, name: str) -> dict[str, int]:

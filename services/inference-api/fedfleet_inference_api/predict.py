@@ -18,6 +18,7 @@ from fedfleet_inference_api.answers import (
 )
 from fedfleet_inference_api.asking import Choice, all_of, ask, choose, forward, within
 from fedfleet_inference_api.backends.backend import Answers
+from fedfleet_inference_api.body_limit import HOLD
 from fedfleet_inference_api.caller import Caller
 from fedfleet_inference_api.reading import (
     check_query,
@@ -74,9 +75,14 @@ async def _predict(
     service.predictor.check_room()  # before its bytes are sent for nothing
     media_type, body = await read_upload(request)
     with caller:
-        media_type, body = await _fetched(service, media_type, body)
-        times.lap("read")
+        url = await _url_in(service, media_type, body)
+        if url is None:
+            times.lap("read")
         choice = await _choose(service, caller, wish)
+        if service.images is not None and url is not None:
+            # Only now: whoever waits for a version to be loaded holds no image.
+            media_type, body = "", await service.images.fetch(url, request.scope[HOLD])
+            times.lap("read")
 
         async def work(servable: Servable) -> PredictAnswer:
             check_query(servable, wish.k, wish.score)
@@ -103,14 +109,12 @@ async def _predict(
             return await ask(service, choice, work)
 
 
-async def _fetched(service: InferenceService, media_type: str, body: bytes) -> tuple[str, bytes]:
-    """The body, or what the URL in it leads to."""
-    if service.images is not None and media_type == JSON:
-        with service.predictor.admitted():
-            url = await service.predictor.decode(lambda: url_in(body))
-        if url is not None:
-            return "", await service.images.fetch(url)
-    return media_type, body
+async def _url_in(service: InferenceService, media_type: str, body: bytes) -> str | None:
+    """The URL that a caller sends in place of an image; None where it sends none."""
+    if service.images is None or media_type != JSON:
+        return None
+    with service.predictor.admitted():
+        return await service.predictor.decode(lambda: url_in(body))
 
 
 async def _choose(service: InferenceService, caller: Caller, wish: Wish) -> Choice:

@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from starlette.requests import ClientDisconnect
 
 from fedfleet.data.images import Pixels
-from fedfleet.errors import FedFleetError, InvalidInput, TimedOut, Unavailable
+from fedfleet.errors import FedFleetError, TimedOut, Unavailable
 from fedfleet_inference_api.batcher import Batcher, Forwarded, Job, Lane, Taken
 from fedfleet_inference_api.metrics import Metrics
 from fedfleet_inference_api.servable import Servable
@@ -112,6 +113,7 @@ class Predictor:
         Raises:
             Unavailable: too many wait.
             TimedOut: its turn came after the deadline.
+            ClientDisconnect: whoever asked has left by then.
             VersionInvalid: the model's answer is no answer.
         """
         loop = asyncio.get_running_loop()
@@ -175,7 +177,7 @@ class Predictor:
             taken = self._batcher.take(started_s)
         self._count(taken)
         try:
-            _settle((job, _gone()) for job in taken.gone)
+            _settle((job, ClientDisconnect()) for job in taken.gone)
             _settle((job, _too_late(started_s - job.asked_s)) for job in taken.late)
             _settle(_compute(taken.batch, started_s))
         finally:
@@ -211,10 +213,6 @@ def _compute(batch: tuple[Job, ...], started_s: float) -> list[Outcome]:
         queue_s = started_s - job.asked_s
         outcomes.append((job, fault or Forwarded(answer, queue_s, forward_s, len(batch))))
     return outcomes
-
-
-def _gone() -> InvalidInput:
-    return InvalidInput("the caller left before its prediction's turn came")
 
 
 def _too_late(waited_s: float) -> TimedOut:

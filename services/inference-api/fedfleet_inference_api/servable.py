@@ -16,7 +16,6 @@ from fedfleet.models.catalog import build
 from fedfleet.rounds.levels import FULL
 from fedfleet.store.protocols import Blobs, VersionRecord
 from fedfleet.training.state import load_state
-from fedfleet.wire.weights import decode_state
 from fedfleet_inference_api.backends.backend import Answers, Backend, Prepared
 from fedfleet_inference_api.backends.choice import Backends
 from fedfleet_inference_api.backends.plain import PlainTorch
@@ -143,8 +142,7 @@ def load_servable(
             f"{record.model} version {record.number} takes {card.inputs.channels} channels: "
             "images have 1 (grey) or 3 (colour)"
         )
-    state = decode_state(record.schema, _read(blobs, record))
-    card, state = at_level(record, card, state, level)
+    card, state = at_level(record, card, _read(blobs, record), level)
     module = build(card)
     load_state(module, state)
     prepared = Prepared(module, card.inputs)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 
 from fedfleet.data.images import Pixels
-from fedfleet.errors import ChecksumMismatch, NoModel, SignatureInvalid
+from fedfleet.errors import (
+    ChecksumMismatch,
+    FedFleetError,
+    NoModel,
+    SignatureInvalid,
+    VersionInvalid,
+)
 from fedfleet.store.protocols import Store, VersionRecord
 from fedfleet_inference_api.backends.choice import Backends
 from fedfleet_inference_api.batcher import Forwarded
@@ -17,12 +25,15 @@ from fedfleet_inference_api.cameras.station import Station
 from fedfleet_inference_api.canary import Shadow
 from fedfleet_inference_api.config import InferenceConfig
 from fedfleet_inference_api.follower import Course, Follower
+from fedfleet_inference_api.following import Following
 from fedfleet_inference_api.image_url import ImageUrls
 from fedfleet_inference_api.metrics import Metrics
 from fedfleet_inference_api.pinned import Pinned
 from fedfleet_inference_api.predictor import Predictor
 from fedfleet_inference_api.servable import Servable, load_servable
 from fedfleet_inference_api.signature_check import SignatureCheck
+
+logger = logging.getLogger(__name__)
 
 
 class InferenceService:
@@ -46,6 +57,8 @@ class InferenceService:
             self._load,
             self.metrics,
             _course(config),
+            store.audit,
+            actor=f"inference/{socket.gethostname()}",
             prepare=signatures.prepare,
             changed=self.station.tell_model,
         )
@@ -63,6 +76,20 @@ class InferenceService:
         self.busy = 0  # predictions that are received, wait or run; of the event loop
 
     def _load(self, record: VersionRecord, alias: str) -> Servable:
+        """Build a version and warm it up, or raise a FedFleetError that says why it is unfit."""
+        try:
+            return self._built(record, alias)
+        except FedFleetError:
+            raise
+        except Exception as error:
+            # The supervisor of a load: torch says with a RuntimeError that memory ends, and a
+            # plug-in's module may raise anything. It is this version's trouble and nobody else's.
+            logger.exception("load_failed", extra={"model": record.model, "version": record.number})
+            raise VersionInvalid(
+                f"it cannot be built or warmed up ({type(error).__name__}): see the service's log"
+            ) from error
+
+    def _built(self, record: VersionRecord, alias: str) -> Servable:
         is_signed = self._signatures.check(record)
         try:
             servable = load_servable(
@@ -103,19 +130,23 @@ class InferenceService:
         if self.is_draining:
             return False, "shutting down"
         if following.current is None:
-            return False, following.failure or f"no version is there yet: {self._wanted()}"
+            reason = following.failure or f"no version is there yet: {self._wanted()}"
+            return False, "; ".join(filter(None, (reason, self.station.fault)))
         served = f"serving {following.current.title}"
         if following.is_held:
             served += "; rolled back by hand: POST /served/follow ends that"
-        return True, f"{served}; {following.failure}" if following.failure else served
+        return True, "; ".join(filter(None, (served, following.failure, self.station.fault)))
 
-    def served(self) -> Servable:
+    def served(self, following: Following | None = None) -> Servable:
         """The version to answer with; a request asks once and keeps it to its end.
+
+        Args:
+            following: what is served, where the caller has looked at it already.
 
         Raises:
             NoModel: nothing has been loaded and warmed up yet.
         """
-        following = self.follower.following
+        following = following or self.follower.following
         if following.current is None:
             reason = following.failure or f"waiting for {self._wanted()}"
             raise NoModel(f"no model is served yet: {reason}")

@@ -22,6 +22,7 @@ from fedfleet.errors import CertificateInvalid, InsecureAddress, SettingInvalid
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import Store
 from fedfleet_inference_api.cameras.mqtt import Mqtt, parse_broker
+from fedfleet_inference_api.cameras.networks import parse_camera_networks
 from fedfleet_inference_api.cameras.seen import CameraEvent
 from fedfleet_inference_api.config import InferenceConfig
 from fedfleet_inference_api.metrics import Metrics
@@ -186,7 +187,74 @@ def test_broker_that_comes_late_or_again_gets_what_waited_and_the_last_will(tmp_
     finally:
         sender.stop()
 
-    assert lost == 5.0  # of an event that is told twice and eight, five may wait
+    assert lost == 4.0  # of nine events five may wait; a state waits nowhere
+
+
+@needs_broker
+def test_broker_that_was_away_keeps_the_newest_states_and_none_of_a_removed_camera(tmp_path):
+    port = free_port()
+    kept = ("allow_anonymous true", "user root", "persistence true")
+    lines = (*kept, f"persistence_location {tmp_path}/")
+    metrics = Metrics()
+    sender = Mqtt(InferenceConfig(mqtt=f"mqtt://127.0.0.1:{port}"), metrics, most_waiting=5)
+    sender.start()
+
+    def tell(camera: str, state: str) -> None:
+        fields = {"state": state}
+        sender.send(CameraEvent(camera=camera, at_s=1.0, kind="state", fields=fields), state)
+
+    try:
+        with broker(tmp_path, port, *lines), listening(port) as listener:
+            listener.wait(lambda topic, text: text == "online")
+            for camera in ("yard", "gone", "gone-meanwhile"):
+                tell(camera, "streaming")
+                listener.wait(lambda topic, text, camera=camera: f"cameras/{camera}/" in topic)
+            sender.forget("gone")
+            listener.wait(lambda topic, text: "cameras/gone/" in topic and not text)
+        wait_until(lambda: not sender._is_connected)
+        tell("yard", "stalled")
+        for number in range(3):
+            sender.send(event("test"), str(number))
+        sender.forget("gone-meanwhile")
+        tell("yard", "backoff")
+        tell("yard", "stopped")
+        assert metrics.mqtt_lost._value.get() == 1.0, "six events; five may wait"
+        with broker(tmp_path, port, *lines), listening(port) as listener:
+            listener.wait(lambda topic, text: topic == "fedfleet/events/yard/state")
+            listener.wait(lambda topic, text: text == "backoff")  # the last that waited
+            with listening(port) as late:
+                late.wait(lambda topic, text: topic == "fedfleet/status")
+                wait_until(lambda: len(late.heard) >= 2)
+                states = {topic: text for topic, text, *_ in late.heard if "cameras" in topic}
+    finally:
+        sender.stop()
+
+    assert states == {"fedfleet/cameras/yard/state": '{"state": "stopped"}'}
+
+
+@needs_broker
+def test_camera_that_is_removed_leaves_no_state_at_the_broker(store, tmp_path):
+    port = free_port()
+    settings = {
+        "mqtt": f"mqtt://127.0.0.1:{port}",
+        "camera_networks": parse_camera_networks("127.0.0.1"),
+    }
+    with (
+        broker(tmp_path, port, "allow_anonymous true"),
+        listening(port) as listener,
+        serving(store, **settings) as (_, client),
+    ):
+        listener.wait(lambda topic, text: text == "online")
+        body = {"name": "door", "url": "rtsp://127.0.0.1:554/"}
+        assert client.post("/cameras", json=body).status_code == 201
+        listener.wait(
+            lambda topic, text: topic.endswith("cameras/door/state") and "backoff" in text
+        )
+        assert client.delete("/cameras/door").status_code == 204
+        listener.wait(lambda topic, text: topic.endswith("cameras/door/state") and not text)
+        with listening(port) as late:
+            late.wait(lambda topic, text: topic.endswith("/status"))
+            assert not any("cameras" in topic for topic, *_ in late.heard)
 
 
 def test_service_stops_at_once_where_the_broker_never_came(store):

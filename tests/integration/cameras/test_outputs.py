@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -253,10 +254,8 @@ def test_camera_is_added_and_removed_by_a_caller_and_its_password_is_never_shown
         elsewhere = client.post("/cameras", json={**body, "name": "x", "url": "rtsp://10.1.1.1/"})
         wait_until(lambda: client.get("/cameras/door").json()["status"]["code"] != "")
         shown = client.get("/cameras").text
-        with ExitStack() as stack:
-            response = stack.enter_context(client.stream("GET", "/cameras/door/stream.mjpg"))
-            removed = client.delete("/cameras/door")
-            assert response.read().replace(b"--frame\r\n", b"") == b""  # it ends with the camera
+        pictures = client.get("/cameras/door/stream.mjpg")
+        removed = client.delete("/cameras/door")
         after = client.get("/cameras/door")
         metrics = client.get("/metrics").text
 
@@ -264,8 +263,10 @@ def test_camera_is_added_and_removed_by_a_caller_and_its_password_is_never_shown
     assert (again.status_code, again.json()["error"]["code"]) == (400, "CAMERA_INVALID")
     assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (400, "CAMERA_INVALID")
     assert (removed.status_code, after.status_code) == (204, 404)
+    assert (pictures.status_code, pictures.json()["error"]["code"]) == (503, "UNAVAILABLE")
+    assert re.search(r"it is (backoff|connecting) \(connection_refused\)", pictures.text)
     assert any(event.fields.get("code") == "connection_refused" for event in events)
-    for text in (added.text, again.text, shown, metrics, str(events)):
+    for text in (added.text, again.text, shown, pictures.text, metrics, str(events)):
         assert secret not in text
 
 
@@ -319,18 +320,41 @@ def test_events_are_told_as_they_happen_with_the_version_that_saw_them(filmed):
 
 def test_reader_goes_on_where_it_stopped_and_filters(filmed):
     service, client = filmed
-    ids = [publish_event(service, number, kind="test") for number in range(6)]
-    publish_event(service, 6, kind="other")
-    publish_event(service, 7, camera="hall", kind="test")
+    ids = [publish_event(service, number, kind="rolled_back") for number in range(6)]
+    publish_event(service, 6, kind="version_refused")
+    publish_event(service, 7, camera="hall", kind="rolled_back")  # it was removed meanwhile
 
     def read(count: int, headers: dict[str, str] | None = None, **query: object) -> list[object]:
         with client.stream("GET", "/events", params=query, headers=headers) as response:
             return [event["fields"]["number"] for event in told(response, count)]
 
-    assert read(3, kind="test", after=ids[2]) == [3, 4, 5]
-    assert read(2, {"last-event-id": str(ids[3])}, kind="test", after=ids[0]) == [4, 5]
-    assert read(2, kind=["test", "other"], camera="yard", last=2) == [5, 6]
+    assert read(3, kind="rolled_back", after=ids[2]) == [3, 4, 5]
+    resumed = {"last-event-id": str(ids[3])}
+    assert read(2, resumed, kind="rolled_back", after=ids[0]) == [4, 5]
+    assert read(2, kind=["rolled_back", "version_refused"], camera="yard", last=2) == [5, 6]
     assert read(1, camera="hall", after=ids[5]) == [7]
+
+
+REFUSED_FILTERS = [
+    ({"kind": "clasified"}, 400, "INVALID_INPUT", "did you mean 'classified'?"),
+    ({"kind": ["state", "foo"]}, 400, "INVALID_INPUT", "kind = 'foo'"),
+    ({"camera": "yart"}, 404, "NOT_FOUND", "did you mean 'yard'?"),
+    ({"camera": ["yard", "nope"]}, 404, "NOT_FOUND", "allowed: yard"),
+]
+
+
+@pytest.mark.parametrize(("query", "status", "code", "hint"), REFUSED_FILTERS)
+def test_filter_by_which_nothing_would_ever_be_told_is_refused(filmed, query, status, code, hint):
+    _, client = filmed
+
+    response = client.get("/events", params=query)
+    with pytest.raises(InvalidStatus) as refused, talking(client, f"?{httpx.QueryParams(query)}"):
+        pass
+
+    by_socket = refused.value.response
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert hint in response.json()["error"]["message"]
+    assert (by_socket.status_code, json.loads(by_socket.body)) == (status, response.json())
 
 
 @pytest.mark.parametrize(
@@ -388,12 +412,14 @@ def test_socket_tells_events_with_filters_and_names_its_protocol(filmed):
     service, client = filmed
     begun = publish_event(service, 0)
     for number in range(1, 4):
-        publish_event(service, number, kind="mine" if number == 2 else "test")
-    with talking(client, f"?kind=mine&after={begun}", subprotocols=["fedfleet.v1"]) as socket:
+        publish_event(service, number, kind="rolled_back" if number == 2 else "test")
+    with talking(
+        client, f"?kind=rolled_back&after={begun}", subprotocols=["fedfleet.v1"]
+    ) as socket:
         assert socket.subprotocol == "fedfleet.v1"
         event = json.loads(socket.recv(PATIENCE_S))
 
-    assert (event["kind"], event["fields"]) == ("mine", {"number": 2})
+    assert (event["kind"], event["fields"]) == ("rolled_back", {"number": 2})
 
 
 @pytest.mark.parametrize("query", ["?after=x", "?last=-1", "?" + "&".join(["kind=x"] * 65)])

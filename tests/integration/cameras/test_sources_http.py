@@ -11,10 +11,15 @@ from urllib.parse import quote
 
 import pytest
 from filming import PASSWORD, USER, camera, filming
-from mjpeg_server import MjpegServer
+from mjpeg_server import MjpegServer, jpeg_of
 
 from fedfleet.identity.authority import Authority
+from fedfleet_inference_api.cameras.networks import CameraNetworks
+from fedfleet_inference_api.cameras.newest_part import NewestPart
 from fedfleet_inference_api.cameras.seen import CameraCode, CameraState
+from fedfleet_inference_api.cameras.source import open_source
+from fedfleet_inference_api.cameras.spec import Spec
+from fedfleet_inference_api.cameras.urls import parse_place
 
 STREAMING, BACKOFF = CameraState.STREAMING, CameraState.BACKOFF
 LOGIN = f"{USER}:{quote(PASSWORD, safe='')}@"
@@ -25,6 +30,22 @@ def authority(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ca")
     (folder / "root.pem").write_bytes(Authority.open(folder / "ca").root)
     return folder
+
+
+def spec_of(url: str) -> Spec:
+    return Spec(
+        url=url,
+        fps=5.0,
+        stall_s=6.0,
+        max_side=640,
+        memory_mb=1024,
+        sequence=0,
+        ring_fd=-1,
+        parent=0,
+        networks=CameraNetworks(),
+        ca_file=None,
+        loop=True,
+    )
 
 
 def context_for(authority: Path, name: str) -> ssl.SSLContext:
@@ -154,3 +175,37 @@ def test_rtsp_over_tls_streams_and_its_certificate_is_checked(authority, rtsp):
     finally:
         right.close()
         wrong.close()
+
+
+def test_pictures_that_came_while_nobody_decoded_are_passed_over():
+    count, sent = 400, threading.Event()
+    picture = b"--b\r\nContent-Length: %d\r\n\r\n%b\r\n"
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(
+                b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace\r\n\r\n"
+            )
+            for number in range(1, count + 1):
+                jpeg = jpeg_of(250 if number == count else 20)
+                connection.sendall(picture % (len(jpeg), jpeg))
+        sent.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        source = open_source(spec_of(url), parse_place(url))
+        assert sent.wait(10.0)
+        assert isinstance(source.feed, NewestPart)
+        source.feed._thread.join()
+        shown = [int(f.to_ndarray(format="rgb24").mean()) for f in source.container.decode(video=0)]
+        dropped = source.dropped
+        source.close()
+        thread.join()
+
+    assert len(shown) + dropped >= count - 1, "one to see what it is"
+    assert dropped > count / 2
+    assert shown[-1] > 200, "the newest"

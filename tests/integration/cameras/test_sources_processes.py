@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,9 +19,12 @@ from filming import PATIENCE_S, camera, eventually, filming
 from video import write_video
 
 from fedfleet.errors import NotFound
+from fedfleet_inference_api.cameras import fleet
 from fedfleet_inference_api.cameras.fleet import Cameras
 from fedfleet_inference_api.cameras.networks import CameraNetworks
+from fedfleet_inference_api.cameras.process import CameraProcess
 from fedfleet_inference_api.cameras.seen import CameraCode, CameraState
+from fedfleet_inference_api.cameras.sleeper import Sleeper
 from fedfleet_inference_api.cameras.status import Status
 
 STREAMING, BACKOFF = CameraState.STREAMING, CameraState.BACKOFF
@@ -239,3 +246,68 @@ def test_listener_that_fails_stops_no_camera(caplog):
 
 def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@contextmanager
+def no_file_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 8
+    held: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_moment_without_file_descriptors_ends_no_supervision(video):
+    with filming(camera("door", f"file:{video}", fps=50.0)) as film:
+        film.until("door", STREAMING, CameraCode.NONE)
+        with no_file_left():
+            frame = film.cameras.wait("door", film.cameras.status("door").frames + 5, PATIENCE_S)
+            assert frame is not None, "what its process tells is heard"
+            os.kill(film.cameras.pid("door"), signal.SIGKILL)
+            film.until("door", BACKOFF, CameraCode.DIED)
+        film.until("door", STREAMING, CameraCode.NONE, after=len(film.of("door")))
+
+
+def test_supervisor_goes_on_after_an_error_of_its_own(monkeypatch, caplog, video):
+    sleep, failures = Sleeper.sleep, iter(range(3))
+
+    def sometimes(self: Sleeper, *args: Any) -> None:
+        if next(failures, None) is not None:
+            raise OSError("no memory for that")
+        sleep(self, *args)
+
+    monkeypatch.setattr(Sleeper, "sleep", sometimes)
+    monkeypatch.setattr(fleet, "PAUSE_S", 0.01)
+    with filming(camera("door", f"file:{video}")) as film:
+        film.until("door", STREAMING, CameraCode.NONE)
+
+    said = [one.message for one in caplog.records if one.message == "cameras_supervisor_failed"]
+    assert len(said) == 1, "three in a row are told of once"
+
+
+def test_stop_waits_no_longer_than_it_may_for_a_process_that_cannot_be_ended(monkeypatch):
+    monkeypatch.setattr(fleet, "STOP_S", 0.5)
+    for way in ("terminate", "kill"):
+        monkeypatch.setattr(CameraProcess, way, lambda self: None)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/live"
+        with filming(camera("stuck", url, stall_s=300.0)) as film:
+            film.until("stuck", CameraState.CONNECTING, CameraCode.NONE)
+            process = film.cameras._keepers["stuck"].process
+            assert process is not None
+            started_s = time.monotonic()
+            film.cameras.stop()
+            took_s = time.monotonic() - started_s
+        process._process.kill()
+        process._process.wait()
+        process.close(with_ring=True)
+
+    assert 0.4 < took_s < 2.5

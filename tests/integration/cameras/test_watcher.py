@@ -317,8 +317,23 @@ def test_watcher_notices_cameras_that_come_go_and_become_others(store: Store):
         assert seen.kinds() == ["track_started", "track_ended"]
 
         del reel.cameras["door"]
-        wait_until(lambda: seen.watcher.view("door") is None)
-        assert seen.sample("looks_total", camera="door") == 0  # the series is gone
+        assert seen.watcher.view("door") is None
+        wait_until(lambda: seen.sample("looks_total", camera="door") == 0)  # the series is gone
+
+
+def test_view_of_a_camera_is_never_that_of_another_that_had_its_name(store: Store):
+    version = publish(store, 0, model="shapes", card=DETECTOR, state=quadrant_state())
+    with seeing(store, door()) as (seen, service):
+        wait_served(service, version)
+        seen.show(picture("top left"))
+        seen.watcher.stop()  # the moment before it has noticed
+
+        assert isinstance(seen.reel, Reel)
+        assert seen.watcher.view("door") is seen.views[-1]
+        seen.reel.cameras["door"] = door()
+        assert seen.watcher.view("door") is None
+        del seen.reel.cameras["door"]
+        assert seen.watcher.view("door") is None
 
 
 def test_watcher_ends_the_tracks_of_a_camera_that_falls_silent(store: Store, monkeypatch):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import threading
 
 import httpx
 import numpy as np
 import pytest
-from serving import PIXELS, png, publish, serving, wait_served
+from holding import decoders_held
+from serving import PIXELS, png, publish, serving, wait_served, wait_until
 
 IMAGES = [png(PIXELS), png(255 - PIXELS), png(PIXELS.T.copy())]
 
@@ -90,10 +92,15 @@ def test_batch_as_a_whole_is_refused_with_a_stable_code(client, parts, status, c
 
 def test_batch_takes_a_place_for_each_image(store):
     version = publish(store, seed=1)
-    with serving(store, max_pending=4) as (service, client):
+    with serving(store, max_pending=4, batch_images=4) as (service, client):
         wait_served(service, version)
         most = client.post("/predict/batch", **files([IMAGES[0]] * 4))
-        more = client.post("/predict/batch", **files([IMAGES[0]] * 5))
+        other = threading.Thread(target=client.post, args=("/predict",), kwargs={"content": png()})
+        with decoders_held(service):
+            other.start()
+            wait_until(lambda: service.predictor.pending == 1)
+            more = client.post("/predict/batch", **files([IMAGES[0]] * 4))
+        other.join()
         after = client.post("/predict/batch", **files([IMAGES[0]] * 4))
 
     assert (more.status_code, more.json()["error"]["code"]) == (503, "UNAVAILABLE")

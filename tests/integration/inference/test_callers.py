@@ -74,7 +74,12 @@ def test_nothing_is_computed_for_callers_who_have_left(store, held):
             answer = callers[2].recv(1000)
         wait_until(lambda: service.busy == 0)
         images = sum(runs)
+        wait_until(lambda: 'status="aborted"} 2.0' in client.get("/metrics").text)
+        metrics = client.get("/metrics").text
 
+    assert 'fedfleet_inference_requests_total{route="/predict",status="200"} 1.0' in metrics
+    assert 'status="400"' not in metrics
+    assert "fedfleet_inference_errors_total{" not in metrics
     assert answer.startswith(b"HTTP/1.1 200")
     assert images == 1
 

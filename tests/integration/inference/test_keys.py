@@ -193,3 +193,24 @@ def test_nobody_is_asked_for_a_key_where_the_service_is_told_not_to(store):
             wait_served(service, version)
             assert client.post("/predict", **IMAGE).status_code == 200
             assert client.get("/models", headers={"x-api-key": "junk"}).status_code == 200
+
+
+def test_service_without_keys_answers_to_names_it_knows_and_probes_to_any(shared_store):
+    version = publish(shared_store, seed=1)
+    opened = {"host": "0.0.0.0", "rest_auth": "off", "hostnames": frozenset({"fleet.lan"})}
+    with serving(shared_store, **opened) as (service, client):
+        wait_served(service, version)
+
+        def under(name: str, path: str) -> int:
+            return client.get(path, headers={"host": name}).status_code
+
+        served = [under(name, "/served") for name in ("fleet.lan", "10.1.2.3:8080", "localhost")]
+        refused = [under("evil.example", path) for path in ("/served", "/", "/metrics", "/nowhere")]
+        probes = [under("evil.example", path) for path in ("/livez", "/readyz", "/v2/health/ready")]
+        predicted = client.post("/predict", content=png(), headers={"host": "evil.example"})
+
+    assert served == [200] * 3
+    assert refused == [403] * 4
+    assert probes == [200] * 3
+    assert code(predicted) == (403, "NOT_ALLOWED")
+    assert "FEDFLEET_HOSTNAMES" in message(predicted)

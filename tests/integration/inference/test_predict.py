@@ -240,7 +240,7 @@ def test_predict_says_that_no_model_is_there_yet(store):
 
 def test_caller_that_leaves_early_frees_its_place_and_is_no_error_of_ours(store, caplog):
     version = publish(store, seed=1)
-    with serving(store, max_pending=1) as (service, client):
+    with serving(store, max_pending=1, batch_images=1) as (service, client):
         wait_served(service, version)
         with socket.create_connection((client.base_url.host, client.base_url.port)) as caller:
             caller.sendall(
@@ -250,4 +250,7 @@ def test_caller_that_leaves_early_frees_its_place_and_is_no_error_of_ours(store,
         wait_until(lambda: service.busy == 0)
 
         assert client.post("/predict", **raw(png())).status_code == 200
+        metrics = client.get("/metrics").text
+    assert 'requests_total{route="/predict",status="aborted"} 1.0' in metrics
+    assert "fedfleet_inference_errors_total{" not in metrics
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

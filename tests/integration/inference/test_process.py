@@ -188,3 +188,30 @@ def test_insecure_address_is_served_with_a_warning_at_start(tmp_path):
     (warning,) = (event for event in service.events if event["event"] == "insecure_endpoint")
     assert status == 200
     assert (warning["level"], warning["host"]) == ("warning", "0.0.0.0")
+
+
+START_FAILS = """
+from fedfleet_inference_api.cameras.station import Station
+
+def fail(station):
+    raise RuntimeError("can't start new thread")
+
+Station.start = fail  # the last part: all others run already
+from fedfleet_inference_api.__main__ import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_start_that_fails_half_way_ends_the_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", START_FAILS],
+        env=environ(tmp_path / "state", inference_port=0),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "can't start new thread" in done.stderr

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import httpx
 import numpy as np
+import torch
 from serving import CARD, png, publish, serving, wait_served, wait_until
 from spiteful import TRIGGER, spiteful
 
+from fedfleet.models.card import ModelCard
+from fedfleet.store.protocols import Blobs, VersionRecord
 from fedfleet.training.state import initial_state
+from fedfleet_inference_api import servable
 from fedfleet_inference_api.service import InferenceService
 
 IMAGE = {"content": png(), "headers": {"content-type": "image/png"}}
@@ -166,3 +172,98 @@ def test_service_that_starts_with_an_unfit_newest_version_serves_the_last_good_o
     assert ready.status_code == 200
     assert "digits version 2 could not be loaded: VERSION_INVALID" in ready.json()["detail"]
     assert [one["version"] for one in served["refused"]] == [2]
+
+
+@contextmanager
+def short_of_memory(numbers: set[int]) -> Iterator[list[int]]:
+    """Have modules of versions end as torch does where memory ends; yields who was built."""
+    built: list[int] = []
+    read, build, now = servable._read, servable.build, [0]
+
+    def reading(blobs: Blobs, record: VersionRecord) -> bytes:
+        now[0] = record.number
+        return read(blobs, record)
+
+    def building(card: ModelCard) -> torch.nn.Module:
+        built.append(now[0])
+        if now[0] in numbers:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory")
+        return build(card)
+
+    servable._read, servable.build = reading, building
+    try:
+        yield built
+    finally:
+        servable._read, servable.build = read, build
+
+
+def test_load_that_ends_as_torch_does_without_memory_is_a_refused_version(store):
+    first = publish(store, seed=1)
+    publish(store, seed=2, aliases=())
+    with short_of_memory({2}) as built, serving(store) as (service, client):
+        wait_served(service, first)
+        pinned = [client.post("/predict", params={"version": 2}, **IMAGE) for _ in range(3)]
+        builds = built.count(2)
+        store.registry.set_alias("digits", "latest", 2)
+        wait_until(lambda: service.follower.following.refused != ())
+        ready = client.get("/readyz").json()["detail"]
+        served = client.get("/served").json()
+        metrics = client.get("/metrics").text
+
+    assert [(one.status_code, one.json()["error"]["code"]) for one in pinned] == [
+        (409, "VERSION_INVALID")
+    ] * 3
+    assert builds == 1
+    assert "digits version 2" in pinned[0].json()["error"]["message"]
+    assert "alloc_cpu" not in pinned[0].text  # of the process, and no business of callers
+    assert "digits version 2 could not be loaded: VERSION_INVALID" in ready
+    assert [(one["version"], one["code"]) for one in served["refused"]] == [(2, "VERSION_INVALID")]
+    assert 'model_swaps_total{result="failed"} 0.0' not in metrics
+
+
+def test_start_with_a_newest_version_that_memory_is_short_for_serves_the_one_before(store):
+    good = publish(store, seed=1)
+    publish(store, seed=2)
+    with short_of_memory({2}), serving(store) as (service, client):
+        wait_served(service, good)
+        answer = client.post("/predict", **IMAGE)
+
+    assert said(answer) == (200, 1)
+
+
+# Where more than the newest version is bad.
+
+
+def test_restart_finds_the_good_version_behind_two_that_fail_callers(store):
+    good = publish(store, seed=1)
+    publish(store, seed=2, state=spiteful())
+    newest = publish(store, seed=3, state=spiteful())
+    with serving(store) as (service, client):
+        wait_served(service, newest)
+        client.post("/predict", **TRIGGER)
+        wait_until(lambda: service.served().record.number == 2)
+        client.post("/predict", **TRIGGER)
+        wait_served(service, good)
+        answer = client.post("/predict", **TRIGGER)
+        by_alias = client.post("/predict", params={"alias": "latest"}, **IMAGE).json()["model"]
+        metrics = client.get("/metrics").text
+
+    assert said(answer) == (200, 1)
+    assert (by_alias["version"], by_alias["alias"]) == (1, "")
+    assert 'model_swaps_total{result="rolled_back"} 2.0' in metrics
+
+
+def test_answer_of_the_version_before_carries_no_alias_that_points_elsewhere(store):
+    first = publish(store, seed=1)
+    with serving(store) as (service, client):
+        wait_served(service, first)
+        wait_served(service, publish(store, seed=2, state=spiteful()))
+        answers = [client.post("/predict", **TRIGGER), client.post("/predict", **IMAGE)]
+        answers.append(client.post("/predict", params={"alias": "latest"}, **IMAGE))
+        store.registry.set_alias("digits", "latest", 1)
+        wait_until(lambda: service.served().alias == "latest")
+        moved = client.post("/predict", params={"alias": "latest"}, **IMAGE).json()["model"]
+
+    assert [said(one) for one in answers] == [(200, 1)] * 3
+    assert [one.json()["model"]["alias"] for one in answers] == [""] * 3
+    assert (moved["version"], moved["alias"]) == (1, "latest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -74,6 +75,41 @@ def test_model_shows_lineage_and_how_each_class_is_told(store):
     assert (oldest["accuracy"], oldest["classes"], oldest["lineage"]) == (None, None, {})
     assert (newest["retired_at"], oldest["retired_at"]) == (None, "2023-11-14T22:13:20.000+00:00")
     assert [one["accuracy"] for one in summary] == [0.5, None]
+
+
+def test_versions_come_in_parts_that_say_how_many_are_older(store):
+    scores = {"samples": 10, "correct": 5, "scores": {"map50": 0.5}}
+    for number in range(1, 8):
+        publish(store, seed=number, metrics={"evaluation": {**scores}} if number > 5 else {})
+    publish(store, seed=1, model="cats")
+    with serving(store) as (_, client):
+
+        def ask(path: str, **query: int) -> dict[str, Any]:
+            return client.get(path, params=query).json()
+
+        cats, digits = ask("/models", limit=2)["models"]
+        details = [ask("/models/digits", limit=3)]
+        histories = [ask("/models/digits/history", limit=3)]
+        for parts, path in ((details, "/models/digits"), (histories, "/models/digits/history")):
+            while parts[-1]["older"]:
+                parts.append(ask(path, limit=3, before=parts[-1]["older"] + 1))
+        whole = ask("/models/digits/history")
+        nothing = ask("/models/digits/history", before=1)
+        unknown = [client.get(f"/models/{name}?before=2") for name in ("no", "no/history")]
+        refused = client.get("/models/digits?before=0")
+
+    assert (len(cats["versions"]), cats["older"]) == (1, 0)
+    assert (len(digits["versions"]), digits["older"]) == (2, 5)
+    told = [[one["version"] for one in part["versions"]] for part in details]
+    assert told == [[7, 6, 5], [4, 3, 2], [1]]
+    drawn = [[one["version"] for one in part["versions"]] for part in histories]
+    assert drawn == [[5, 6, 7], [2, 3, 4], [1]]
+    # Of versions that nobody evaluated, too: a chart has one measure.
+    assert [part["measure"] for part in histories] == ["map50"] * 3
+    assert [one for part in reversed(histories) for one in part["versions"]] == whole["versions"]
+    assert (whole["older"], nothing["versions"], nothing["older"]) == (0, [], 0)
+    assert [one.status_code for one in unknown] == [404, 404]
+    assert refused.json()["error"]["code"] == "INVALID_INPUT"
 
 
 @pytest.mark.parametrize(

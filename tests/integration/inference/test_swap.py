@@ -166,7 +166,7 @@ def test_version_whose_file_was_changed_on_disk_is_not_served(store, tmp_path):
 
 def test_predict_refuses_more_than_may_wait(store):
     version = publish(store, seed=1)
-    with serving(store, max_pending=1) as (service, client):
+    with serving(store, max_pending=1, batch_images=1) as (service, client):
         wait_served(service, version)
         first: list[httpx.Response] = []
         thread = threading.Thread(target=lambda: first.append(client.post("/predict", **IMAGE)))
@@ -184,7 +184,7 @@ def test_predict_refuses_more_than_may_wait(store):
 
 def test_slow_uploads_hold_no_place_of_those_that_are_there(store):
     version = publish(store, seed=1)
-    with serving(store, max_pending=1) as (service, client):
+    with serving(store, max_pending=1, batch_images=1) as (service, client):
         wait_served(service, version)
         release = threading.Event()
 

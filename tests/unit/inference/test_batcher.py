@@ -70,6 +70,16 @@ def test_batcher_takes_the_shadow_when_nobody_else_waits():
     assert batcher.take(0.0).batch == (shadow,)
 
 
+def test_batcher_takes_one_image_of_the_shadow_so_that_nobody_waits_for_more():
+    shadows = [job(SECOND, "shadow") for _ in range(3)]
+    batcher = filled(*shadows)
+
+    assert batcher.take(0.0).batch == (shadows[0],)
+    caller = job()
+    batcher.put(caller)
+    assert [batcher.take(0.0).batch for _ in range(3)] == [(caller,), *zip(shadows[1:])]
+
+
 def test_batcher_bounds_each_lane_by_itself():
     batcher = Batcher(4, {"callers": 2, "cameras": 1, "shadow": 1})
     batcher.put(job(lane="cameras"))

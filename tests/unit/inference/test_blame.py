@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from detectors import CLASSIFIER, servable
+from starlette.requests import ClientDisconnect
 
 from fedfleet.errors import TimedOut, Unavailable, VersionInvalid
 from fedfleet_inference_api.blame import Blame, VersionFailedError, fault_of
@@ -31,7 +32,14 @@ def test_version_is_blamed_for_what_it_raises(error, code, caplog):
 
 
 @pytest.mark.parametrize(
-    "error", [TimedOut("late"), Unavailable("full"), asyncio.CancelledError(), KeyboardInterrupt()]
+    "error",
+    [
+        TimedOut("late"),
+        Unavailable("full"),
+        ClientDisconnect(),
+        asyncio.CancelledError(),
+        KeyboardInterrupt(),
+    ],
 )
 def test_version_is_not_blamed_for_who_waited_or_left(error):
     with pytest.raises(type(error)), Blame(VERSION):

@@ -39,6 +39,7 @@ def test_config_defaults_to_loopback_and_the_newest_model():
         ("PINNED_VERSIONS", "-1"),
         ("BATCH_IMAGES", "0"),
         ("IMAGE_URLS", "https://images.example"),
+        ("HOSTNAMES", "fleet.lan:8080"),
         ("CAMERA_NETWORKS", "10.0.0.1/8"),
         ("CAMERA_PORTS", "rtsp"),
         ("CAMERA_SLOW_RETRY_S", "0"),
@@ -75,6 +76,12 @@ def test_keys_and_limits_are_for_callers_from_beyond_this_machine(values, asks, 
 def test_config_refuses_bodies_that_are_larger_than_all_together():
     with pytest.raises(SettingInvalid, match="FEDFLEET_BODIES_MB=8"):
         read(InferenceConfig, {"FEDFLEET_BODIES_MB": "8"})
+
+
+def test_config_refuses_batches_that_can_never_be_let_in():
+    read(InferenceConfig, {"FEDFLEET_MAX_PENDING": "32"})
+    with pytest.raises(SettingInvalid, match=r"BATCH_IMAGES=32: .*_PENDING=31"):
+        read(InferenceConfig, {"FEDFLEET_MAX_PENDING": "31"})
 
 
 def test_config_takes_backends_and_levels_by_name():

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
+from source_tree import ROOT
 from starlette.datastructures import QueryParams
 
 from fedfleet.errors import InvalidInput
-from fedfleet_inference_api.event_routes import LARGEST_ID, read_wish
+from fedfleet_inference_api.event_routes import KINDS, LARGEST_ID, read_wish
 
 
 @pytest.mark.parametrize("text", ["0", "7", str(LARGEST_ID)])
@@ -21,3 +24,13 @@ def test_id_of_an_event_is_a_number(text):
 def test_what_is_no_id_is_refused_however_long_it_is(name, text):
     with pytest.raises(InvalidInput, match=f"^{name} = "):
         read_wish(QueryParams({name: text}))
+
+
+def test_kinds_that_a_reader_may_name_are_those_of_the_docs():
+    page = (ROOT / "docs/cameras.md").read_text()
+    table = page.partition("**Events** are JSON")[2].partition("\n\n")[2].partition("\n\n")[0]
+    rows = table.splitlines()[2:]
+
+    named = [kind for row in rows for kind in re.findall("`(.*?)`", row.split("|")[1])]
+
+    assert sorted(named) == sorted(KINDS)

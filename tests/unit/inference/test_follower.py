@@ -5,49 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from contract.store.builders import a_deed
+from follower_bench import BROKEN, UNFIT, Bench, served_two
 from serving import publish
 
-from fedfleet.errors import Conflict, FedFleetError, StoreUnavailable, VersionInvalid
+from fedfleet.errors import Conflict, StoreUnavailable
+from fedfleet.store.audit import verify
 from fedfleet.store.open import open_store
 from fedfleet.store.protocols import RegistryEvent, Store, VersionRecord
 from fedfleet_inference_api.attempts import LONGEST_RETRY_S
-from fedfleet_inference_api.follower import Course, Follower
-from fedfleet_inference_api.metrics import Metrics
-from fedfleet_inference_api.servable import Servable, load_servable
+from fedfleet_inference_api.servable import Servable
 
 
 @pytest.fixture
 def store(tmp_path) -> Iterator[Store]:
     with open_store(f"sqlite:{tmp_path}") as opened:
         yield opened
-
-
-class Bench:
-    """A follower whose clock is moved by hand and whose loads are counted."""
-
-    def __init__(self, store: Store, **course: object) -> None:
-        self.store = store
-        self.now_s = 100.0
-        self.loads: list[int] = []
-        self.unfit: set[int] = set()  # versions whose load fails
-        self.follower = Follower(
-            store.registry,
-            self.load,
-            Metrics(),
-            Course(poll_s=1.0, **course),
-            clock=lambda: self.now_s,
-        )
-
-    def load(self, record: VersionRecord, alias: str) -> Servable:
-        self.loads.append(record.number)
-        if record.number in self.unfit:
-            raise VersionInvalid("it is not fit")
-        return load_servable(self.store.blobs, record, alias)
-
-    def serves(self) -> int | None:
-        self.follower.poll()
-        current = self.follower.following.current
-        return current.record.number if current else None
 
 
 def test_follower_loads_only_the_newest_of_what_it_missed(store):
@@ -146,7 +119,7 @@ def test_follower_outlives_a_registry_that_is_away(store, caplog):
     publish(store, 1)
     bench = Bench(store)
     registry = Unreadable(store)
-    bench.follower._registry = registry
+    bench.reads(registry)
     assert bench.serves() is None
     assert bench.serves() is None
     assert bench.follower.following.failure.startswith(
@@ -216,19 +189,6 @@ def test_follower_tries_only_so_many_older_ones(store):
 
 
 # Rolling back.
-
-
-def served_two(store: Store, **course: object) -> Bench:
-    """A follower that has served version 1 and serves 2."""
-    bench = Bench(store, **course)
-    for seed in (1, 2):
-        publish(store, seed)
-        bench.serves()
-    return bench
-
-
-UNFIT = VersionInvalid("its answer is not a finite number")
-BROKEN = FedFleetError("something went wrong")
 
 
 def test_version_that_gives_no_answer_is_rolled_back_at_once_and_for_good(store):
@@ -312,6 +272,64 @@ def test_rollback_moves_no_alias_that_somebody_has_moved_meanwhile(store):
 
     assert bench.serves() == 3
     assert store.registry.aliases("digits")["latest"].number == 3
+    assert [deed.fields.get("refused") for deed in store.audit.records()] == [None, "CONFLICT"]
+
+
+def test_alias_that_is_moved_back_is_in_the_audit_log_of_all(store, tmp_path):
+    """Which the coordinator, another process, writes at the same time."""
+    bench = served_two(store, moves_alias=True)
+    bench.follower.failed(bench.follower.following.current, UNFIT)
+    with open_store(f"sqlite:{tmp_path}") as coordinators:
+        coordinators.audit.append(a_deed())
+        bench.serves()
+        coordinators.audit.append(a_deed())
+        records = coordinators.audit.records()
+
+    assert verify(records) == 3
+    assert (records[1].actor, records[1].action, records[1].object) == (
+        "inference/here",
+        "roll_back_alias",
+        "model/digits",
+    )
+    assert records[1].fields == {
+        "alias": "latest",
+        "version": 1,
+        "left_version": 2,
+        "expected_revision": 2,
+    }
+
+
+def test_alias_is_moved_back_after_a_fault_and_recorded_once(store, monkeypatch):
+    bench = served_two(store, moves_alias=True)
+    bench.follower.failed(bench.follower.following.current, UNFIT)
+
+    def away(*args: object) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.audit, "append", away)
+        bench.serves()
+    assert store.registry.aliases("digits")["latest"].number == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(store.registry, "set_alias", away)
+        bench.serves()
+    bench.serves()
+
+    assert store.registry.aliases("digits")["latest"].number == 1
+    assert len(store.audit.records()) == 1
+
+
+def test_start_falls_back_to_what_the_alias_named_before(store):
+    """Which no gate has called ``previous``, and is not the newest of the older ones."""
+    for seed in range(1, 6):
+        publish(store, seed, aliases=())
+    for number in (2, 5):
+        store.registry.set_alias("digits", "stable", number)
+    bench = Bench(store, alias="stable")
+    bench.unfit = {5}
+
+    assert bench.serves() == 2
+    assert bench.loads == [5, 2]
 
 
 def test_version_with_nothing_before_it_answers_on_until_there_is_another(store):
@@ -432,7 +450,8 @@ def test_registry_that_is_back_is_no_longer_said_to_be_away(store):
     """Neither while a rollback is held, nor where a version's own failure was said before."""
     bench = served_two(store)
     bench.follower.hold_previous()
-    registry = bench.follower._registry = Unreadable(store)
+    registry = Unreadable(store)
+    bench.reads(registry)
     bench.serves()
     assert "the disk is away" in bench.follower.following.failure
     registry.is_away = False

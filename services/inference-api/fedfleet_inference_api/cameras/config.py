@@ -220,11 +220,12 @@ def read_cameras(path: Path) -> tuple[Camera, ...]:
     return cameras
 
 
-def camera_from_json(value: Any) -> Camera:
+def camera_from_json(value: Any, where: str = "camera") -> Camera:
     """A camera as a caller describes it; a file, and what names one, is refused.
 
     Args:
         value: any JSON, as it came.
+        where: what it is called in an error.
 
     Raises:
         CameraInvalid: a field cannot be used; the text names it, and holds no secret.
@@ -232,10 +233,10 @@ def camera_from_json(value: Any) -> Camera:
     if isinstance(value, dict):
         for field in _FILE_FIELDS:
             if field in value:
-                raise CameraInvalid(f"camera.{field}: only the service's own file may say it")
-    camera = _camera(value, "camera", None)
+                raise CameraInvalid(f"{where}.{field}: only the service's own file may say it")
+    camera = _camera(value, where, None)
     if camera.place.is_file:
-        raise CameraInvalid("camera.url: file: is only for the service's own file")
+        raise CameraInvalid(f"{where}.url: file: is only for the service's own file")
     return camera
 
 

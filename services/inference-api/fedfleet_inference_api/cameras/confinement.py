@@ -8,6 +8,8 @@ import resource
 import signal
 import sys
 
+from fedfleet_inference_api.cameras.no_copies import forbid_copies
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
@@ -16,7 +18,7 @@ MIB = 1024 * 1024
 
 
 def confine(parent: int, memory_mb: int) -> None:
-    """Bind this process to its parent's life, to its memory, and to writing no file.
+    """Bind this process to its parent's life, to its memory, to itself, and to writing no file.
 
     Credentials are in its memory: no core is written, and no process of the same user reads it.
     """
@@ -29,6 +31,7 @@ def confine(parent: int, memory_mb: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    forbid_copies()
     # A process that hangs does not see that its standard input has ended.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

@@ -27,7 +27,9 @@ def connect(
     """
     try:
         plain = _open(resolve(place.host, place.port, networks), place.port, timeout_s)
-    except (NotAllowed, UnicodeError):  # the resolver takes some names for none
+    except NotAllowed:
+        raise SourceFailed(CameraCode.NOT_ALLOWED) from None
+    except UnicodeError:  # the resolver takes some names for none
         raise SourceFailed(CameraCode.UNREACHABLE) from None
     except OSError as error:
         raise SourceFailed(code_of_error(error)) from None

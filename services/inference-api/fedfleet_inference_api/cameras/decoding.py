@@ -5,11 +5,13 @@ Legend: H, W = height, width in pixels.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import av.error
+import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from fedfleet.data.images import Pixels
@@ -22,6 +24,7 @@ from fedfleet_inference_api.cameras.spec import LATER_S, Spec, Told
 
 # Of packets, one after the other, that no frame comes from.
 MOST_BAD_PACKETS = 300
+_MATRIX = struct.Struct("=9i")
 
 
 class Decoding:
@@ -57,7 +60,7 @@ class Decoding:
             count += 1
             self._meter.count(time.monotonic())
             if self._rate.wants(time.monotonic()):
-                self._publish(frame, media_s, source.codec)
+                self._publish(frame, media_s, source)
         if count and self._spec.loop and not source.is_live:
             time.sleep(playback.rest_s(time.monotonic()))
         return count
@@ -92,14 +95,15 @@ class Decoding:
         media_s = float(packet.pts * packet.time_base)
         return self._lag.drops(time.monotonic(), media_s, is_key=packet.is_keyframe)
 
-    def _publish(self, frame: Any, media_s: float | None, codec: str) -> None:
+    def _publish(self, frame: Any, media_s: float | None, source: Source) -> None:
         width, height = fitted(frame.width, frame.height, self._spec.max_side)
         at_s = time.time()
         # Any: its type says nothing of the format that was asked for.
         rgb: Any = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation="FAST_BILINEAR"
         )
-        pixels: Pixels = rgb.to_ndarray()
+        pixels: Pixels = upright(rgb.to_ndarray(), _display_matrix(frame))
+        height, width, _ = pixels.shape
         picture = Picture(sequence=self._sequence + 1, at_s=at_s, media_s=media_s, pixels=pixels)
         if not self._ring.write(picture):
             return
@@ -110,8 +114,8 @@ class Decoding:
                 width=width,
                 height=height,
                 fps=round(self._meter.fps, 2),
-                codec=codec,
-                dropped=self._lag.dropped,
+                codec=source.codec,
+                dropped=self._lag.dropped + source.dropped,
             )
         )
 
@@ -126,6 +130,35 @@ def fitted(width: int, height: int, max_side: int) -> tuple[int, int]:
         raise SourceFailed(CameraCode.CODEC_UNSUPPORTED)
     share = min(1.0, max_side / max(width, height))
     return max(1, round(width * share)), max(1, round(height * share))
+
+
+def _display_matrix(frame: Any) -> bytes:
+    """Of a frame as FFmpeg has it, empty where it has none."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return bytes(data)
+    return b""
+
+
+def upright(pixels: Pixels, matrix: bytes) -> Pixels:
+    """Turn and mirror a picture as it is to be shown, by quarters of a turn; else it stays.
+
+    Args:
+        pixels: shape (H, W, 3).
+        matrix: nine numbers of 4 bytes (libavutil/display.h): the point (x, y) is shown at
+            (a x + c y, b x + d y), where a, b, c, d are those at places 0, 1, 3, 4, in 65536ths.
+    """
+    if len(matrix) != _MATRIX.size:
+        return pixels
+    a, b, _, c, d, *_ = (round(number / 65536) for number in _MATRIX.unpack(matrix))
+    if {abs(a), abs(d)} == {1} and not b and not c:
+        across, down = a, d
+    elif {abs(b), abs(c)} == {1} and not a and not d:
+        pixels = pixels.transpose(1, 0, 2)
+        across, down = c, b
+    else:
+        return pixels
+    return np.ascontiguousarray(pixels[::down, ::across])
 
 
 def most_gap_s(stall_s: float) -> float:

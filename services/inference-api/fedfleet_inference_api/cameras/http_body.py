@@ -10,6 +10,7 @@ import hashlib
 import re
 import secrets
 import socket
+from contextlib import suppress
 
 from fedfleet_inference_api.cameras.faults import SourceFailed, code_of_status
 from fedfleet_inference_api.cameras.heads import (
@@ -41,6 +42,9 @@ class HttpBody:
         return self._connection.recv(count)
 
     def close(self) -> None:
+        """From any thread: one that waits in ``read`` hears of it."""
+        with suppress(OSError):  # the camera was first
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedfleet.errors import Unavailable
 from fedfleet_inference_api.cameras.seen import CameraEvent
+from fedfleet_inference_api.cameras.waiting import happens
 
 KEPT = 1000
 MOST_READERS = 64
@@ -175,16 +176,14 @@ class Reader:
 
         Where events were lost the first one says so: ``gap``, with how many.
         """
-        if not self._has_more():
-            try:
-                await asyncio.wait_for(self._news.wait(), timeout_s)
-            except asyncio.TimeoutError:
+        until_s = self._loop.time() + timeout_s
+        while True:  # a call may come late, for events that were taken before it
+            self._is_woken = False  # before the look: what comes after it calls again
+            self._news.clear()
+            if self._has_more():
+                return None if self._hub.is_closed else self._take(limit)
+            if not await happens(self._news, max(0.0, until_s - self._loop.time())):
                 return None if self._hub.is_closed else []
-        self._is_woken = False
-        self._news.clear()
-        if self._hub.is_closed:
-            return None
-        return self._take(limit)
 
     def _has_more(self) -> bool:
         return self._hub.is_closed or self._is_elsewhere or self._hub.last_id > self.after_id

@@ -22,6 +22,8 @@ from fedfleet_inference_api.cameras.watchdog import Watchdog
 logger = logging.getLogger(__name__)
 
 KILL_S = 3.0
+# A process that was killed is looked for so often, should its pipe not say that it has gone.
+KILLED_S = 0.2
 # A process that has said its last word is gone in no time.
 GONE_S = 0.02
 # No process of ours leaves out so many; another could use up all numbers.
@@ -34,6 +36,7 @@ class Keeper:
     """One camera. ``step``, ``end`` and ``close`` belong to the supervisor's thread.
 
     Args:
+        is_allowed: whether it may be started at all; else it stays as it is, and says why.
         on_state: told of each change of state or code.
         on_frame: told that there is a frame.
         clock: seconds that only grow.
@@ -48,6 +51,7 @@ class Keeper:
         memory_mb: int,
         on_state: Callable[[str, Status], None],
         on_frame: Callable[[], None],
+        is_allowed: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.camera = camera
@@ -57,6 +61,7 @@ class Keeper:
         self._memory_mb = memory_mb
         self._on_state = on_state
         self._on_frame = on_frame
+        self._is_allowed = is_allowed
         self._clock = clock
         self._watchdog = Watchdog(
             silence_s=camera.silence_s,
@@ -88,9 +93,10 @@ class Keeper:
         """Of the camera's process, 0 while it has none."""
         return self._process.pid if self._process is not None else 0
 
-    def fileno(self) -> int:
-        """What to wait on, -1 while there is nothing to hear."""
-        return self._process.fileno() if self._process is not None else -1
+    @property
+    def process(self) -> CameraProcess | None:
+        """What to listen to, None while there is nothing."""
+        return self._process
 
     @property
     def due_s(self) -> float:
@@ -129,7 +135,7 @@ class Keeper:
                 self._settle(self._process, now_s)
             elif now_s >= self._kill_at_s:
                 self._process.kill()
-                self._kill_at_s = math.inf
+                self._kill_at_s = now_s + KILLED_S
             elif self._watchdog.is_overdue(now_s):
                 self._terminate(self._process, now_s)
         self._tell()
@@ -160,6 +166,9 @@ class Keeper:
 
     def _start(self, now_s: float) -> None:
         self._starts += 1
+        if not self._is_allowed:
+            self._watchdog.stop(CameraCode.NOT_ALLOWED)
+            return
         self._code = CameraCode.NONE
         self._words_left, self._left_at_s, self._has_ended = MOST_WORDS, now_s, False
         try:
@@ -180,6 +189,7 @@ class Keeper:
             logger.warning("camera_process_speaks_nonsense", extra={"camera": self.camera.name})
             self._code = CameraCode.FAILED
             process.distrust()
+            self._kill_at_s = now_s + KILLED_S
             return
         for told in words:
             if told.sequence > self.sequence:
@@ -271,4 +281,10 @@ class Keeper:
             codec=self._told.codec,
             restarts=max(0, self._starts - 1),
             dropped=self._dropped + self._told.dropped,
+            retry_at_s=self._retry_at_s(),
         )
+
+    def _retry_at_s(self) -> float:
+        if self._watchdog.state is not CameraState.BACKOFF:
+            return 0.0
+        return time.time() + self._watchdog.due_s - self._clock()

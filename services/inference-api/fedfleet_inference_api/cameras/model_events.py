@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from fedfleet_inference_api.cameras.seen import CameraEvent
-from fedfleet_inference_api.following import Following, Refused
+from fedfleet_inference_api.following import Following, Refused, is_of
 from fedfleet_inference_api.servable import Servable
 
 
@@ -23,7 +23,7 @@ def model_events(before: Following, after: Following) -> list[CameraEvent]:
     elif is_back and before.current is not None:
         fields = {"name": before.current.record.model, "version": before.current.record.number}
         found.append(_event("rolled_back", fields, after.current))
-    if after.current is not None and after.current is not before.current:
+    if after.current is not None and not is_of(before.current, after.current.record):
         found.append(_event("version_served", {}, after.current))
     if after.candidate is not before.candidate:
         kind = "candidate_ready" if after.candidate is not None else "candidate_left"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 PORT, TLS_PORT = 1883, 8883
 AT_LEAST_ONCE = 1
 MOST_WAITING = 1000
+MOST_GONE = 256
 KEEP_ALIVE_S = 30
 FIRST_RETRY_S, LONGEST_RETRY_S = 1, 60
 CONNECT_S = 2.0
@@ -83,7 +85,7 @@ class Mqtt:
     for a camera.
 
     ``PREFIX/status`` says ``online``, retained, and by the last will ``offline``;
-    ``PREFIX/cameras/CAMERA/state`` is the camera's last state, retained.
+    ``PREFIX/cameras/CAMERA/state`` is the camera's last state, retained until it is removed.
 
     Events that come while the broker is away wait, a bounded number of them; then the newest are
     lost and counted. The library connects again by itself, ever more rarely.
@@ -99,7 +101,9 @@ class Mqtt:
         self._broker = parse_broker(config.mqtt)
         self._metrics = metrics
         self._is_connected = False
-        self._states: dict[str, str] = {}  # by topic, one for each camera there has been
+        # By topic, of each camera; empty: it was removed since the broker came last.
+        self._states: dict[str, str] = {}
+        self._telling = threading.Lock()  # so that the broker hears states in their order
         client = paho.Client(
             CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311, reconnect_on_failure=True
         )
@@ -135,16 +139,32 @@ class Mqtt:
     def send(self, event: CameraEvent, text: str) -> None:
         """Send an event; returns at once, from any thread."""
         camera = quote(event.camera, safe="") or "-"
-        self._publish(self._topic("events", camera, event.kind), text, is_kept=False)
-        if event.kind == "state":
-            topic = self._topic("cameras", camera, "state")
-            self._states[topic] = json.dumps(dict(event.fields), allow_nan=False)
-            self._publish(topic, self._states[topic], is_kept=True)
-
-    def _publish(self, topic: str, text: str, *, is_kept: bool) -> None:
-        sent = self._client.publish(topic, text, AT_LEAST_ONCE, is_kept)
+        sent = self._client.publish(
+            self._topic("events", camera, event.kind), text, AT_LEAST_ONCE, False
+        )
         if sent.rc == paho.MQTT_ERR_QUEUE_SIZE:
             self._metrics.mqtt_lost.inc()
+        if event.kind == "state":
+            self._keep(event.camera, json.dumps(dict(event.fields), allow_nan=False))
+
+    def forget(self, camera: str) -> None:
+        """A camera was removed: the broker is to keep no state of it."""
+        self._keep(camera, "")
+
+    def _keep(self, camera: str, state: str) -> None:
+        """Have the broker keep a state, now or when it is there.
+
+        States never wait in the queue: an older one would come out of it last, where the newest
+        had found no room.
+        """
+        topic = self._topic("cameras", quote(camera, safe=""), "state")
+        with self._telling:
+            self._states[topic] = state
+            gone = [topic for topic, state in self._states.items() if not state]
+            for old in gone[:-MOST_GONE]:
+                del self._states[old]
+            if self._is_connected:
+                self._client.publish(topic, state, 0, True)
 
     def _topic(self, *parts: str) -> str:
         return "/".join((self._broker.prefix, *parts))
@@ -154,14 +174,17 @@ class Mqtt:
     def _connected(
         self, client: paho.Client, data: Any, flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
-        self._is_connected = not reason.is_failure
         if reason.is_failure:
+            self._is_connected = False
             logger.warning("mqtt_refused", extra={"reason": str(reason)})
             return
         logger.info("mqtt_connected", extra={"host": self._broker.host})
-        # Not through the queue, which may be full of what came while the broker was away.
-        for topic, state in (*self._states.items(), (self._topic("status"), ONLINE)):
-            client.publish(topic, state, 0, True)
+        with self._telling:
+            self._is_connected = True
+            # Not through the queue, which may be full of what came while the broker was away.
+            for topic, state in (*self._states.items(), (self._topic("status"), ONLINE)):
+                client.publish(topic, state, 0, True)
+            self._states = {topic: state for topic, state in self._states.items() if state}
 
     def _disconnected(
         self, client: paho.Client, data: Any, flags: Any, reason: ReasonCode, properties: Any

@@ -84,11 +84,15 @@ class CameraProcess:
         Raises:
             WordsInvalid: it is no process of ours any more, and must be ended.
         """
+        # Asked before what is read: all that it told is there then. Its pipe says no end while
+        # somebody else holds it, a copy of a process that a camera has taken over.
+        has_exited = self._process.poll() is not None
         try:
             heard = os.read(self._stdout.fileno(), _AT_ONCE)
         except BlockingIOError:
+            self._is_silent = has_exited
             return []
-        self._is_silent = not heard
+        self._is_silent = has_exited or not heard
         *lines, self._heard = (self._heard + heard).split(b"\n")
         if self._is_distrusted:
             self._heard = b""

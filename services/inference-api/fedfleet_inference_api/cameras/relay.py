@@ -46,8 +46,16 @@ class Relay:
 
     @property
     def code(self) -> CameraCode:
-        """Why the camera refused or the connection ended, ``NONE`` where it did neither."""
-        return self._failure or self._filter.code
+        """Why the camera refused or the connection ended, ``NONE`` where it did neither.
+
+        A refusal says more than how the connection ended after it: who resets it after a wrong
+        password must not be asked again as soon as one that has merely gone. Silence is another
+        matter: the first refusal of a password that was not sent yet is none.
+        """
+        refusal = self._filter.code
+        if refusal and not self._filter.is_open and self._failure is not CameraCode.TIMEOUT:
+            return refusal
+        return self._failure or refusal
 
     def _run(self) -> None:
         with contextlib.suppress(OSError), self._camera, self._listener:

@@ -35,6 +35,7 @@ class CameraCode(str, Enum):
     TIMEOUT = "timeout"
     REFUSED = "connection_refused"
     UNREACHABLE = "unreachable"
+    NOT_ALLOWED = "not_allowed"  # its address is none that a camera may have here
     TLS_FAILED = "tls_failed"
     CODEC_UNSUPPORTED = "codec_unsupported"
     NO_VIDEO = "no_video"

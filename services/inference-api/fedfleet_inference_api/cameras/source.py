@@ -11,7 +11,8 @@ import av.error
 
 from fedfleet_inference_api.cameras.connection import connect
 from fedfleet_inference_api.cameras.faults import SourceFailed, code_of_error
-from fedfleet_inference_api.cameras.http_body import HttpBody, ask, authorize, check_answer
+from fedfleet_inference_api.cameras.http_body import ask, authorize, check_answer
+from fedfleet_inference_api.cameras.newest_part import NewestPart
 from fedfleet_inference_api.cameras.relay import ACCEPT_S, Relay
 from fedfleet_inference_api.cameras.seen import CameraCode
 from fedfleet_inference_api.cameras.spec import Spec
@@ -29,7 +30,7 @@ _LIVE = {
     "analyzeduration": "1000000",
     "codec_whitelist": _CODECS,
 }
-Feed = Union[Relay, HttpBody, None]
+Feed = Union[Relay, NewestPart, None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,6 +52,11 @@ class Source:
     def codec(self) -> str:
         return str(self.video.codec_context.name)
 
+    @property
+    def dropped(self) -> int:
+        """Pictures that came, and were passed over for newer ones."""
+        return self.feed.dropped if isinstance(self.feed, NewestPart) else 0
+
     def code_of(self, error: BaseException) -> CameraCode:
         """Why it ended: the camera's own answer says more than FFmpeg does."""
         refusal = self.feed.code if isinstance(self.feed, Relay) else CameraCode.NONE
@@ -58,7 +64,7 @@ class Source:
 
     def close(self) -> None:
         self.container.close()
-        if isinstance(self.feed, HttpBody):
+        if isinstance(self.feed, NewestPart):
             self.feed.close()
 
 
@@ -106,7 +112,8 @@ def _open_http(spec: Spec, place: Place, connection: socket.socket) -> Source:
         connection.close()
         raise SourceFailed(code_of_error(error)) from None
     options = {**_LIVE, "protocol_whitelist": "none"}
-    return _open(body, "mpjpeg", options, body, is_live=True, has_clock=False)
+    feed = NewestPart(body)
+    return _open(feed, "mpjpeg", options, feed, is_live=True, has_clock=False)
 
 
 def _open_file(place: Place) -> Source:
@@ -116,7 +123,7 @@ def _open_file(place: Place) -> Source:
 
 
 def _open(
-    what: str | HttpBody,
+    what: str | NewestPart,
     format: str | None,
     options: dict[str, str],
     feed: Feed,
@@ -126,7 +133,9 @@ def _open(
 ) -> Source:
     try:
         container = av.open(what, format=format, options=options)
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, SourceFailed) as error:
+        if isinstance(feed, NewestPart):
+            feed.close()
         refusal = feed.code if isinstance(feed, Relay) else CameraCode.NONE
         raise SourceFailed(refusal or code_of_error(error)) from None
     if not container.streams.video:

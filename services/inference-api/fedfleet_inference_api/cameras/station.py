@@ -15,6 +15,7 @@ from fedfleet_inference_api.batcher import Forwarded
 from fedfleet_inference_api.cameras.config import Camera, read_cameras
 from fedfleet_inference_api.cameras.fleet import Cameras
 from fedfleet_inference_api.cameras.hub import EventHub
+from fedfleet_inference_api.cameras.kept import KeptCameras
 from fedfleet_inference_api.cameras.model_events import model_events
 from fedfleet_inference_api.cameras.seen import CameraEvent, View
 from fedfleet_inference_api.cameras.status import Status
@@ -38,12 +39,17 @@ class Sender(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def send(self, event: CameraEvent, text: str) -> None: ...
+    def forget(self, camera: str) -> None: ...
 
 
 class Station:
     """Cameras, the watcher, the events and the viewers, started and stopped together.
 
     Without cameras, and without networks in which callers may add some, nothing runs.
+
+    Attributes:
+        fault: why those that callers added are missing; empty: they are not.
+        may_add: whether callers may add some.
 
     Args:
         look: the version to look with, asked for each frame.
@@ -74,13 +80,20 @@ class Station:
         self._watcher: Watcher | None = None
         self._sender = _sender(config, metrics)
         configured = read_cameras(config.cameras) if config.cameras else ()
-        if configured or config.camera_networks:
+        self._configured = frozenset(camera.name for camera in configured)
+        self.may_add = bool(config.camera_networks)
+        kept = KeptCameras(config.cameras_kept) if config.cameras_kept else None
+        self.fault = kept.fault if kept is not None else ""
+        metrics.kept_cameras_unusable.set(bool(self.fault))
+        if configured or config.camera_networks or (kept is not None and kept.cameras):
             cameras = Cameras(
                 configured,
                 replace(config.camera_networks, ports=config.camera_ports),
                 self._tell_state,
                 slow_retry_s=config.camera_slow_retry_s,
                 memory_mb=config.camera_memory_mb,
+                kept=kept,
+                on_gone=self._forget,
             )
             watcher = Watcher(cameras, look, submit, self._show, self.tell, metrics)
             self._cameras, self._watcher = cameras, watcher
@@ -125,6 +138,10 @@ class Station:
         self.tell(CameraEvent(camera=name, at_s=time.time(), kind="state", fields=fields))
         self.viewers.tell(name)
 
+    def _forget(self, name: str) -> None:
+        if self._sender is not None:
+            self._sender.forget(name)
+
     def _show(self, view: View) -> None:
         self.viewers.tell(view.frame.camera)
 
@@ -143,6 +160,8 @@ class Station:
         view = self._watcher.view(name) if self._watcher is not None else None
         return {
             **cameras.camera(name).to_json(),
+            "kept": cameras.is_lasting(name),
+            "configured": name in self._configured,
             "status": cameras.status(name).to_json(),
             "model": dict(view.model) or None if view is not None else None,
         }
@@ -166,6 +185,7 @@ class Station:
 
         Raises:
             CameraInvalid: its address is not allowed, or its name is taken.
+            Unavailable: it should be kept, and cannot be.
         """
         if self._cameras is None:
             raise CameraInvalid(
@@ -179,6 +199,7 @@ class Station:
 
         Raises:
             NotFound: no such camera.
+            Unavailable: it should be kept no longer, and that cannot be written.
         """
         self._fleet(name).remove(name)
         self.viewers.tell(name)

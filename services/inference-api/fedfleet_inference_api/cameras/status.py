@@ -21,6 +21,7 @@ class Status:
         codec: of the stream, for example ``h264``; empty: not known yet.
         restarts: how often its process was started again.
         dropped: packets that were thrown away to catch up, because decoding fell behind.
+        retry_at_s: since the epoch, when it is tried again; 0 while that is not planned.
     """
 
     state: CameraState
@@ -33,6 +34,7 @@ class Status:
     codec: str = ""
     restarts: int = 0
     dropped: int = 0
+    retry_at_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """JSON as Any, of the fields."""
@@ -47,4 +49,5 @@ class Status:
             "codec": self.codec,
             "restarts": self.restarts,
             "dropped": self.dropped,
+            "retry_at_s": round(self.retry_at_s, 3),
         }

@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from fedfleet.errors import NotFound, Unavailable
 from fedfleet_inference_api.cameras.annotate import Outlines, annotate, raw
 from fedfleet_inference_api.cameras.seen import View
+from fedfleet_inference_api.cameras.waiting import happens
 
 logger = logging.getLogger(__name__)
 
 PACE_S = 0.1  # 10 pictures a second
 LOOK_S = 1.0  # without news of a camera: is there another frame, or no such camera any more?
-LIVE_WIDTH = 1280
+# Widths of live pictures: two, so that a camera is encoded twice at most, whoever looks on.
+SMALL_WIDTH, LIVE_WIDTH = 640, 1280
 MOST_STILLS = 16
 
 
@@ -45,8 +48,9 @@ Look = Callable[[str], Scene]
 class Viewers:
     """Shows cameras to those who look on. Used on one event loop, but for ``tell`` and ``close``.
 
-    A camera that nobody looks at costs nothing: its show begins with the first viewer and ends
-    with the last. A viewer that reads slowly misses pictures and holds no more than one.
+    A camera that nobody looks at costs nothing: a show of it, one for each width, begins with the
+    first viewer and ends with the last. A viewer that reads slowly misses pictures and holds no
+    more than one.
 
     Args:
         most: viewers of all cameras together.
@@ -69,7 +73,7 @@ class Viewers:
         self._most_each = most_each
         self._count = count
         self._pace_s = pace_s
-        self._shows: dict[str, _Show] = {}
+        self._shows: dict[tuple[str, int], _Show] = {}  # by camera and width
         self._encoder: ThreadPoolExecutor | None = None
         self._stills = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,40 +84,52 @@ class Viewers:
         return sum(show.viewers for show in self._shows.values())
 
     @asynccontextmanager
-    async def watch(self, name: str) -> AsyncIterator[Watch]:
+    async def watch(self, name: str, width: int | None = None) -> AsyncIterator[Watch]:
         """Look on at a camera.
+
+        Args:
+            width: that the pictures should have at least, in pixels, where the camera's and
+                ``LIVE_WIDTH`` have it; None: as wide as they get.
 
         Raises:
             NotFound: no such camera.
             Unavailable: there are as many viewers as there may be, or the service stops.
         """
-        show = self._admit(name)
+        place = (name, SMALL_WIDTH if width is not None and width <= SMALL_WIDTH else LIVE_WIDTH)
+        show = self._admit(*place)
         show.viewers += 1
         self._count(self.viewers)
         try:
             yield Watch(show)
         finally:
             show.viewers -= 1
-            if not show.viewers and self._shows.get(name) is show:
-                del self._shows[name]
+            if not show.viewers and self._shows.get(place) is show:
+                del self._shows[place]
             self._count(self.viewers)
             if not show.viewers:
                 await show.end()
 
-    def _admit(self, name: str) -> _Show:
+    def _admit(self, name: str, width: int) -> _Show:
         self._check_open()
         self._look(name)
         if self.viewers >= self._most:
             raise Unavailable(f"{self._most} viewers look on already: close one, or try later")
-        show = self._shows.get(name)
-        if show is None or show.is_over:  # over: its last viewers are on their way out
-            self._loop = asyncio.get_running_loop()
-            show = self._shows[name] = _Show(name, self._look, self._encode, self._pace_s)
-        elif show.viewers >= self._most_each:
+        # Over: its last viewers are on their way out.
+        shows = [show for show in self._of(name) if not show.is_over]
+        if sum(show.viewers for show in shows) >= self._most_each:
             raise Unavailable(
                 f"{self._most_each} viewers look at this camera already: close one, or try later"
             )
+        show = self._shows.get((name, width))
+        if show is None or show.is_over:
+            self._loop = asyncio.get_running_loop()
+            show = _Show(name, self._look, partial(self._encode, width=width), self._pace_s)
+            self._shows[name, width] = show
         return show
+
+    def _of(self, name: str) -> list[_Show]:
+        found = (self._shows.get((name, width)) for width in (SMALL_WIDTH, LIVE_WIDTH))
+        return [show for show in found if show is not None]
 
     async def still(self, name: str, *, width: int | None, is_raw: bool) -> Picture:
         """One picture of now.
@@ -139,9 +155,7 @@ class Viewers:
         if self.is_closed:
             raise Unavailable("pictures are not shown any more: the service stops")
 
-    async def _encode(
-        self, scene: Scene, *, width: int | None = LIVE_WIDTH, is_raw: bool = False
-    ) -> bytes:
+    async def _encode(self, scene: Scene, *, width: int | None, is_raw: bool = False) -> bytes:
         """On a thread of its own: pictures never wait for predictions, nor these for them."""
         if self._encoder is None:
             self._encoder = ThreadPoolExecutor(1, "pictures")
@@ -150,10 +164,10 @@ class Viewers:
 
     def tell(self, name: str) -> None:
         """Say that a camera has another view, from any thread; costs nothing without viewers."""
-        show, loop = self._shows.get(name), self._loop
-        if show is not None and loop is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(show.news.set)
+        for show in self._of(name):
+            if self._loop is not None:
+                with suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(show.news.set)
 
     def close(self) -> None:
         """End every show at once, from any thread; nobody is let in any more."""
@@ -191,8 +205,7 @@ class Watch:
         """The newest picture that this viewer has not had, None after a time, or at the end."""
         show = self._show
         if not show.is_over and (show.picture is None or show.picture.number <= self._number):
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(show.changed.wait(), timeout_s)
+            await happens(show.changed, timeout_s)
         picture = show.picture
         if show.is_over or picture is None or picture.number <= self._number:
             return None
@@ -238,8 +251,7 @@ class _Show:
         self.news.clear()
         scene = self._look(self._name)
         if scene.view is None or not self._is_new(scene.view):
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.news.wait(), LOOK_S)
+            await happens(self.news, LOOK_S)
             return
         jpeg = await self._encode(scene)
         number = self.picture.number + 1 if self.picture else 1

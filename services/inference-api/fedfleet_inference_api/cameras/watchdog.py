@@ -85,8 +85,9 @@ class Watchdog:
         self.state, self.code = CameraState.BACKOFF, code
         self._missing = self._missing + 1 if code is CameraCode.NOT_FOUND else 0
         is_missing = self._missing > MISSING
-        # A camera counts tries with a wrong password, and locks the account.
-        if code is CameraCode.AUTH_FAILED or is_missing:
+        # A camera counts tries with a wrong password, and locks the account. What is not allowed
+        # stays so, but for a name that gets another address.
+        if code in (CameraCode.AUTH_FAILED, CameraCode.NOT_ALLOWED) or is_missing:
             wait_s = self._slow_retry_s * (1 + 0.1 * self._chance())
         else:
             most_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures, 10))

@@ -99,7 +99,8 @@ class Watcher:
         self._on_event = on_event
         self._metrics = metrics.cameras
         self._watched: dict[str, _Watched] = {}
-        self._views: dict[str, View] = {}  # replaced as wholes, so readers need no lock
+        # Replaced as wholes, so readers need no lock.
+        self._views: dict[str, tuple[Camera, View]] = {}
         self._answers: deque[tuple[_Watched, Look, Future[Forwarded]]] = deque()
         self._read_s = -LONGEST_WAIT_S  # when the list of cameras was read
         self._wake = threading.Event()
@@ -118,7 +119,12 @@ class Watcher:
 
     def view(self, name: str) -> View | None:
         """The newest view of a camera; from any thread. None: there is none yet, or no camera."""
-        return self._views.get(name)
+        camera, view = self._views.get(name, (None, None))
+        try:
+            # This thread notices later than others that there is another camera of this name.
+            return view if self._cameras.camera(name) is camera else None
+        except NotFound:
+            return None
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -188,7 +194,7 @@ class Watcher:
             self._begin_look(watched, frame, motion)
         else:
             self._skip(watched, "quiet")
-            self._show(watched.eye.rested(frame))
+            self._show(watched, watched.eye.rested(frame))
 
     def _begin_look(self, watched: _Watched, frame: Frame, motion: Motion | None) -> None:
         try:
@@ -196,7 +202,7 @@ class Watcher:
             future = self._submit(look.servable, look.image)
         except (NoModel, Unavailable) as error:
             self._skip(watched, "no_model" if isinstance(error, NoModel) else "busy")
-            self._show(watched.eye.unseen(frame, motion))
+            self._show(watched, watched.eye.unseen(frame, motion))
             return
         watched.is_looking = True
         future.add_done_callback(partial(self._arrived, watched, look))
@@ -217,14 +223,14 @@ class Watcher:
         try:
             answer = future.result().answer
         except FedFleetError as error:
-            self._show(watched.eye.unseen(look.frame, look.motion))
+            self._show(watched, watched.eye.unseen(look.frame, look.motion))
             if not isinstance(error, Unavailable):
                 raise
             self._skip(watched, "busy")  # dropped from the queue
             return
         answered_s = time.time()
         view, events = watched.eye.answered(look, answer, answered_s)
-        self._show(view)
+        self._show(watched, view)
         for event in events:
             self._on_event(event)
         label = self._label(watched)
@@ -239,8 +245,8 @@ class Watcher:
         for event in watched.eye.closed(time.time()):
             self._on_event(event)
 
-    def _show(self, view: View) -> None:
-        self._views[view.frame.camera] = view
+    def _show(self, watched: _Watched, view: View) -> None:
+        self._views[watched.name] = watched.camera, view
         self._on_view(view)
 
     def _skip(self, watched: _Watched, reason: str, frames: int = 1) -> None:

@@ -23,7 +23,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-// points: {x, y, isServed, names}, oldest first; y null: no value, the line has a gap there.
+// points: {x, y, isServed, names}, oldest first; y null: no value, the line is dotted over it.
 function drawChart(chart, points, { xName, onPoint }) {
   const width = chart.clientWidth || 640;
   const height = chart.clientHeight || 260;
@@ -40,7 +40,8 @@ function drawChart(chart, points, { xName, onPoint }) {
   const ys = valued.map((point) => point.y);
   const [low, high] = [Math.min(...ys), Math.max(...ys)];
   const pad = Math.max(0.02, (high - low) * 0.15);
-  const [y0, y1] = [Math.max(0, low - pad), Math.min(1, high + pad)];
+  // One value has no range of its own: it stands on the scale of all that it could be.
+  const [y0, y1] = valued.length > 1 ? [Math.max(0, low - pad), Math.min(1, high + pad)] : [0, 1];
   const place = (point) => [
     MARGIN.left + (x1 > x0 ? (point.x - x0) / (x1 - x0) : 0.5) *
       (width - MARGIN.left - MARGIN.right),
@@ -86,18 +87,24 @@ function drawAxes(chart, { width, height, x0, x1, y0, y1, place, xName }) {
     xName));
 }
 
+// Whole between neighbours that were evaluated, dotted over those that were not.
 function drawLine(chart, points, place) {
-  let path = "";
+  let path = "", between = "";
   let isBroken = true;
+  let last = ""; // the place of the one before that has a value
   for (const point of points) {
     if (point.y === null) {
       isBroken = true;
       continue;
     }
-    path += `${isBroken ? "M" : "L"}${place(point).map((one) => one.toFixed(1)).join(" ")}`;
+    const here = place(point).map((one) => one.toFixed(1)).join(" ");
+    path += `${isBroken ? "M" : "L"}${here}`;
+    if (isBroken && last) between += `M${last}L${here}`;
     isBroken = false;
+    last = here;
   }
-  chart.append(svg("path", { d: path, class: "line" }));
+  chart.append(svg("path", { d: between, class: "line between" }),
+    svg("path", { d: path, class: "line" }));
 }
 
 function drawDots(chart, valued, place, width) {

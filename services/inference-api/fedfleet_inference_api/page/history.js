@@ -4,10 +4,10 @@
 
 const LOAD_MS = 15000;
 const FIRST_ROWS = 30;
-const MEASURES = { accuracy: "Accuracy", map50: "mAP at 0.5", map: "mAP" };
+const MEASURES = { accuracy: "Accuracy", recall: "Recall", map50: "mAP at 0.5", map: "mAP" };
 
 let history_ = null; // the answer on the page; window.history is the browser's
-let isWhole = false; // all versions are in the table
+let isWhole = false; // all versions are asked for, and are in the table
 let resting = null; // the point that is told of while nobody points at one
 
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -19,12 +19,24 @@ async function load() {
   try {
     const { models } = await ask("models?limit=1");
     const name = choose(models.map((one) => one.name));
-    if (name) history_ = await ask(`models/${encodeURIComponent(name)}/history`);
+    if (name) history_ = await historyOf(name);
     show($("error"), "");
     draw();
   } catch (error) {
     if (!key.asking) show($("error"), error.message);
   }
+}
+
+// The newest versions, oldest first; all of them once somebody has asked for that.
+async function historyOf(name) {
+  const path = `models/${encodeURIComponent(name)}/history`;
+  const found = await ask(path);
+  while (isWhole && found.older) {
+    const { versions, older } = await ask(`${path}?limit=5000&before=${found.older + 1}`);
+    found.versions = [...versions, ...found.versions];
+    found.older = older;
+  }
+  return found;
 }
 
 // The model to show: the chosen one, else the one that is served, else the first.
@@ -45,9 +57,15 @@ const isServed = (version) => {
 
 function draw() {
   if (!history_) return;
-  const name = MEASURES[history_.measure] ?? history_.measure;
-  $("chart-title").textContent = `${name} of ${history_.name}`;
+  const measure = MEASURES[history_.measure] ?? history_.measure;
+  const name = history_.measured_by === "workers" ? `${measure} on workers` : measure;
+  const total = history_.versions.length + history_.older;
+  $("chart-title").textContent = `${name} of ${history_.name}` +
+    (history_.older ? `, the newest ${history_.versions.length} of ${total} versions` : "");
   $("measure").textContent = name;
+  $("measured").textContent = history_.measured_by === "workers"
+    ? "Measured by the workers, each on data of its own, round by round."
+    : "Measured by the coordinator on its own test data, round by round.";
   const runs = new Set(history_.versions.map((version) => version.run_id));
   const isOneRun = runs.size === 1; // rounds begin anew with each run
   const points = history_.versions.map((version) => ({
@@ -86,18 +104,29 @@ function drawTable() {
     if (version.retired) state.append(make("span", "tag old", "retired"));
     const head = make("th", "", String(version.version));
     head.scope = "row";
+    head.setAttribute("role", "rowheader");
     const cells = [
-      String(version.round),
-      version.value === null ? "\u2013" : percent(version.value),
-      version.loss === null ? "\u2013" : version.loss.toPrecision(3),
-      version.updates === null ? "\u2013" : String(version.updates),
-      sizeOf(version.size_bytes),
-      day.format(new Date(version.created_at)),
-    ].map((text) => make("td", "", text));
-    return make("tr", isServed(version) ? "now" : "", head, ...cells,
-      make("td", "", state));
+      ["round", String(version.round)],
+      ["value", version.value === null ? "\u2013" : percent(version.value)],
+      ["loss", version.loss === null ? "\u2013" : version.loss.toPrecision(3)],
+      ["updates", version.updates === null ? "\u2013" : String(version.updates)],
+      ["size", sizeOf(version.size_bytes)],
+      ["made", day.format(new Date(version.created_at))],
+    ].map(([name, text]) => {
+      const cell = make("td", name, text);
+      // Where there is no room for the table's head.
+      cell.dataset.name = name === "value" ? $("measure").textContent : name;
+      return cell;
+    });
+    const row = make("tr", isServed(version) ? "now" : "", head, ...cells, make("td", "", state));
+    // Said, because on a narrow page the style makes them blocks.
+    row.setAttribute("role", "row");
+    for (const cell of row.querySelectorAll("td")) cell.setAttribute("role", "cell");
+    return row;
   }));
-  $("more").hidden = rows.length === newest.length;
+  const total = newest.length + history_.older;
+  $("more").textContent = `show all ${total}`;
+  $("more").hidden = rows.length === total;
 }
 
 function showServed(answer) {
@@ -128,7 +157,7 @@ key.entered = () => {
 $("model-choice").addEventListener("change", load);
 $("more").addEventListener("click", () => {
   isWhole = true;
-  drawTable();
+  load();
 });
 new ResizeObserver(draw).observe($("chart"));
 load();

@@ -24,6 +24,7 @@ const key = {
 
   // Links carry no header: what needs the key is not offered as one.
   mark() {
+    document.body.classList.toggle("locked", key.asking);
     const isUsed = key.asking || sessionStorage.getItem(KEY_NAME) !== null;
     for (const element of document.querySelectorAll(".keyless")) element.hidden = isUsed;
     document.getElementById("forget").hidden = key.asking || !isUsed;

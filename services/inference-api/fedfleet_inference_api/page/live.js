@@ -8,6 +8,10 @@ const STILL_MS = 2000; // between two pictures of a camera that is not among the
 const LIST_MS = 5000;
 const RETRY_MS = 2000;
 const MOST_EVENTS = 100;
+// Texts in a picture are as large as its width allows: in a tile narrower than this those of a
+// large picture cannot be read.
+const NARROW = 400;
+const SMALL_WIDTH = 640;
 
 const CODES = {
   auth_failed: "It refuses the user or the password.",
@@ -15,6 +19,7 @@ const CODES = {
   timeout: "It does not answer in time.",
   connection_refused: "Nothing listens at its address and port.",
   unreachable: "Its address cannot be reached.",
+  not_allowed: "Its address is not among those where cameras may be.",
   tls_failed: "Its certificate could not be checked.",
   codec_unsupported: "Its video format cannot be read; H.264 and H.265 can.",
   no_video: "There is no video at its address.",
@@ -32,8 +37,8 @@ const STATES = {
   stopped: "stopped",
 };
 
-const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
-const timeOf = (seconds) => clock.format(new Date(1000 * seconds));
+// In UTC, as in the pictures, so that an event is found in them.
+const timeOf = (seconds) => new Date(1000 * seconds).toISOString().slice(11, 19);
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 const versionOf = (seen) => seen && seen.version ? `version ${seen.version}` : "";
 
@@ -43,7 +48,9 @@ class Tile {
     this.path = `cameras/${encodeURIComponent(name)}`;
     this.isSeen = false; // on the screen
     this.stopping = null; // ends its stream
+    this.query = ""; // of its stream
     this.stillAt = 0;
+    this.isFailing = false; // its last stream did not begin, or broke off
     this.canvas = make("canvas", "picture");
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", `camera ${name}: no picture yet`);
@@ -58,9 +65,12 @@ class Tile {
     this.gone = make("button", "link", "remove");
     this.gone.type = "button";
     this.gone.addEventListener("click", () => this.remove());
+    this.back = make("p", "hint", "The service's own file names it: it is back after a restart.");
+    this.back.hidden = true;
+    this.isConfigured = false;
     const title = make("div", "title", make("h3", "", name), this.state);
-    const low = make("div", "title", this.facts, this.gone);
-    this.element = make("li", "card tile", title, this.larger, this.why, low);
+    const low = make("div", "title low", this.facts, this.gone);
+    this.element = make("li", "card tile", title, this.larger, this.why, low, this.back);
     this.element.dataset.name = name;
   }
 
@@ -73,7 +83,9 @@ class Tile {
     if (!this.gone.classList.contains("sure")) {
       this.gone.classList.add("sure");
       this.gone.textContent = "really remove?";
+      this.back.hidden = !this.isConfigured;
       setTimeout(() => {
+        this.back.hidden = true;
         this.gone.classList.remove("sure");
         this.gone.textContent = "remove";
       }, 4000);
@@ -88,13 +100,16 @@ class Tile {
   }
 
   update(camera) {
-    const { state, code, width, height, fps } = camera.status;
+    const { state, code, width, height, fps, retry_at_s: retryAt } = camera.status;
+    this.isConfigured = camera.configured;
     this.element.dataset.state = state;
     this.state.textContent = STATES[state] ?? state;
-    show(this.why, state === "streaming" ? "" : CODES[code] ?? code);
+    const next = retryAt ? ` Next try at ${timeOf(retryAt)} UTC.` : "";
+    show(this.why, state === "streaming" ? "" : (CODES[code] ?? code) + next);
     const facts = [camera.address];
     if (width) facts.push(`${width}\u00d7${height}`, `${fps.toFixed(fps < 10 ? 1 : 0)} frames/s`);
     if (camera.model) facts.push(versionOf(camera.model));
+    if (!camera.kept) facts.push("until the service stops");
     this.facts.textContent = facts.join(" \u00b7 ");
   }
 
@@ -111,15 +126,26 @@ class Tile {
     this.canvas.setAttribute("aria-label", `camera ${this.name}`);
   }
 
+  // For the size that the tile has now.
+  wanted() {
+    return this.canvas.clientWidth < NARROW ? `?width=${SMALL_WIDTH}` : "";
+  }
+
   async live() {
     const stopping = this.stopping = new AbortController();
+    this.query = this.wanted();
     try {
-      const response = await send(`${this.path}/stream.mjpg`, { signal: stopping.signal });
+      const path = `${this.path}/stream.mjpg${this.query}`;
+      const response = await send(path, { signal: stopping.signal });
       if (!response.ok) throw await failure(response);
-      for await (const picture of pictures(response)) await this.draw(picture);
+      for await (const picture of pictures(response)) {
+        this.isFailing = false;
+        await this.draw(picture);
+      }
     } catch {
-      this.stillAt = 0; // meanwhile single pictures
+      // single pictures until it is tried again
     }
+    this.isFailing = !stopping.signal.aborted;
     await wait(stopping.signal.aborted ? 0 : RETRY_MS);
     if (this.stopping === stopping) this.stopping = null;
   }
@@ -133,7 +159,7 @@ class Tile {
     if (Date.now() < this.stillAt) return;
     this.stillAt = Date.now() + STILL_MS;
     try {
-      const response = await send(`${this.path}/snapshot.jpg?width=640`);
+      const response = await send(`${this.path}/snapshot.jpg?width=${SMALL_WIDTH}`);
       if (response.ok) await this.draw(await response.blob());
     } catch {
       // its state says why
@@ -158,7 +184,9 @@ function watch() {
     .slice(0, MOST_LIVE));
   for (const tile of tiles.values()) {
     if (live.has(tile)) {
+      if (tile.query !== tile.wanted()) tile.end();
       if (tile.stopping === null) tile.live();
+      if (tile.isFailing) tile.still();
     } else {
       tile.end();
       if (seen.includes(tile) && tile.element.dataset.state === "streaming") tile.still();
@@ -170,9 +198,9 @@ let isListed = true; // the last list came
 
 async function list() {
   if (document.hidden || key.asking) return;
-  let cameras;
+  let cameras, fault, mayAdd;
   try {
-    ({ cameras } = await ask("cameras"));
+    ({ cameras, fault, may_add: mayAdd } = await ask("cameras"));
   } catch (error) {
     isListed = false;
     if (!key.asking) show($("cameras-error"), error.message);
@@ -180,7 +208,9 @@ async function list() {
   }
   if (!isListed) show($("cameras-error"), "");
   isListed = true;
-  $("cameras-empty").hidden = cameras.length > 0;
+  show($("cameras-fault"), fault && `Cameras that were added are missing. ${fault}`);
+  $("cameras-empty").hidden = cameras.length > 0 || mayAdd;
+  $("adding").hidden = !mayAdd;
   const names = cameras.map((camera) => camera.name);
   for (const [name, tile] of tiles) {
     if (names.includes(name)) continue;
@@ -217,12 +247,14 @@ function fillChoice(names) {
 
 const share = (value) => `${Math.round(100 * value)} %`;
 const thing = ({ label, score, track }) => `${label} ${share(score)}${track ? ` #${track}` : ""}`;
-const place = ({ zones }) => (zones?.length ? ` in ${zones.join(", ")}` : "");
+// A zone's name may be any word: "left", for one.
+const place = ({ zones }) => (zones?.length
+  ? ` in zone ${zones.map((name) => `\u201c${name}\u201d`).join(", ")}` : "");
 
 const SENTENCES = {
   track_started: ({ fields }) => `${thing(fields)} came${place(fields)}`,
   track_moved: ({ fields }) => `${thing(fields)} moves${place(fields)}`,
-  track_ended: ({ fields }) => `${thing(fields)} left`,
+  track_ended: ({ fields }) => `${thing(fields)} is gone`,
   classified: ({ fields }) => fields.top5.slice(0, 3)
     .map((one) => `${one.label} ${share(one.probability)}`).join(", "),
   state: ({ fields }) => [STATES[fields.state] ?? fields.state,
@@ -264,6 +296,7 @@ function rowOf(event) {
   const say = SENTENCES[event.kind];
   const time = make("time", "", timeOf(event.at_s));
   time.dateTime = new Date(1000 * event.at_s).toISOString();
+  time.title = new Date(1000 * event.at_s).toLocaleString();
   const where = make("span", "where", event.camera || event.model.name || "model");
   const row = make("li", "", time, where, make("span", "what", say ? say(event) : event.kind),
     make("span", "tag", versionOf(event.model)));

@@ -4,10 +4,14 @@
 
 const LARGEST_PREVIEW = 1200;
 const TINY = 96;
+const USUAL_SCORE = 0.4; // what the service takes where a request names none
 
 let shown = null; // the file on the page
 let bitmap = null; // its pixels, null where the browser cannot read them
 let found = null; // what a detector found in it, null for a classifier
+let seen = null; // the answer on the page, null while there is none
+let askedFrom = USUAL_SCORE; // the least score of what a detector was asked for
+let least = USUAL_SCORE; // the least score that is shown
 let asked = 0; // number of the latest request: a late answer to an earlier one is dropped
 
 function showError(text) {
@@ -16,7 +20,8 @@ function showError(text) {
     $("bars").replaceChildren();
     show($("provenance"), "");
     $("empty").hidden = $("nothing").hidden = true;
-    found = null;
+    $("least").hidden = true;
+    found = seen = null;
     draw();
   }
 }
@@ -70,7 +75,9 @@ function barFor(label, share, color) {
 
 function showAnswer(answer) {
   showError("");
-  found = answer.detections ?? null;
+  seen = answer;
+  found = answer.detections?.filter((one) => one.score >= least) ?? null;
+  $("least").hidden = found === null;
   const rows = found
     ? found.map((one) => barFor(one.label, one.score, colorOf(one.index)))
     : answer.predictions.map((one) => barFor(one.label, one.probability));
@@ -92,7 +99,10 @@ async function predict() {
   try {
     // The content decides what the file is, not the type that the browser guessed from its name.
     const headers = { "content-type": "application/octet-stream" };
-    const answer = await ask("predict", { method: "POST", body: file, headers });
+    const isDetector = model.served?.model?.kind === "detection";
+    askedFrom = isDetector && least < USUAL_SCORE ? Number($("least-score").min) : USUAL_SCORE;
+    const query = askedFrom < USUAL_SCORE ? `?score=${askedFrom}` : "";
+    const answer = await ask(`predict${query}`, { method: "POST", body: file, headers });
     if (number === asked) showAnswer(answer);
   } catch (error) {
     if (number === asked) showError(error.message);
@@ -107,7 +117,7 @@ function take(files) {
     return;
   }
   shown = files[0];
-  found = null;
+  found = seen = null;
   drawPreview(shown);
   predict();
 }
@@ -122,6 +132,14 @@ key.entered = async () => {
   if (shown && !key.asking) predict();
 };
 
+// What is less sure is asked for once, and shown or hidden here.
+$("least-score").addEventListener("input", (event) => {
+  least = Number(event.target.value);
+  $("least-told").textContent = `${Math.round(100 * least)} %`;
+  if (shown && least < askedFrom) predict();
+  else if (seen) showAnswer(seen);
+});
+window.addEventListener("resize", draw);
 $("file").addEventListener("change", (event) => {
   if (event.target.files.length) take(event.target.files);
   event.target.value = ""; // so that choosing the same file again counts

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fedfleet_inference_api.backends.agreement import TOLERANCES, Tolerance, disagreement
 
-LOOSE = Tolerance(0.05, 0.1)
+LOOSE = Tolerance(0.05, 0.1, 1.0)
 LOGITS = np.array([[4.0, 1.0, 0.0], [0.0, 0.02, -3.0]], np.float32)
 
 
@@ -27,6 +28,37 @@ def test_probabilities_beyond_the_tolerance_disagree():
     other[0, 0] = 2.0
 
     assert "over 0.001" in disagreement(LOGITS, other, TOLERANCES["onnx"])
+
+
+FLAT = np.random.default_rng(1).normal(0, 1e-8, (8, 10)).astype(np.float32)
+OTHER = np.random.default_rng(2).normal(0, 1e-8, (8, 10)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e5])
+def test_answers_of_another_model_disagree_however_flat_they_are(name, scale):
+    """As those at the start of a run: all classes are as good as equally probable."""
+    want, tolerance = FLAT * np.float32(scale), TOLERANCES[name]
+
+    assert disagreement(want, want * np.float32(1 + 1e-5), tolerance) == ""
+    moved = want + np.float32(1e-7 * scale)  # the same probabilities
+    assert disagreement(want, moved, tolerance) == ""
+    for got in (OTHER * np.float32(scale), np.zeros_like(want), -want):
+        assert "logits are off" in disagreement(want, got, tolerance)
+
+
+def test_logits_that_are_all_equal_agree_with_themselves():
+    equal = np.full((2, 7), 0.1, np.float32)
+
+    assert disagreement(equal, equal.copy(), TOLERANCES["onnx"]) == ""
+
+
+def test_boxes_of_another_model_disagree_however_near_their_anchors_they_are():
+    want = np.zeros((2, 6, 4 + 3), np.float32)
+    want[..., :4] = FLAT[0, :4]
+
+    assert disagreement(want, want.copy(), TOLERANCES["onnx"]) == ""
+    assert "boxes are off" in disagreement(want, np.zeros_like(want), TOLERANCES["onnx"])
 
 
 def test_what_is_not_finite_or_of_another_form_disagrees():

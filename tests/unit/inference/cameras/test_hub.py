@@ -148,6 +148,20 @@ async def test_readers_on_the_loop_hear_from_threads():
     assert [one.event.event_id for one in told] == list(range(1001, 1401))
 
 
+async def test_call_that_comes_after_its_events_were_taken_is_no_news():
+    hub = hub_at_zero()
+    with hub.subscribe() as reader:
+        hub.publish(event(1))  # the loop is called, and comes to it only when it has nothing to do
+        assert numbers(await reader.next(PATIENCE_S)) == [1]
+        waiting = asyncio.ensure_future(reader.next(PATIENCE_S))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+        assert not waiting.done()
+        hub.publish(event(2))
+        assert numbers(await waiting) == [2]
+
+
 async def test_close_ends_readers_that_wait_and_lets_no_one_in():
     hub = hub_at_zero()
     with hub.subscribe() as reader:

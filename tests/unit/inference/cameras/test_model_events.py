@@ -82,3 +82,10 @@ def test_model_events_name_the_version_the_round_and_the_reason():
         "code": "SCHEMA_MISMATCH",
         "reason": "no such tensor",
     }
+
+
+def test_version_that_is_found_under_another_alias_is_no_news():
+    first = Following(current=servable(1))
+    renamed = replace(first, current=replace(first.current, alias=""))
+
+    assert model_events(first, renamed) == []

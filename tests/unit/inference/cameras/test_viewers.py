@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedfleet.errors import NotFound, Unavailable
 from fedfleet_inference_api.cameras.seen import Frame, View
@@ -63,6 +65,31 @@ async def test_viewers_of_a_camera_share_one_encoded_picture():
     assert all(picture is first[0] for picture in first)
     assert all(picture is second[0] for picture in second)
     assert second[0].number == 2
+
+
+async def test_viewers_with_little_room_share_a_smaller_picture_and_the_bounds_hold_for_both():
+    stage = Stage("yard")
+    pixels = np.zeros((90, 1600, 3), np.uint8)
+    viewers = Viewers(stage.look, most=9, most_each=3, pace_s=0.01)
+    async with AsyncExitStack() as stack:
+        watches = [
+            await stack.enter_async_context(viewers.watch("yard", width))
+            for width in (16, 640, 641)
+        ]
+        frame = Frame(camera="yard", sequence=1, at_s=1.0, media_s=None, pixels=pixels)
+        stage.scenes["yard"] = Scene(view=View(frame=frame))
+        viewers.tell("yard")
+        pictures = [await until(watch, 1) for watch in watches]
+        for width in (None, 640):
+            with pytest.raises(Unavailable, match="3 viewers"):
+                async with viewers.watch("yard", width):
+                    pass
+        assert viewers.viewers == 3
+
+    sizes = [Image.open(io.BytesIO(picture.jpeg)).size for picture in pictures]
+    assert sizes == [(640, 36), (640, 36), (1280, 72)]
+    assert pictures[0] is pictures[1]
+    assert viewers.viewers == 0
 
 
 async def test_viewer_that_comes_later_gets_the_picture_of_now_and_a_slow_one_misses_some():

@@ -86,6 +86,7 @@ def test_minute_of_frames_forgets_the_failures(streamed_s, wait_s):
     ("code", "waits"),
     [
         (CameraCode.AUTH_FAILED, [300, 300, 300, 300, 300]),
+        (CameraCode.NOT_ALLOWED, [300, 300, 300, 300, 300]),
         (CameraCode.NOT_FOUND, [0, 0, 0, 300, 300]),
         (CameraCode.REFUSED, [0, 0, 0, 0, 0]),
     ],
