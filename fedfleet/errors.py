@@ -416,6 +416,14 @@ class NotInstalled(FedFleetError):
     code = "NOT_INSTALLED"
     status = "FAILED_PRECONDITION"
 
+    @classmethod
+    def of_extra(cls, what: str, extra: str) -> NotInstalled:
+        """Say that something is missing, and which of FedFleet's extras brings it."""
+        return cls(
+            f"{what} is not installed here; the extra {extra!r} brings it: "
+            f"pip install '.[{extra}]' in FedFleet's source folder"
+        )
+
 
 class NotServed(FedFleetError):
     """The call is part of the contract and not served by this release."""

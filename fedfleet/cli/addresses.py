@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 from fedfleet.env import parse_list
 from fedfleet.errors import SettingInvalid
@@ -11,6 +12,7 @@ from fedfleet.rpc.address import split_address
 ENROLL_PORT = 7073
 # A coordinator that waits as a standby does not listen: its machine refuses at once.
 LOOK_S = 3.0
+_AGAIN_S = 0.2
 
 
 def split_addresses(text: str) -> tuple[str, ...]:
@@ -42,9 +44,24 @@ def enrolment_addresses(enroll: str, coordinator: str) -> tuple[str, ...]:
 def answering(addresses: tuple[str, ...]) -> str:
     """The first at which somebody listens, or else the first."""
     for address in addresses if len(addresses) > 1 else ():
+        if is_answering((address,)):
+            return address
+    return addresses[0]
+
+
+def is_answering(addresses: tuple[str, ...]) -> bool:
+    """Whether somebody listens at one of them."""
+    for address in addresses:
         try:
             with socket.create_connection(split_address(address), LOOK_S):
-                return address
+                return True
         except OSError:
             continue
-    return addresses[0]
+    return False
+
+
+def wait_answering(addresses: tuple[str, ...], limit_s: float) -> None:
+    """Return once somebody listens at one of them, or the time is over."""
+    give_up_s = time.monotonic() + limit_s
+    while not is_answering(addresses) and time.monotonic() < give_up_s:
+        time.sleep(_AGAIN_S)

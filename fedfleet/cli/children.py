@@ -18,12 +18,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fedfleet.errors import FedFleetError, ProcessDied, TimedOut, error_for_code
+from fedfleet.errors import FedFleetError, NotInstalled, ProcessDied, TimedOut, error_for_code
 
 LOOK_S = 0.02
 TAIL_LINES = 12
 # What a service writes last when it ends by an error of ours.
 _LAST_WORDS = re.compile(r"fedfleet-[a-z-]+: ([A-Z_]+): (.*)")
+# What Python writes last of a service whose extra is not installed.
+_NO_MODULE = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'")
+_EXTRAS = {
+    "fedfleet_coordinator": "coordinator",
+    "fedfleet_worker": "worker",
+    "fedfleet_inference_api": "inference",
+}
 
 
 class Child:
@@ -33,6 +40,7 @@ class Child:
         self, name: str, module: str, environ: Mapping[str, str], log: Path, stage: int
     ) -> None:
         self.name = name
+        self.module = module
         self.log = log
         self.stage = stage
         with log.open("ab") as file:
@@ -71,6 +79,9 @@ class Child:
             match = _LAST_WORDS.match(line)
             if match:
                 return error_for_code(match[1], f"{self.name}: {match[2]}")
+            missing = _NO_MODULE.match(line)
+            if missing and not missing[1].startswith("fedfleet") and self.module in _EXTRAS:
+                return NotInstalled.of_extra(f"{self.name}: {missing[1]}", _EXTRAS[self.module])
         return ProcessDied(
             f"{self.name} ended unasked ({_status(self.process.returncode)}); its log: {self.log}",
             detail="\n".join(lines[-TAIL_LINES:]),

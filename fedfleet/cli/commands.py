@@ -85,7 +85,9 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
     "models": Branch(
         "Look at model versions, compare, name, retire, export and import them.",
         {
-            "list": Leaf("fedfleet.cli.models:list_versions", "List versions and aliases."),
+            "list": Leaf(
+                "fedfleet.cli.models:list_versions", "List the newest versions, and aliases."
+            ),
             "show": Leaf("fedfleet.cli.models:show", "Show one version."),
             "diff": Leaf("fedfleet.cli.model_diff:diff", "Compare two versions of a model."),
             "history": Leaf(
@@ -111,7 +113,28 @@ COMMANDS: Mapping[str, Leaf | Branch] = {
             ),
         },
     ),
-    "predict": Leaf("fedfleet.cli.predict:predict", "Ask the inference service about an image."),
+    "predict": Leaf("fedfleet.cli.predict:predict", "Ask the inference service about images."),
+    "cameras": Branch(
+        "Look at the inference service's cameras, add and remove them.",
+        {
+            "list": Leaf("fedfleet.cli.cameras:list_cameras", "List the cameras and how they are."),
+            "add": Leaf(
+                "fedfleet.cli.cameras:add",
+                "Add a camera where FEDFLEET_CAMERA_NETWORKS allows one.",
+            ),
+            "remove": Leaf(
+                "fedfleet.cli.cameras:remove", "Remove a camera; its viewers' streams end."
+            ),
+            "snapshot": Leaf(
+                "fedfleet.cli.cameras:snapshot",
+                "Write the picture of this moment, with what is seen on it.",
+            ),
+            "demo": Leaf(
+                "fedfleet.cli.cameras:demo",
+                "Write a film of moving shapes, and a cameras.toml that names it.",
+            ),
+        },
+    ),
     "simulate": Leaf(
         "fedfleet.cli.simulate:simulate", "Run a recipe on this machine, without a network."
     ),

@@ -17,7 +17,7 @@ from rich.console import Console
 from fedfleet.cli.output import bars, console, fitting_table, plain, write_json
 from fedfleet.cli.progress import working
 from fedfleet.cli.recipes import load_recipe
-from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
+from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of, naming_folder
 from fedfleet.data.images import Index
 from fedfleet.data.shard import Shards
 from fedfleet.data.summary import ShardRow, describe_partition
@@ -45,9 +45,11 @@ def describe(
     """Show who holds what."""
     draw = None if plot is None else _plotter(plot)
     parsed = load_recipe(recipe)
-    shards = _shards(parsed, data_dir or config_of(context).data_dir)
+    folder = data_dir or config_of(context).data_dir
+    shards = _shards(parsed, folder)
     classes = shards.spec.classes
-    with working(console(), f"splitting {plain(parsed.data.dataset)}", shown=not as_json):
+    splitting = f"splitting {plain(parsed.data.dataset)}"
+    with naming_folder(folder), working(console(), splitting, shown=not as_json):
         labels = shards.train.labels
         rows = describe_partition(labels, shards.indexes, classes, shards.owners, shards.boxes)
     if plot is not None and draw is not None:
@@ -84,8 +86,10 @@ def partition(
     parsed = load_recipe(recipe)
     if parsed.data.workers is None:
         raise InvalidInput('data.partition = "none": each worker\'s data are its own, not a shard')
-    with working(console(), f"splitting {plain(parsed.data.dataset)}", shown=not as_json):
-        shards = _shards(parsed, data_dir or config_of(context).data_dir).indexes
+    folder = data_dir or config_of(context).data_dir
+    splitting = f"splitting {plain(parsed.data.dataset)}"
+    with naming_folder(folder), working(console(), splitting, shown=not as_json):
+        shards = _shards(parsed, folder).indexes
         paths = [_write(out.expanduser(), parsed, number, shards) for number in range(len(shards))]
     if as_json:
         write_json({"files": [str(path) for path in paths]})
@@ -106,9 +110,7 @@ def _plotter(path: Path) -> Any:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("matplotlib"):
             raise
-        raise NotInstalled(
-            "--plot: matplotlib is not installed here; pip install 'fedfleet[report]' brings it"
-        ) from error
+        raise NotInstalled.of_extra("--plot: matplotlib", "report") from error
 
 
 def _write(folder: Path, recipe: Recipe, number: int, shards: list[Index]) -> Path:

@@ -143,6 +143,7 @@ def registry_event_document(event: pb.RegistryEvent) -> Document:
         "model": event.model,
         "version": event.version,
         "alias": event.alias or None,
+        "at_s": event.at_s or None,
     }
 
 

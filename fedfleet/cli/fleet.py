@@ -85,6 +85,8 @@ class FleetPlan:
             FEDFLEET_STORE=f"sqlite:{self.state_dir}",
             FEDFLEET_SERVE_MODEL=self.recipe.name,
             FEDFLEET_SERVE_ALIAS="latest",
+            FEDFLEET_CAMERAS_KEPT=self.environ.get("FEDFLEET_CAMERAS_KEPT")
+            or str(self.state_dir / "cameras.json"),
         )
 
     def worker(

@@ -12,10 +12,12 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from fedfleet.errors import (
+    BodyTooLarge,
     CertificateInvalid,
     FedFleetError,
     SettingInvalid,
     TimedOut,
+    Unauthenticated,
     Unavailable,
     error_for_code,
 )
@@ -77,13 +79,17 @@ class InferenceClient:
             handlers.append(HTTPSHandler(context=_trusting(root)))
         self._opener = build_opener(*handlers)
 
-    def predict(self, image: bytes, k: int | None = None) -> dict[str, Any]:
+    def predict(self, image: bytes, **wish: int | float | str | None) -> dict[str, Any]:
         """The service's answer to an image file's bytes, as JSON.
+
+        Args:
+            wish: parameters of ``POST /predict``; None leaves one out.
 
         Raises:
             FedFleetError: what the service answered; Unavailable, TimedOut where it did not.
         """
-        query = "?" + urlencode({"k": k}) if k is not None else ""
+        named = {name: value for name, value in wish.items() if value is not None}
+        query = f"?{urlencode(named)}" if named else ""
         request = Request(  # noqa: S310 - the scheme was checked
             f"{self.url}/predict{query}",
             data=image,
@@ -96,10 +102,36 @@ class InferenceClient:
         url = f"{self.url}/served"
         return self._ask(Request(url, headers=self._headers))  # noqa: S310 - the scheme was checked
 
+    def call(
+        self, method: str, path: str, document: Any = None, *, most: int = MAX_ANSWER_BYTES
+    ) -> bytes:
+        """An answer's bytes; what is sent is JSON, None nothing. Any: whatever JSON can hold.
+
+        Args:
+            most: bytes that the answer may have.
+
+        Raises:
+            FedFleetError: as of ``predict``; BodyTooLarge for a longer answer.
+        """
+        headers = dict(self._headers)
+        body = None
+        if document is not None:
+            body, headers["Content-Type"] = json.dumps(document).encode(), "application/json"
+        url = f"{self.url}/{path}"
+        request = Request(url, body, headers, method=method)  # noqa: S310 - as above
+        return self._send(request, most)
+
+    def document(self, method: str, path: str, document: Any = None) -> dict[str, Any]:
+        """An answer's JSON object; else as ``call``."""
+        return self._document(self.call(method, path, document))
+
     def _ask(self, request: Request) -> dict[str, Any]:
+        return self._document(self._send(request))
+
+    def _send(self, request: Request, most: int = MAX_ANSWER_BYTES) -> bytes:
         try:
             with self._opener.open(request, timeout=self._timeout_s) as answer:
-                return self._document(answer.read(MAX_ANSWER_BYTES))
+                body: bytes = answer.read(most + 1)
         except HTTPError as error:
             with error:
                 raise self._error(error.code, error.read(MAX_ANSWER_BYTES)) from error
@@ -118,6 +150,9 @@ class InferenceClient:
             ) from error
         except (OSError, ValueError, HTTPException) as error:
             raise Unavailable(f"the call to {self.url} broke off", detail=str(error)) from error
+        if len(body) > most:
+            raise BodyTooLarge(f"{self.url} answered with more than {most >> 20} MiB")
+        return body
 
     def _document(self, body: bytes) -> dict[str, Any]:
         try:
@@ -134,9 +169,16 @@ class InferenceClient:
         """The error that an answer carries; a foreign server's has no code of ours."""
         try:
             error = json.loads(body)["error"]
-            return error_for_code(str(error["code"]), str(error["message"]))
+            known = error_for_code(str(error["code"]), str(error["message"]))
         except (ValueError, KeyError, TypeError):
             return FedFleetError(f"{self.url} answered with HTTP status {status}")
+        if isinstance(known, Unauthenticated) and not self._headers:
+            return Unauthenticated(
+                f"{self.url} asks for a key: set FEDFLEET_API_KEY to one that an operator makes "
+                "with 'fedfleet key create --name NAME --scope predict' (of cameras: cameras:read, "
+                "cameras:admin)"
+            )
+        return known
 
 
 def _trusting(root: bytes) -> ssl.SSLContext:

@@ -7,11 +7,12 @@ holds the table's texts to the docstrings.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
@@ -37,6 +38,13 @@ class Branch:
     commands: Mapping[str, Leaf] = field(default_factory=dict)
 
 
+class _Command(TyperCommand):
+    """A command whose help takes no flag for an option with a value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _told(super().get_params(ctx))
+
+
 class LazyGroup(TyperGroup):
     """A group over a table; subclasses set the table.
 
@@ -49,7 +57,10 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
         for name, item in self.table.items():
-            self.add_command(TyperCommand(name, help=item.help), name)
+            self.add_command(TyperCommand(name, help=escape(item.help)), name)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _told(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, stub, rest = super().resolve_command(ctx, args)
@@ -68,10 +79,22 @@ def load(name: str, item: Leaf | Branch) -> Any:
         )
         app.callback(help=item.help)(_nothing)
     else:
-        app.command(name)(pkgutil.resolve_name(item.target))
+        app.command(name, cls=_Command)(pkgutil.resolve_name(item.target))
     command = get_command(app)
     command.name = name
+    command.help = escape(command.help or "")
+    params: list[Any] = list(command.params)
+    for param in params:
+        param.help = escape(param.help or "")  # [rounds] is a recipe's table and no markup
     return command
+
+
+def _told(params: Sequence[Any]) -> list[Any]:
+    """Parameters as the help shows them: a flag without the ``<bool>`` that nobody may write."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return list(params)
 
 
 def group_class(table: Mapping[str, Leaf | Branch]) -> type[LazyGroup]:

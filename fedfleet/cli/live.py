@@ -24,8 +24,11 @@ MOST_WORKERS = 24
 class RunView:
     """Shows one run; use as a context manager."""
 
-    def __init__(self, out: Console, rounds: int, workers: int) -> None:
+    def __init__(
+        self, out: Console, rounds: int, workers: int, *, of_detector: bool = False
+    ) -> None:
         self._out = out
+        self._of_detector = of_detector
         self._rounds = rounds
         self._expected = workers
         self._workers: Sequence[pb.Worker] = ()
@@ -62,7 +65,7 @@ class RunView:
         evaluation = metrics.get("evaluation") or {}
         words = []
         if evaluation:
-            words.append(told_json(evaluation))
+            words.append(told_json(evaluation, of_detector=self._of_detector))
         else:
             words.append(f"train loss {number(metrics.get('train', {}).get('train_loss'))}")
         result = "  ".join(words)

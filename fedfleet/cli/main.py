@@ -66,8 +66,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fedfleet"):
             raise
-        hint = "pip install 'fedfleet[all]' brings everything"
-        _report(NotInstalled.code, f"{error.name} is not installed here; {hint}")
+        _report(NotInstalled.code, NotInstalled.of_extra(str(error.name), "all").message)
         return 1
     except OSError as error:  # a file that cannot be written; sockets' errors are told above
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)

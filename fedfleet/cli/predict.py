@@ -21,21 +21,46 @@ _SIDES = ("left", "top", "right", "bottom")
 
 def predict(
     context: typer.Context,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WEBP, BMP or GIF.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE", help="Files: JPEG, PNG, WEBP, BMP or GIF."),
+    ],
+    # Optional[...]: Typer evaluates these, on Python 3.10 too.
     k: Annotated[
-        Optional[int],  # noqa: UP045  # Typer evaluates it, on Python 3.10 too
-        typer.Option("-k", min=1, help="How many classes to name. Else five, or all there are."),
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "-k", metavar="N", min=1, help="How many classes to name. Else five, or all there are."
+        ),
+    ] = None,
+    score: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="X", min=0.0, max=1.0, help="The least score of a detector's box. Else 0.4."
+        ),
+    ] = None,
+    version: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(metavar="N", min=1, help="Answer with this version. Else what is served."),
+    ] = None,
+    alias: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Answer with the version that this alias names."),
     ] = None,
     inference: Inference = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the inference service about an image."""
-    client = inference_of(context, inference)
-    answer = client.predict(_read(image), k)
+    """Ask the inference service about images."""
+    client, out = inference_of(context, inference), console()
+    several, answers = len(images) > 1, []
+    for image in images:
+        answer = client.predict(_read(image), k=k, score=score, version=version, alias=alias)
+        answers.append({"image": str(image), **answer} if several else answer)
+        if several and not as_json:
+            out.print(plain(str(image)))
+        if not as_json:
+            print_answer(out, answer)
     if as_json:
-        write_json(answer)
-    else:
-        print_answer(console(), answer)
+        write_json(answers if several else answers[0])
 
 
 def print_answer(out: Console, answer: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from fedfleet.cli.documents import traffic_document
 from fedfleet.cli.output import bars, fitting_table, make_table, number, percent, size
-from fedfleet.cli.quality import class_quality, quality_column
+from fedfleet.cli.quality import ON_WORKERS, class_quality, quality_column
+from fedfleet.reports.measures import evaluation_of, hits_name
 from fedfleet.reports.round_result import RoundResult
 from fedfleet.types import MAP50, Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
@@ -55,20 +56,37 @@ def last_evaluation(rounds: Sequence[RoundResult]) -> tuple[int, Evaluation] | N
     return None
 
 
-def print_rounds(out: Console, rounds: Sequence[RoundResult]) -> None:
-    """Print one line per round, and what they moved in all."""
-    quality = quality_column([item.evaluation for item in rounds])
+def print_rounds(out: Console, rounds: Sequence[RoundResult], *, of_detector: bool = False) -> None:
+    """Print one line per round, and what they moved in all.
+
+    The quality is what the coordinator measured, else what the workers did together.
+    """
+    evaluations = _evaluations(rounds)
+    quality = quality_column(evaluations, of_detector=of_detector)
+    if is_on_workers(rounds):
+        quality += ON_WORKERS
     columns = (
         *("round", "version", "updates", "samples", quality, "loss", "train loss"),
         *("up", "down", "took"),
     )
-    rows = [_round_row(item) for item in rounds]
+    rows = [_round_row(*pair) for pair in zip(rounds, evaluations, strict=True)]
     out.print(fitting_table(out, "Rounds", columns, rows, right=columns, leave_out=_NARROW))
     print_traffic(out, rounds)
 
 
-def _round_row(item: RoundResult) -> tuple[str, ...]:
-    evaluation = item.evaluation
+def is_on_workers(rounds: Sequence[RoundResult]) -> bool:
+    """Whether versions were evaluated by workers, and none by the coordinator."""
+    return last_evaluation(rounds) is None and any(item.worker_evaluations for item in rounds)
+
+
+def _evaluations(rounds: Sequence[RoundResult]) -> list[Evaluation | None]:
+    """Of each round the coordinator's; where it has none of any, the workers' added up."""
+    if is_on_workers(rounds):
+        return [evaluation_of(item) for item in rounds]
+    return [item.evaluation for item in rounds]
+
+
+def _round_row(item: RoundResult, evaluation: Evaluation | None) -> tuple[str, ...]:
     return (
         str(item.round),
         "-" if item.version is None else str(item.version),
@@ -92,23 +110,36 @@ def print_traffic(out: Console, rounds: Sequence[RoundResult]) -> None:
     out.print(f"Moved in all: {size(counted)} up{more}, {size(down)} down.")
 
 
-def print_result(out: Console, rounds: Sequence[RoundResult], classes: Sequence[str]) -> None:
+def print_result(
+    out: Console,
+    rounds: Sequence[RoundResult],
+    classes: Sequence[str],
+    *,
+    of_detector: bool = False,
+) -> None:
     """Print the last result: in all, per class, per worker."""
-    last = last_evaluation(rounds)
-    if last is None:
-        out.print("No version was evaluated by the coordinator.")
+    title = "Global model"
+    if is_on_workers(rounds):
+        title += ", on what each worker holds back"
+    found = zip(reversed(rounds), reversed(_evaluations(rounds)), strict=True)
+    for item, evaluation in found:
+        if evaluation is not None:
+            _print_global(out, title, item.round, evaluation, of_detector=of_detector)
+            _print_classes(out, evaluation, classes, of_detector=of_detector)
+            break
     else:
-        _print_global(out, *last)
-        _print_classes(out, last[1], classes)
-    _print_workers(out, rounds)
+        out.print("No version was evaluated by the coordinator.")
+    _print_workers(out, rounds, of_detector=of_detector)
 
 
-def _print_global(out: Console, round: int, evaluation: Evaluation) -> None:
-    if MAP50 in evaluation.scores:
-        _print_detector(out, round, evaluation)
+def _print_global(
+    out: Console, title: str, round: int, evaluation: Evaluation, *, of_detector: bool
+) -> None:
+    if of_detector or MAP50 in evaluation.scores:
+        _print_detector(out, title, round, evaluation)
         return
     columns = ("round", "accuracy", "top-5", "loss", "test examples")
-    table = make_table("Global model", columns, right=columns)
+    table = make_table(title, columns, right=columns)
     table.add_row(
         str(round),
         percent(evaluation.accuracy),
@@ -119,13 +150,13 @@ def _print_global(out: Console, round: int, evaluation: Evaluation) -> None:
     out.print(table)
 
 
-def _print_detector(out: Console, round: int, evaluation: Evaluation) -> None:
+def _print_detector(out: Console, title: str, round: int, evaluation: Evaluation) -> None:
     columns = ("round", "mAP@0.5", "mAP@0.5:0.95", "recall", "precision", "loss", "boxes")
-    table = make_table("Global model", columns, right=columns)
+    table = make_table(title, columns, right=columns)
     answered = sum(evaluation.class_predicted)
     table.add_row(
         str(round),
-        percent(evaluation.scores[MAP50]),
+        percent(evaluation.scores.get(MAP50)),
         percent(evaluation.scores.get("map")),
         percent(evaluation.accuracy),
         percent(evaluation.correct / answered if answered else None),
@@ -135,16 +166,18 @@ def _print_detector(out: Console, round: int, evaluation: Evaluation) -> None:
     out.print(table)
 
 
-def _print_classes(out: Console, evaluation: Evaluation, classes: Sequence[str]) -> None:
+def _print_classes(
+    out: Console, evaluation: Evaluation, classes: Sequence[str], *, of_detector: bool
+) -> None:
     rows = [
         (name, class_quality(evaluation, place, name), many, predicted)
         for place, (name, many, predicted) in enumerate(
             zip(classes, evaluation.class_samples, evaluation.class_predicted, strict=False)
         )
     ]
-    is_detector = MAP50 in evaluation.scores
-    quality = "AP@0.5" if is_detector else "accuracy"
-    title = "Average precision per class" if is_detector else "Accuracy per class"
+    has_precisions = MAP50 in evaluation.scores
+    quality = "AP@0.5" if has_precisions else hits_name(of_detector=of_detector)
+    title = f"{'Average precision' if has_precisions else quality.capitalize()} per class"
     if len(rows) > MOST_CLASSES:
         rows = sorted(rows, key=lambda row: 1.0 if row[1] is None else row[1])[:MOST_CLASSES]
         title = f"{title}, the {MOST_CLASSES} worst of {len(classes)}"
@@ -158,16 +191,17 @@ def _print_classes(out: Console, evaluation: Evaluation, classes: Sequence[str])
     out.print(table)
 
 
-def _print_workers(out: Console, rounds: Sequence[RoundResult]) -> None:
+def _print_workers(out: Console, rounds: Sequence[RoundResult], *, of_detector: bool) -> None:
     last = next((item for item in reversed(rounds) if item.worker_evaluations), None)
     if last is None:
         why = 'the recipe\'s evaluation.workers is "none", or nobody was there to' if rounds else ""
         out.print(f"No worker evaluated a version ({why or 'no round was committed'}).")
         return
+    hits, counted = hits_name(of_detector=of_detector), "boxes" if of_detector else "examples"
     table = make_table(
-        "Accuracy per worker",
-        ("worker", "accuracy", "", "loss", "examples"),
-        right=("accuracy", "loss", "examples"),
+        f"{hits.capitalize()} per worker",
+        ("worker", hits, "", "loss", counted),
+        right=(hits, "loss", counted),
     )
     for name, evaluation in sorted(last.worker_evaluations.items()):
         table.add_row(

@@ -85,10 +85,7 @@ def find_writer() -> Any:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("matplotlib"):
             raise
-        raise NotInstalled(
-            "a report's figures: matplotlib is not installed here; "
-            "pip install 'fedfleet[report]' brings it"
-        ) from error
+        raise NotInstalled.of_extra("a report's figures: matplotlib", "report") from error
 
 
 def checked_target(target: float | None) -> float | None:

@@ -29,9 +29,11 @@ from fedfleet.cli.output import (
 from fedfleet.cli.progress import progress, working
 from fedfleet.cli.recipes import read_recipe
 from fedfleet.cli.report import print_result, print_rounds, round_result
-from fedfleet.cli.session import connect
+from fedfleet.cli.session import START_S, connect
 from fedfleet.cli.settings import Coordinator, Json, RecipeArgument
 from fedfleet.errors import FedFleetError, NotFound, error_for_code
+from fedfleet.reports.measures import hits_name
+from fedfleet.reports.settings import is_detector
 from fedfleet.rpc.control import ControlClient
 from fedfleet.types import MAP50
 from fedfleet.v1 import control_service_pb2 as pb
@@ -39,7 +41,7 @@ from fedfleet.v1 import control_service_pb2 as pb
 # Optional[...]: Typer evaluates it, on Python 3.10 too.
 RunId = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Argument(metavar="[RUN]", help="A run's id; the newest run where left out."),
+    typer.Argument(metavar="RUN", help="A run's id; the newest run where left out."),
 ]
 
 
@@ -54,7 +56,7 @@ def submit(
 ) -> None:
     """Queue a run of a recipe."""
     text = read_recipe(recipe)
-    with connect(context, coordinator) as client:
+    with connect(context, coordinator, patience_s=START_S) as client:
         run = client.submit_run(text)
         if as_json:
             write_json(run_document(run), indent=None if follow else 2)
@@ -115,8 +117,9 @@ def show(
     if found.reason:
         out.print(_why(found))
     if rounds:
-        print_rounds(out, rounds)
-        print_result(out, rounds, response.classes)
+        of_detector = is_detector(found.recipe)
+        print_rounds(out, rounds, of_detector=of_detector)
+        print_result(out, rounds, response.classes, of_detector=of_detector)
 
 
 def watch(
@@ -176,7 +179,9 @@ def _follow(client: ControlClient, run_id: str, as_json: bool) -> None:
     """Print events as they come; raises where the run did not complete."""
     out = console()
     with progress(out, shown=not as_json) as bar:
-        task = bar.add_task("rounds", total=client.get_run(run_id).run.rounds, result="")
+        run = client.get_run(run_id).run
+        of_detector = is_detector(run.recipe)
+        task = bar.add_task("rounds", total=run.rounds, result="")
         for event in client.watch_run(run_id):
             document = event_document(event)
             if as_json:
@@ -185,13 +190,13 @@ def _follow(client: ControlClient, run_id: str, as_json: bool) -> None:
             if event.kind == "round_committed":
                 bar.update(task, completed=event.round)
             clock = local_time(event.at_s).partition(" ")[2]
-            brief = _brief(document["fields"])
+            brief = _brief(document["fields"], of_detector)
             out.print(f"{clock}  round {event.round:<4} {event.kind:<20} {brief}")
             sys.stdout.flush()
     raise_if_failed(client.get_run(run_id).run)
 
 
-def _brief(fields: Mapping[str, Any]) -> str:
+def _brief(fields: Mapping[str, Any], of_detector: bool = False) -> str:
     """An event's fields in half a line. Any: they are JSON."""
     shown = dict(fields)
     metrics = shown.pop("metrics", None) or {}
@@ -204,9 +209,8 @@ def _brief(fields: Mapping[str, Any]) -> str:
         precision = evaluation.get("scores", {}).get(MAP50)
         if precision is not None:
             words.append(f"{MAP50}={percent(precision)}")
-        words.append(
-            f"accuracy={percent(evaluation['accuracy'])} loss={number(evaluation['loss'])}"
-        )
+        hits = hits_name(of_detector=of_detector or precision is not None)
+        words.append(f"{hits}={percent(evaluation['accuracy'])} loss={number(evaluation['loss'])}")
     return plain(" ".join(words))
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fedfleet.cli.addresses import answering, split_addresses
+from fedfleet.cli.addresses import answering, is_answering, split_addresses, wait_answering
 from fedfleet.cli.credentials import credentials_for, held_credentials
 from fedfleet.cli.inference import InferenceClient
 from fedfleet.cli.settings import config_of
@@ -15,9 +15,17 @@ from fedfleet.rpc.address import split_address
 from fedfleet.rpc.control import ControlClient
 from fedfleet.rpc.exposure import is_loopback
 
+# A coordinator that was started the moment before listens by then, on a slow device too.
+START_S = 30.0
 
-def connect(context: typer.Context, coordinator: str | None) -> ControlClient:
+
+def connect(
+    context: typer.Context, coordinator: str | None, *, patience_s: float = 0.0
+) -> ControlClient:
     """A client for the coordinator of the option or the environment; nothing is dialled yet.
+
+    Args:
+        patience_s: wait so long for a coordinator that is starting, and say so on standard error.
 
     Raises:
         SettingInvalid: not an address.
@@ -25,7 +33,14 @@ def connect(context: typer.Context, coordinator: str | None) -> ControlClient:
         NotFound, CertificateInvalid: the credentials that are named cannot be used.
     """
     config = config_of(context)
-    address = answering(split_addresses(coordinator_of(context, coordinator)))
+    addresses = split_addresses(coordinator_of(context, coordinator))
+    if patience_s and not is_answering(addresses):
+        sys.stderr.write(
+            f"fedfleet: nobody listens at {', '.join(addresses)} yet; waiting {patience_s:g} s for "
+            "a coordinator that is starting\n"
+        )
+        wait_answering(addresses, patience_s)
+    address = answering(addresses)
     host, _ = split_address(address)
     credentials = credentials_for(context, address)
     if credentials is None and not is_loopback(host):

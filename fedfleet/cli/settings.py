@@ -5,7 +5,8 @@ Layering keeps ``os.environ`` in ``main``, which passes the environment on as th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Optional
@@ -13,8 +14,9 @@ from typing import Annotated, Optional
 import typer
 
 from fedfleet.env import parse_bool, parse_path, read, setting
-from fedfleet.errors import SettingInvalid
+from fedfleet.errors import DataEmpty, DataMissing, SettingInvalid
 from fedfleet.rpc.exposure import parse_tls
+from fedfleet.tables import printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,3 +132,15 @@ def environment(context: typer.Context) -> Mapping[str, str]:
 def config_of(context: typer.Context) -> CliConfig:
     """The settings of this call; raises SettingInvalid."""
     return read(CliConfig, environment(context))
+
+
+@contextmanager
+def naming_folder(data_dir: Path | None) -> Iterator[None]:
+    """Say where the data were looked for. Only here: the error of a worker is sent elsewhere."""
+    try:
+        yield
+    except (DataMissing, DataEmpty) as error:
+        if data_dir is None:
+            raise
+        where = printable(str(data_dir.absolute()))
+        raise type(error)(f"{error.message} (the data folder is {where})") from error

@@ -14,7 +14,7 @@ from fedfleet.cli.quality import told
 from fedfleet.cli.recipes import load_recipe, shipped
 from fedfleet.cli.recording import options_of, recording
 from fedfleet.cli.report import print_result, print_rounds, print_traffic
-from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of
+from fedfleet.cli.settings import DataDir, Json, RecipeArgument, config_of, naming_folder
 from fedfleet.errors import FedFleetError, SettingInvalid, error_for_code
 from fedfleet.reports.round_result import RoundResult
 from fedfleet.sim.carried_tags import parse_tags
@@ -116,6 +116,7 @@ def simulate(
     with progress(out, shown=not as_json) as bar:
         task = bar.add_task("rounds", total=parsed.rounds.rounds, result="starting")
         with (
+            naming_folder(folder),
             recording(
                 record, parsed, folder, goes_on=checkpoint is not None, options=options
             ) as kept,

@@ -29,8 +29,8 @@ from fedfleet.cli.recipes import load_recipe
 from fedfleet.cli.report import print_result, print_traffic, round_result
 from fedfleet.cli.runs import raise_if_failed
 from fedfleet.cli.sample import Sample, held_out_image
-from fedfleet.cli.settings import CliConfig, DataDir, config_of, environment
-from fedfleet.errors import FedFleetError, SettingInvalid, TimedOut
+from fedfleet.cli.settings import CliConfig, DataDir, config_of, environment, naming_folder
+from fedfleet.errors import AddressInUse, FedFleetError, SettingInvalid, TimedOut
 from fedfleet.rpc.control import ControlClient
 
 PORT = 7070
@@ -75,51 +75,74 @@ def up(
     parsed = load_recipe(recipe)
     folder = data_dir or config_of(context).data_dir
     out = console()
-    with working(out, f"opening {plain(parsed.data.dataset)}"):
+    # Before anything is made: a port that is taken leaves nothing behind.
+    coordinator_port = _port("--port", port, 0 if once else PORT)
+    page_port = _port("--inference-port", inference_port, 0 if once else INFERENCE_PORT)
+    with naming_folder(folder), working(out, f"opening {plain(parsed.data.dataset)}"):
         sample = held_out_image(parsed, folder)  # before anything starts: it says what is missing
     plan = FleetPlan(
         recipe=parsed,
         workers=worker_count(parsed, workers),
         state_dir=_state_folder(state_dir, once),
         data_dir=folder.absolute() if folder else None,
-        port=_port(port, 0 if once else PORT),
-        enroll_port=_port(None, 0 if once else ENROLL_PORT),
-        inference_port=_port(inference_port, 0 if once else INFERENCE_PORT),
+        port=coordinator_port,
+        enroll_port=free_or_any(0 if once else ENROLL_PORT),
+        inference_port=page_port,
         environ=environment(context),
     )
     try:
-        with _ending_on_signals(), Children(plan.state_dir / "logs") as children:
-            fleet = _run(out, children, plan, sample)
+        with (
+            _ending_on_signals(),
+            _told(out, "stopped"),
+            Children(plan.state_dir / "logs") as children,
+            _told(out, "stopping"),  # whoever sent a signal waits: services end in order
+        ):
+            fleet = _run(out, children, plan, sample, stays=not once)
             if once:
                 out.print("Now everything stops; without --once it keeps running.")
             else:
                 out.print(f"web page: {fleet.inference}/")
-                _stay(out, children, fleet, plan)
+                _stay(out, children)
+        if not once:
+            out.print("stopped")
     except FedFleetError as error:
         if error.detail:
             sys.stderr.write(f"{error.detail}\n")
         raise
 
 
-def _run(out: Console, children: Children, plan: FleetPlan, sample: Sample | None) -> Fleet:
-    """From the start of the processes to the answer to one image."""
+def _run(
+    out: Console, children: Children, plan: FleetPlan, sample: Sample | None, *, stays: bool
+) -> Fleet:
+    """From the start of the processes to the answer to one image.
+
+    Args:
+        stays: the fleet goes on after that.
+    """
     out.print(f"state and logs, kept: {plan.state_dir}")
     with working(out, "starting the services"):
         fleet = start_fleet(children, plan)
     out.print(f"coordinator: {fleet.coordinator}   inference: {fleet.inference}")
     out.print(f"mutual TLS between coordinator and workers; their authority: {plan.authority}")
+    if stays:
+        _print_settings(out, fleet, plan)
     with ControlClient(fleet.coordinator, credentials=fleet.operator) as client:
         run_id = submit_or_resume(client, plan.recipe.source)
         out.print(f"run {run_id}: {plan.recipe.name} on {plan.workers} workers")
-        with RunView(out, plan.recipe.rounds.rounds, plan.workers) as view:
+        of_detector = plan.recipe.kind == "detection"
+        total = plan.recipe.rounds.rounds
+        with RunView(out, total, plan.workers, of_detector=of_detector) as view:
             follow(client, run_id, children, view)
         response = client.get_run(run_id)
     raise_if_failed(response.run)
     rounds = [round_result(summary) for summary in response.rounds]
-    print_result(out, rounds, response.classes)
+    print_result(out, rounds, response.classes, of_detector=of_detector)
     print_traffic(out, rounds)
     if sample is not None:
         _ask(out, children, fleet, plan, sample, response.rounds[-1].version)
+        if stays:
+            path = shlex.quote(str(_image_path(plan)))
+            out.print(f"by hand: curl -F file=@{path} {fleet.inference}/predict", soft_wrap=True)
     return fleet
 
 
@@ -132,15 +155,17 @@ def _ask(
     version: int,
 ) -> None:
     """Send the image to the service once it serves the run's last version."""
-    path = plan.state_dir / "held-out.png"
-    path.write_bytes(sample.png)
+    _image_path(plan).write_bytes(sample.png)
     client = InferenceClient(fleet.inference)
     with working(out, f"waiting until version {version} is served"):
         _wait_served(client, children, version)
     answer = client.predict(sample.png)
     print_answer(out, answer)
     out.print(sample.verdict(answer))
-    out.print(f"by hand: curl -F file=@{shlex.quote(str(path))} {fleet.inference}/predict")
+
+
+def _image_path(plan: FleetPlan) -> Path:
+    return plan.state_dir / "held-out.png"
 
 
 def _wait_served(client: InferenceClient, children: Children, version: int) -> None:
@@ -157,8 +182,8 @@ def _wait_served(client: InferenceClient, children: Children, version: int) -> N
         time.sleep(LOOK_S)
 
 
-def _stay(out: Console, children: Children, fleet: Fleet, plan: FleetPlan) -> None:
-    """Keep everything running until Ctrl-C, which is the ordinary end."""
+def _print_settings(out: Console, fleet: Fleet, plan: FleetPlan) -> None:
+    """Print by which variables other commands find this fleet, also while it trains."""
     defaults = CliConfig()
     settings = [f"FEDFLEET_CREDENTIALS={shlex.quote(str(plan.operator))}"]
     if fleet.coordinator != defaults.coordinator:
@@ -168,6 +193,10 @@ def _stay(out: Console, children: Children, fleet: Fleet, plan: FleetPlan) -> No
     if fleet.inference != defaults.inference:
         settings.append(f"FEDFLEET_INFERENCE={fleet.inference}")
     out.print(f"for other commands: export {' '.join(settings)}", soft_wrap=True)
+
+
+def _stay(out: Console, children: Children) -> None:
+    """Keep everything running until Ctrl-C, which is the ordinary end."""
     out.print("Ctrl-C stops everything.")
     try:
         while True:
@@ -175,6 +204,16 @@ def _stay(out: Console, children: Children, fleet: Fleet, plan: FleetPlan) -> No
             time.sleep(LOOK_S)
     except KeyboardInterrupt:
         out.print("stopping")
+
+
+@contextmanager
+def _told(out: Console, word: str) -> Iterator[None]:
+    """Print a word when what is within was interrupted."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        out.print(word)
+        raise
 
 
 def _state_folder(wanted: Path | None, once: bool) -> Path:
@@ -191,8 +230,16 @@ def _state_folder(wanted: Path | None, once: bool) -> Path:
         raise SettingInvalid(f"--state-dir {wanted or 'state'}: {error.strerror}") from error
 
 
-def _port(wanted: int | None, usual: int) -> int:
-    return free_or_any(usual) if wanted is None else wanted
+def _port(option: str, wanted: int | None, usual: int) -> int:
+    """The port that was asked for, else the usual one or 0; raises AddressInUse."""
+    if wanted is None:
+        return free_or_any(usual)
+    if wanted and not free_or_any(wanted):
+        raise AddressInUse(
+            f"{option} {wanted}: {HOST}:{wanted} is taken by another process; choose another one, "
+            "or leave the option out"
+        )
+    return wanted
 
 
 @contextmanager

@@ -23,9 +23,10 @@ from fedfleet.reports.canvas import (
     new_figure,
     short_name,
 )
-from fedfleet.reports.measures import evaluation_of
+from fedfleet.reports.measures import evaluation_of, hits_name
 from fedfleet.reports.record import Record
 from fedfleet.reports.round_result import RoundResult
+from fedfleet.reports.settings import is_detector
 from fedfleet.types import Evaluation
 
 _MOST_BARS = 32
@@ -78,7 +79,7 @@ def draw_classes(record: Record) -> Figure:
         last = [_percent(value) for value in accuracy_CR[:, -1]]
         right.set_yticks(range(len(classes)), last, fontsize="small")
         right.tick_params(length=0)
-    bar = figure.colorbar(image, ax=axes, pad=0.03, aspect=30, label="accuracy")
+    bar = figure.colorbar(image, ax=axes, pad=0.03, aspect=30, label=_hits(record))
     in_percent(bar.ax, "y")
     return figure
 
@@ -140,7 +141,7 @@ def draw_workers(record: Record) -> Figure:
         axes.set_xlabel("workers, the best first")
         axes.set_xlim(0.5, len(having) + 0.5)
     axes.axhline(float(accuracies_W.mean()), color=INK, linewidth=1, dashes=(4, 3))
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel(_hits(record))
     axes.set_ylim(0, 1.02)
     in_percent(axes, "y")
     return figure
@@ -167,7 +168,7 @@ def draw_worker_rounds(record: Record) -> Figure:
     half.set(alpha=0.3, linewidth=0)
     axes.plot(numbers, spans[:, 2], color=ACCENT, label="median")
     axes.set_xlabel("round")
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel(_hits(record))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     in_percent(axes, "y")
     axes.legend(loc="lower right")
@@ -219,3 +220,7 @@ def _without_common_start(names: Sequence[str]) -> list[str]:
     if len(names) > 1 and len(starts) == 1 and starts != {""}:
         return [short_name(name.rpartition("-")[2]) for name in names]
     return [short_name(name) for name in names]
+
+
+def _hits(record: Record) -> str:
+    return hits_name(of_detector=is_detector(record.recipe))

@@ -6,19 +6,21 @@ An evaluation is the coordinator's; where the recipe leaves that out, it is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 from fedfleet.reports.record import Record
 from fedfleet.reports.round_result import RoundResult
+from fedfleet.reports.settings import is_detector
 from fedfleet.types import MAP50, Evaluation
 
 # A target that nobody named: this share of the best accuracy of all runs.
 TARGET_RATIO = 0.95
 # What rounds are measured by.
 ACCURACY = "accuracy"
+RECALL = "recall"  # a detector's share of right answers
 PRECISION = "mAP@0.5"
 
 
@@ -56,18 +58,37 @@ class Measures:
     virtual_s: float | None
 
 
-def quality_name(evaluations: Iterable[Evaluation]) -> str:
-    """What the quality of these is: accuracy, a detector's mean average precision, or either."""
-    kinds = {MAP50 in one.scores for one in evaluations}
-    if kinds == {True}:
+def measure_name(evaluation: Evaluation, *, of_detector: bool) -> str:
+    """What the quality of this one is: of a detector without a measured precision its recall."""
+    if MAP50 in evaluation.scores:
         return PRECISION
-    return f"{ACCURACY} or {PRECISION}" if True in kinds else ACCURACY
+    return hits_name(of_detector=of_detector)
+
+
+def quality_name(evaluations: Iterable[Evaluation], *, of_detector: bool = False) -> str:
+    """What the quality of these is: accuracy, a detector's mean average precision, or either."""
+    names = {measure_name(one, of_detector=of_detector) for one in evaluations}
+    return either_name(names or {PRECISION if of_detector else ACCURACY})
+
+
+def either_name(names: Collection[str]) -> str:
+    """Some of the measures in words, always in the same order; accuracy where there is none."""
+    return " or ".join(name for name in (ACCURACY, RECALL, PRECISION) if name in names) or ACCURACY
+
+
+def hits_name(*, of_detector: bool) -> str:
+    """What the share of right answers is called, which is all that workers measure."""
+    return RECALL if of_detector else ACCURACY
 
 
 def quality_of(records: Iterable[Record]) -> str:
     """What the quality of the rounds of runs is."""
-    found = (evaluation_of(result) for record in records for result in record.rounds)
-    return quality_name(one for one in found if one is not None)
+    names = set()
+    for record in records:
+        of_detector = is_detector(record.recipe)
+        found = (evaluation_of(result) for result in record.rounds)
+        names |= {measure_name(one, of_detector=of_detector) for one in found if one is not None}
+    return either_name(names)
 
 
 def evaluation_of(result: RoundResult) -> Evaluation | None:

@@ -14,8 +14,9 @@ from fedfleet.reports.canvas import HEAT, short_name
 from fedfleet.reports.curves import ALONG, QUANTITIES, Along, Quantity, can_draw, draw_curves
 from fedfleet.reports.data_map import draw_partition
 from fedfleet.reports.groups import Group
-from fedfleet.reports.measures import points_of
+from fedfleet.reports.measures import hits_name, points_of
 from fedfleet.reports.record import Record
+from fedfleet.reports.settings import is_detector
 
 # In a page, whatever the number of workers and classes.
 _WIDEST_INCHES, _TALLEST_INCHES = 4.6, 5.4
@@ -64,10 +65,11 @@ def breakdown_plots(record: Record, prefix: str = "") -> list[Plot]:
 
 
 def _breakdowns(record: Record) -> Iterator[Plot]:
+    hits = hits_name(of_detector=is_detector(record.recipe))
     if points_of(record):
         yield Plot(
             "class-accuracy",
-            "Accuracy per class over rounds; on the right, of the last",
+            f"{hits.capitalize()} per class over rounds; on the right, of the last",
             lambda _: breakdowns.draw_classes(record),
         )
     found = breakdowns.confusion_of(record)
@@ -81,13 +83,14 @@ def _breakdowns(record: Record) -> Iterator[Plot]:
     if rounds:
         yield Plot(
             "worker-accuracy",
-            f"Accuracy per worker in round {rounds[-1].round}, on its own data; dashed: their mean",
+            f"{hits.capitalize()} per worker in round {rounds[-1].round}, on its own data; "
+            "dashed: their mean",
             lambda _: breakdowns.draw_workers(record),
         )
     if len(rounds) > 1:
         yield Plot(
             "worker-accuracy-by-round",
-            "Accuracy of the workers over rounds",
+            f"{hits.capitalize()} of the workers over rounds",
             lambda _: breakdowns.draw_worker_rounds(record),
         )
     data = record.data

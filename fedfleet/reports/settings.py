@@ -33,6 +33,11 @@ def flat_settings(recipe: str) -> dict[str, Any]:
     return flat
 
 
+def is_detector(recipe: str) -> bool:
+    """Whether a recipe's text asks for a detector; raises RecordInvalid where it is not TOML."""
+    return flat_settings(recipe).get("kind") == "detection"
+
+
 def _flatten(table: Mapping[str, Any], prefix: str, into: dict[str, Any]) -> None:
     for name, value in table.items():
         if isinstance(value, dict):

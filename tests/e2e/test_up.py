@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -163,8 +164,8 @@ def test_up_once_runs_the_demo_from_nothing_to_a_prediction(tmp_path: Path) -> N
     assert [int(place) for place, _, _ in predictions] == [1, 2, 3, 4, 5]
     assert len({label for _, label, _ in predictions}) == 5
     assert re.search(r"^true label: \d \((right|wrong)\)$", text, re.MULTILINE)
-    assert re.search(r"^by hand: curl -F file=@\S+\.png http://127\S+/predict$", text, re.MULTILINE)
-    assert "web page" not in text, "it stops now"
+    for asked in ("by hand", "web page", "for other commands"):
+        assert asked not in text, "it stops now"
     assert up.children() == {}
 
 
@@ -186,7 +187,10 @@ def running(clouds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "fedfleet_worker",
     ]
     assert (status, err) == (0, "")
+    assert up.lines[-2:] == ["stopping", "stopped"]
     assert up.children() == {}
+    line = next(line for line in up.lines if line.startswith("for other commands: export"))
+    assert up.lines.index(line) < next(n for n, x in enumerate(up.lines) if x.startswith("round "))
 
 
 @pytest.fixture
@@ -314,15 +318,38 @@ def test_run_watch_tells_the_whole_story(ask: Any) -> None:
     assert [e["event_id"] for e in events] == sorted({e["event_id"] for e in events})
 
 
-def test_run_submit_and_watch_until_the_end(ask: Any, clouds: Path, tmp_path: Path) -> None:
+def test_run_submit_and_watch_until_the_end(
+    ask: Any, running: Up, clouds: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "other.toml"
-    recipe.write_text(clouds.read_text().replace('"clouds"', '"other"'))
+    text = clouds.read_text().replace('"clouds"', '"other"')
+    recipe.write_text(text.replace("[evaluation]", "[evaluation]\ncoordinator = false"))
 
     status, out, err = ask("run", "submit", str(recipe), "--watch")
 
     assert (status, err) == (0, "")
     assert "3 rounds of other, queued" in out
     assert "run_finished" in out
+    # Nobody but the workers has evaluated it, and that is told everywhere.
+    (newest, *_) = document(ask("models", "list", "other", "--json"))["versions"]
+    measured = newest["evaluation_on_workers"]
+    assert newest["metrics"]["evaluation"] is None
+    assert 0.5 < measured["accuracy"] <= 1
+    share = f"{100 * measured['accuracy']:.1f} %"
+    for argv in (
+        ("models", "list", "other"),
+        ("models", "show", "other"),
+        ("models", "history", "other"),
+        ("run", "show"),
+    ):
+        shown = ask(*argv)[1]
+        assert "accuracy on workers" in shown
+        assert share in shown
+    url = running.wait_for("coordinator:").rpartition(" ")[2]
+    with urlopen(f"{url}/models/other/history") as answer:
+        history = json.load(answer)
+    assert (history["measure"], history["measured_by"]) == ("accuracy", "workers")
+    assert [point["value"] for point in history["versions"]][-1] == measured["accuracy"]
 
 
 def test_run_stop_ends_a_run_that_waits(ask: Any, clouds: Path, tmp_path: Path) -> None:
@@ -357,7 +384,11 @@ def test_predict_names_the_classes(ask: Any, running: Up) -> None:
 
     answer = document(ask("predict", image, "-k", "3", "--json"))
     status, out, _ = ask("predict", image)
+    several = document(ask("predict", image, image, "--version", "1", "--json"))
+    tables = ask("predict", image, image, "--alias", "latest")[1]
 
+    assert [(one["image"], one["model"]["version"]) for one in several] == [(image, 1)] * 2
+    assert (tables.count(image), len(PREDICTION.findall(tables))) == (2, 10)
     assert [item["index"] in range(6) for item in answer["predictions"]] == [True] * 3
     assert answer["model"]["name"] == "clouds"
     assert status == 0
@@ -401,12 +432,13 @@ def test_up_on_a_taken_port_says_so_and_stops(clouds: Path, tmp_path: Path, opti
         taken.listen()
         port = str(taken.getsockname()[1])
         with started(
-            "--once", "--recipe", str(clouds), "--state-dir", str(tmp_path), option, port
+            "--once", "--recipe", str(clouds), "--state-dir", str(tmp_path / "new"), option, port
         ) as up:
             status, err = up.end()
 
     assert status == 1
-    assert err.startswith("fedfleet: ADDRESS_IN_USE: ")
+    assert not (tmp_path / "new").exists(), "it looked before it made anything"
+    assert err.startswith(f"fedfleet: ADDRESS_IN_USE: {option} {port}: ")
     assert err.count("\n") == 1
     assert up.children() == {}
 
@@ -441,6 +473,7 @@ def test_up_that_is_interrupted_stops_everything(
         status, err = up.end(number)
 
     assert (status, err) == (expected, "")
+    assert up.lines[-2:] == ["stopping", "stopped"]
     assert up.children() == {}
 
 

@@ -54,7 +54,7 @@ async def test_deployed_and_simulated_detectors_are_bit_identical(tmp_path: Path
         assert run.reason == ""
         deployed = state_of_version(running.store, "shapes")
         rounds = (await running.show(run_id)).rounds
-        version = running.store.registry.version("shapes", 2)
+        first, version = (running.store.registry.version("shapes", n) for n in (1, 2))
 
     simulation = simulate(parse_recipe(RECIPE))
 
@@ -70,4 +70,5 @@ async def test_deployed_and_simulated_detectors_are_bit_identical(tmp_path: Path
     recorded = Evaluation.from_json(version.metrics["evaluation"])
     assert recorded.scores == pytest.approx(last.evaluation.scores)
     assert 0 <= recorded.scores[MAP50] <= 1
+    assert MAP50 in first.metrics["evaluation"]["scores"]  # every version by the same measure
     assert json.loads(json.dumps(version.card))["kind"] == "detection"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from harness import Running, raises_code, running_coordinator, tiny_recipe
 from serving import CARD, publish
 
 from fedfleet.cli.main import main
+from fedfleet.cli.output import local_time
 from fedfleet.errors import StoreUnavailable
 from fedfleet.identity.names import Role
 from fedfleet.identity.signing import Signer, verify
@@ -801,10 +803,33 @@ async def test_show_without_a_version_shows_the_newest(running: Running, shell: 
         await running.control.ImportVersion(requests_of(header_of(), DATA))
 
     shown = (await shell("models", "show", "bought", "--json")).document
-    missing = await shell("models", "show", "nobody")
+    missing = [await shell("models", *argv) for argv in UNKNOWN]
 
     assert shown["version"] == 2
-    assert missing.err.startswith("fedfleet: NOT_FOUND: there is no model 'nobody'")
+    for answer in missing:
+        assert answer.err == "fedfleet: NOT_FOUND: there is no model 'bough'; there are: bought\n"
+
+
+UNKNOWN = (
+    ("show", "bough"),
+    ("promote", "bough", "1"),
+    ("history", "bough"),
+    ("retire", "bough", "--keep", "1"),
+)
+
+
+async def test_history_says_when_each_thing_happened(running: Running, shell: Shell) -> None:
+    await running.control.ImportVersion(requests_of(header_of(), DATA))
+    made_s = running.store.registry.version("bought", 1).created_at_s
+    await shell("models", "promote", "bought", "1")
+
+    events = (await shell("models", "history", "bought", "--json")).document["events"]
+    shown = await shell("models", "history", "bought")
+
+    *_, moved = events
+    assert (moved["kind"], moved["alias"]) == ("alias", "production")
+    assert made_s < moved["at_s"] <= time.time()
+    assert local_time(moved["at_s"]) in shown.out
 
 
 async def test_import_that_cannot_be_recorded_stores_nothing(

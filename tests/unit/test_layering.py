@@ -69,8 +69,11 @@ ONLY_IN = {
     "sqlite3": {"store"},
     # In the process of a camera alone: its service never loads FFmpeg.
     "av": {
-        f"fedfleet_inference_api.cameras.{name}"
-        for name in ("child", "source", "decoding", "faults")
+        *(
+            f"fedfleet_inference_api.cameras.{name}"
+            for name in ("child", "source", "decoding", "faults")
+        ),
+        "fedfleet.cli.demo_film",  # which `fedfleet cameras demo` finds by name
     },
     "paho": {"fedfleet_inference_api.cameras.mqtt"},
     "onnxruntime": {"fedfleet_inference_api"},

@@ -246,5 +246,5 @@ def test_events_say_when(store: Store) -> None:
 
     times_s = [event.at_s for event in store.registry.events()]
 
-    assert len(times_s) == 6  # two versions, latest twice, an alias, one that is retired
+    assert len(times_s) == 4  # two versions, an alias, one that is retired
     assert before_s <= min(times_s) <= max(times_s) <= time.time()

@@ -116,7 +116,8 @@ def test_record_that_is_damaged_leaves_the_old_version_and_one_line(
         alter(folder, "UPDATE versions SET card = ? WHERE number = 2", text)
         # The registry itself reads a version before it points an alias at it.
         alter(folder, "UPDATE aliases SET number = 2, revision = revision + 1")
-        alter(folder, "INSERT INTO registry_events VALUES (NULL, 'alias', 'digits', 2, 'latest')")
+        event = "(NULL, 'alias', 'digits', 2, 'latest', 0)"
+        alter(folder, f"INSERT INTO registry_events VALUES {event}")
         wait_until(lambda: service.follower.following.failure != "")
 
         for _ in range(20):  # looks of the follower go on beside them

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 
-from fedfleet.cli.addresses import answering, enrolment_addresses, split_addresses
+from fedfleet.cli.addresses import (
+    answering,
+    enrolment_addresses,
+    is_answering,
+    split_addresses,
+    wait_answering,
+)
 from fedfleet.errors import SettingInvalid
 
 
@@ -43,3 +50,18 @@ def test_answering_is_the_first_that_listens() -> None:
         assert answering((refuses, listens)) == listens
         assert answering((refuses,)) == refuses
         assert answering((refuses, refuses)) == refuses
+
+
+def test_wait_answering_ends_when_somebody_listens_and_not_long_after_the_limit() -> None:
+    with socket.socket() as late:
+        late.bind(("127.0.0.1", 0))  # refuses until it listens
+        address = f"127.0.0.1:{late.getsockname()[1]}"
+        wait_answering((address,), 0.1)
+        assert not is_answering((address,))
+
+        starting = threading.Timer(0.3, late.listen)
+        starting.start()
+        wait_answering((address,), 30.0)
+        starting.join()
+
+        assert is_answering((address,))

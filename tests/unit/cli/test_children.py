@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedfleet.cli.children import Child, Children
-from fedfleet.errors import AddressInUse, ProcessDied, TimedOut
+from fedfleet.errors import AddressInUse, NotInstalled, ProcessDied, TimedOut
 
 # Modules of their own, since what is started is a module.
 READY = """
@@ -185,3 +185,15 @@ def test_launch_does_not_start_under_another_parent(environ: dict[str, str]) -> 
 
     assert done.returncode == -signal.SIGKILL
     assert done.stderr == b""
+
+
+def test_service_whose_extra_is_missing_names_the_extra(
+    children: Children, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "fedfleet_inference_api.py").write_text("import no_such_server.app\n")
+    child = children.start("inference-api", "fedfleet_inference_api", environ, stage=0)
+
+    with pytest.raises(NotInstalled, match=r"no_such_server is not .*'\.\[inference\]'") as raised:
+        children.wait_for(child, "ready", 30.0)
+
+    assert raised.value.detail == ""

@@ -110,7 +110,7 @@ def test_plot_without_matplotlib_says_what_to_install(tiny: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
-    assert "pip install 'fedfleet[report]'" in done.stderr
+    assert "pip install '.[report]'" in done.stderr
 
 
 def test_describe_names_the_commonest_classes_of_many(cli, tmp_path: Path, tiny: Path) -> None:

@@ -98,6 +98,15 @@ def test_plan_asks_for_mutual_tls_with_an_authority_of_its_own(tiny: Path) -> No
     assert not made.inference()["FEDFLEET_REST_AUTH"]
 
 
+def test_plan_keeps_cameras_in_its_folder_or_where_the_environment_says(tiny: Path) -> None:
+    elsewhere = {"FEDFLEET_CAMERAS_KEPT": "/elsewhere/cameras.json"}
+
+    inside = plan(tiny.read_text()).inference()["FEDFLEET_CAMERAS_KEPT"]
+    outside = plan(tiny.read_text(), elsewhere).inference()["FEDFLEET_CAMERAS_KEPT"]
+
+    assert (inside, outside) == ("/state/cameras.json", "/elsewhere/cameras.json")
+
+
 def test_plan_leaves_a_chosen_number_of_threads(tiny: Path) -> None:
     made = plan(tiny.read_text(), {"FEDFLEET_THREADS": "7"})
 

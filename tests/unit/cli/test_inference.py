@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from fedfleet.cli.inference import InferenceClient
-from fedfleet.errors import CertificateInvalid, InsecureAddress, SettingInvalid, Unavailable
+from fedfleet.errors import (
+    CertificateInvalid,
+    InsecureAddress,
+    SettingInvalid,
+    Unauthenticated,
+    Unavailable,
+)
 from fedfleet.identity.authority import Authority
 from fedfleet.identity.credentials import FILE, save_credentials
 
@@ -114,3 +120,31 @@ def test_client_trusts_the_fleet_s_own_authority_where_it_is_given(tmp_path: Pat
         assert InferenceClient(url, root=authority.root).served()
         with pytest.raises(CertificateInvalid, match="is not trusted"):
             InferenceClient(url).served()
+
+
+class _Guarded(_Echo):
+    """Asks for a key as the service does, and knows none."""
+
+    def do_GET(self) -> None:
+        body = {"error": {"code": "UNAUTHENTICATED", "message": "send it as X-API-Key"}}
+        data = json.dumps(body).encode()
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def test_client_without_a_key_is_told_the_variable_and_not_the_header() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Guarded) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            with pytest.raises(Unauthenticated, match="set FEDFLEET_API_KEY") as none:
+                InferenceClient(url).served()
+            with pytest.raises(Unauthenticated, match=r"^send it as X-API-Key$"):
+                InferenceClient(url, api_key="wrong").served()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "X-API-Key" not in none.value.message

@@ -30,6 +30,15 @@ def test_view_prints_a_line_per_round_where_there_is_no_terminal() -> None:
     ]
 
 
+def test_view_of_a_detector_speaks_of_its_recall() -> None:
+    out = Console(file=StringIO(), width=100)
+
+    with RunView(out, 2, 1, of_detector=True) as view:
+        view.event(committed(1))
+
+    assert out.file.getvalue() == "round 1/2  recall 50.0 %  loss 1.25  0.50 s\n"
+
+
 def test_view_shows_the_workers_on_a_terminal() -> None:
     out = Console(file=StringIO(), width=100, force_terminal=True, height=40, highlight=False)
 

@@ -7,8 +7,11 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from typer.models import ParameterInfo
 
 from fedfleet.cli.commands import COMMANDS
 from fedfleet.cli.lazy import Branch, Leaf
@@ -91,6 +94,31 @@ def test_every_command_has_help(cli, name: str) -> None:
     assert f"Usage: fedfleet {name}" in result.out
 
 
+@pytest.mark.parametrize("name", sorted(leaves()))
+def test_help_swallows_no_word_and_asks_for_no_value_of_a_flag(
+    cli, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 400)
+    told = [item.help for item in _options(leaves()[name]) if item.help]
+
+    shown = " ".join(cli(*name.split(), "--help").out.split())
+
+    assert [text for text in told if " ".join(text.split()) not in shown] == []
+    assert "<bool>" not in shown
+    assert "[[" not in shown
+
+
+def _options(leaf: Leaf) -> list[ParameterInfo]:
+    """What a command's function says of its parameters."""
+    hints = get_type_hints(pkgutil.resolve_name(leaf.target), include_extras=True)
+    return [
+        item
+        for hint in hints.values()
+        for item in getattr(hint, "__metadata__", ())
+        if isinstance(item, ParameterInfo)
+    ]
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -151,6 +179,17 @@ def test_error_is_one_line_with_its_code(cli, argv, environ, code: str) -> None:
     assert result.out == ""
     assert result.err.startswith(f"fedfleet: {code}: ")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [("simulate",), ("data", "describe"), ("up", "--once", "--recipe")]
+)
+def test_data_that_are_missing_are_told_with_the_folder(cli, tmp_path: Path, argv) -> None:
+    result = cli(*argv, "cifar10-cnn", "--data-dir", str(tmp_path))
+
+    assert result.status == 1
+    assert result.err.startswith("fedfleet: DATA_MISSING: ")
+    assert result.err.endswith(f"(the data folder is {tmp_path})\n")
 
 
 @pytest.mark.parametrize(

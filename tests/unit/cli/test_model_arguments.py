@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedfleet.cli.model_arguments import evaluation_of, left_out
+from fedfleet.cli.model_arguments import evaluation_of, not_listed
 from fedfleet.cli.models import _origin
 from fedfleet.v1 import control_service_pb2 as pb
 
@@ -51,12 +51,9 @@ def test_score_that_is_no_number_is_left_out() -> None:
     assert found == {"scores": {"map50": 0.5}}
 
 
-def test_list_says_which_versions_it_lacks() -> None:
-    two, three = pb.Version(number=2), pb.Version(number=3)
-
-    assert left_out("a", [three, two, pb.Version(number=1)]) == ""
-    assert left_out("a", [three, two]).startswith("a: versions before 2 are left out")
-    assert left_out("a", []).startswith("a: versions are left out")
+def test_list_says_how_many_versions_it_lacks() -> None:
+    assert not_listed("a", 2) == "a: 1 older version is not listed; --limit 0 lists all"
+    assert not_listed("a", 31).startswith("a: 30 older versions are not listed")
 
 
 @pytest.mark.parametrize("software", ["x", 3, ["a"], None])

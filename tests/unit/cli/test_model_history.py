@@ -2,21 +2,29 @@ from __future__ import annotations
 
 import pytest
 
-from fedfleet.cli.model_history import _ranges, _what
+from fedfleet.cli.model_history import _passed_over, _what
 from fedfleet.v1 import control_service_pb2 as pb
 
 
 @pytest.mark.parametrize(
-    ("numbers", "text"),
+    ("named", "revision", "passed"),
     [
-        ([], ""),
-        ([4], "4"),
-        ([1, 2], "1-2"),
-        ([1, 2, 3, 5, 7, 8], "1-3, 5, 7-8"),
+        ((1, 5, 1), 3, []),
+        ((1, 2, 3, 5, 1), 5, [2, 3]),
+        ((1, 2, 7, 2, 5, 1), 6, [2]),  # 7 was undone before
+        ((1, 2, 3, 1, 9, 9), 4, [2]),  # and what came after the rollback is no part of it
     ],
 )
-def test_numbers_are_told_as_ranges(numbers: list[int], text: str) -> None:
-    assert _ranges(numbers) == text
+def test_what_a_rollback_passed_over_is_told(
+    named: tuple[int, ...], revision: int, passed: list[int]
+) -> None:
+    events = [
+        pb.RegistryEvent(kind="alias", version=number, alias=alias)
+        for number in named
+        for alias in ("latest", "production")
+    ]
+
+    assert _passed_over(events, pb.Alias(name="production", version=1, revision=revision)) == passed
 
 
 def test_event_is_told_in_words() -> None:

@@ -52,3 +52,10 @@ def test_scores_survive_json_and_not_a_sum() -> None:
     assert (again + again).scores == {}
     assert (again + again).quality == 0.6
     assert "scores" not in evaluation().to_json()
+
+
+def test_share_that_a_detector_finds_is_nowhere_called_accuracy() -> None:
+    assert told(evaluation(), of_detector=True) == "recall 60.0 %  loss 0.5"
+    assert quality_column([evaluation()], of_detector=True) == "recall"
+    assert quality_column([evaluation(), DETECTOR], of_detector=True) == "recall or mAP@0.5"
+    assert quality_column([None], of_detector=True) == "mAP@0.5"

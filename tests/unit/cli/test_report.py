@@ -181,3 +181,32 @@ def test_print_result_of_a_detector_shows_average_precisions() -> None:
     assert any("cat" in line and "87.5 %" in line for line in lines)
     assert any("dog" in line and " - " in line for line in lines)
     assert "Average precision per class" in text(out)
+
+
+def test_what_workers_measured_together_stands_where_the_coordinator_measured_nothing() -> None:
+    out = console()
+    rounds = [result(1, None), result(2, None)]
+
+    print_rounds(out, rounds)
+    print_result(out, rounds, ["cat", "dog"])
+
+    shown = text(out)
+    assert "accuracy on workers" in shown
+    assert shown.count("75.0 %") >= 3  # 19 and 11 of 20 each: in both rounds, and in all
+    assert "Global model, on what each worker holds back" in shown
+    assert "Accuracy per class" in shown
+    assert "No version was evaluated" not in shown
+
+
+def test_workers_of_a_detector_measure_its_recall() -> None:
+    out = console()
+    rounds = [result(1, None)]
+
+    print_rounds(out, rounds, of_detector=True)
+    print_result(out, rounds, ["cat", "dog"], of_detector=True)
+
+    shown = text(out)
+    assert "recall on workers" in shown
+    assert "Recall per class" in shown
+    assert "Recall per worker" in shown
+    assert "ccuracy" not in shown

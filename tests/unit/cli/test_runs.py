@@ -24,3 +24,11 @@ def test_commit_is_its_version_and_evaluation() -> None:
     fields = {"version": 3, "digest": "ab" * 32, "ladder": {"rungs": []}, "metrics": metrics}
 
     assert _brief({**fields, "blobs": ["x"]}).startswith("version=3 accuracy=50")
+
+
+def test_evaluation_of_a_detector_is_told_by_its_recall() -> None:
+    evaluation = {"accuracy": 0.5, "loss": 2.0}
+    precise = {**evaluation, "scores": {"map50": 0.75}}
+
+    assert _brief({"evaluation": evaluation}, of_detector=True) == "recall=50.0 % loss=2"
+    assert _brief({"evaluation": precise}) == "map50=75.0 % recall=50.0 % loss=2"

@@ -50,7 +50,8 @@ def test_classes_come_by_the_size_of_their_change() -> None:
     before = {"class_samples": [10, 10, 10, 0], "class_correct": [5, 5, 5, 0]}
     after = {"class_samples": [10, 10, 20, 0], "class_correct": [6, 1, 10, 0]}
 
-    found = class_changes(["cat", "dog", "eel", "fox"], before, after)
+    classes = ["cat", "dog", "eel", "fox"]
+    found = class_changes(classes, before, classes, after)
 
     assert [one.name for one in found] == ["dog", "cat", "eel"]
     assert found[0].change == pytest.approx(-0.4)
@@ -60,8 +61,23 @@ def test_classes_come_by_the_size_of_their_change() -> None:
 def test_classes_of_versions_that_nobody_evaluated_are_not_compared() -> None:
     measured = {"class_samples": [4, 4], "class_correct": [1, 2]}
 
-    assert class_changes(["a", "b"], {}, {}) == []
-    assert [one.change for one in class_changes(["a", "b"], {}, measured)] == [None, None]
+    names = ["a", "b"]
+    assert class_changes(names, {}, names, {}) == []
+    assert [one.change for one in class_changes(names, {}, names, measured)] == [None, None]
+
+
+def test_classes_in_another_order_are_compared_by_their_names() -> None:
+    before = {"class_samples": [10, 20, 30], "class_correct": [0, 20, 15]}
+    after = {"class_samples": [40, 20, 10], "class_correct": [40, 5, 0]}
+
+    found = class_changes(["cat", "dog", "eel"], before, ["fox", "dog", "cat"], after)
+
+    assert [(one.name, one.a, one.b, one.samples) for one in found] == [
+        ("dog", 1.0, 0.25, 20),
+        ("fox", None, 1.0, 40),
+        ("cat", 0.0, 0.0, 10),
+        ("eel", 0.5, None, None),
+    ]
 
 
 @given(VECTORS, VECTORS)

@@ -103,7 +103,7 @@ def test_a_store_of_version_1_keeps_its_data_and_can_all_that_a_new_one_can(
         use_all(store)
     SqliteStore(tmp_path / "new").close()
 
-    assert version_of(folder) == version_of(tmp_path / "new") == 3
+    assert version_of(folder) == version_of(tmp_path / "new") == 4
     assert schema_of(folder) == schema_of(tmp_path / "new")
 
 
@@ -131,7 +131,7 @@ def test_a_store_of_version_2_keeps_its_data_and_its_signatures(tmp_path: Path) 
             assert store.registry.retire("digits", 1, 50.5).signature == SIGNATURE
     SqliteStore(tmp_path / "new").close()
 
-    assert version_of(folder) == 3
+    assert version_of(folder) == 4
     assert schema_of(folder) == schema_of(tmp_path / "new")
 
 
@@ -178,7 +178,7 @@ def test_kill_before_every_statement_of_the_migration_loses_nothing(tmp_path: Pa
 
     ends = [code for code, _ in results].index(0)
     assert ends > 12
-    assert results == [(-signal.SIGKILL, 1)] * ends + [(0, 3)] * (len(results) - ends)
+    assert results == [(-signal.SIGKILL, 1)] * ends + [(0, 4)] * (len(results) - ends)
 
 
 def test_many_processes_may_open_a_store_of_version_1_at_once(tmp_path: Path) -> None:
