@@ -34,7 +34,17 @@ WHOLE = [
 WHOLE += [(PIXELS.tobytes(), {HEADER: "0"})]
 # Pieces of JSON that mean something in such a request, of other lengths than what they replace.
 PIECES = [b"binary_data", b"binary_data_size", b"true", b"null", b"-1", b"9" * 30, b"{}", b"[]"]
-PIECES += [b'"data":[1],', b'"UINT8"', b'"FP32"', b'"BYTES"', b"\xff", b"\x00", b"\\u0000", b'"']
+PIECES += [
+    b'"data":[1],',
+    b'"UINT8"',
+    b'"FP32"',
+    b'"BYTES"',
+    b"\xff",
+    b"\x00",
+    b"\\u0000",
+    b'"',
+    b"\\ud800",
+]
 
 
 @pytest.fixture(scope="module")

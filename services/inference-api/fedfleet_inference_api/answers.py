@@ -265,6 +265,8 @@ def error_json(
     *,
     path: str = "",
 ) -> JSONResponse:
+    # What a message repeats of a request may be half of a surrogate pair, which has no UTF-8.
+    message = message.encode(errors="backslashreplace").decode()
     if path == V2 or path.startswith(f"{V2}/"):
         content: dict[str, Any] = {"error": f"{code}: {message}"}
     else:

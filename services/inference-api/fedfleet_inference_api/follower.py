@@ -244,6 +244,7 @@ class Follower:
             self._pending = True
             self._restate(target)
             if not isinstance(error, StoreUnavailable):
+                self._unname(record)
                 self._stand_in(target)
             return False
         load_s = time.perf_counter() - started_s
@@ -273,6 +274,13 @@ class Follower:
                 refused=refused,
             )
             self._metrics.swaps.labels("swapped").inc()
+
+    def _unname(self, record: VersionRecord) -> None:
+        """Have what goes on answering beside a refused version be called by no alias."""
+        with self._lock:
+            now = self.following
+            if now.current is not None and not now.is_held and not is_of(now.current, record):
+                self._put(current=under(now.current, ""))
 
     def _kept(self, before: Servable | None) -> Servable | None:
         """What was served before, as it is kept: no alias points at it any more."""

@@ -35,7 +35,7 @@ def parameters_of(value: object, where: str, served: str) -> Parameters:
     for name, wish in value.items():
         asks = name in _EXTENSIONS or name.startswith((_SHARED_MEMORY, _SEQUENCE))
         if asks and name != served and wish is not False:
-            raise InvalidInput(f"{where}.{name[:40]}: this extension is not served here")
+            raise InvalidInput(f"{where}: {name[:40]!r} is an extension that is not served here")
     return value
 
 

@@ -83,7 +83,8 @@ def parse_inference(value: object, asked: Asked, behind: memoryview) -> Inferenc
     if value.get("model_name", asked.model) != asked.model:
         raise InvalidInput(f"model_name: the path asks for {asked.model!r}")
     request_id = value.get("id")
-    if request_id is not None and not isinstance(request_id, str):
+    # Half of a surrogate pair, which JSON can hold, has no UTF-8: no answer could repeat it.
+    if request_id is not None and not (isinstance(request_id, str) and _has_utf8(request_id)):
         raise InvalidInput("id: must be a text")
     parameters = parameters_of(value.get("parameters"), "parameters", BINARY_OUTPUTS)
     is_binary = flag_of(parameters, BINARY_OUTPUTS, "parameters", default=False)
@@ -94,6 +95,14 @@ def parse_inference(value: object, asked: Asked, behind: memoryview) -> Inferenc
     images = _images(inputs[0], asked, behind)
     check_answer(asked.card, [one.name for one in outputs], len(images))
     return Inference(request_id, images, outputs)
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _images(tensor: object, asked: Asked, behind: memoryview) -> Pixels:

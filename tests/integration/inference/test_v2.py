@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -156,3 +157,23 @@ def test_model_that_is_not_served_is_described_and_ready_as_the_alias_says(store
     assert described["versions"] == newest["versions"] == ["1", "2"]
     assert [before.status_code, after.status_code] == [503, 200]
     assert after.json() == {"name": "cats", "ready": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "\ud800"},
+        {"parameters": {"sequence_\ud800": 1}},
+        {"inputs": [{**TENSOR, "parameters": {"shared_memory_\udfff": 1}}]},
+        {"inputs": [{**TENSOR, "\ud800": 1}]},
+        {"outputs": [{"name": "\ud800"}]},
+        {"\udfff": 1},
+    ],
+)
+def test_text_that_has_no_utf8_is_refused_like_any_other(client, changes):
+    body = json.dumps({"inputs": [TENSOR], **changes})
+
+    answer = client.post(INFER, content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("INVALID_INPUT: ")

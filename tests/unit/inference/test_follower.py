@@ -79,9 +79,11 @@ def test_follower_takes_the_next_version_at_once_after_a_bad_one(store):
     bench.serves()
     publish(store, 2, data=b"no safetensors")
     assert bench.serves() == 1
+    assert bench.follower.following.current.alias == "", "the alias points at the refused one"
     publish(store, 3)
 
     assert bench.serves() == 3
+    assert bench.follower.following.current.alias == "latest"
     assert bench.follower.following.failure == ""
     assert bench.follower.following.previous.record.number == 1
 
@@ -95,6 +97,7 @@ def test_follower_forgets_a_failure_when_the_alias_goes_back(store):
     store.registry.set_alias("digits", "latest", 1)
 
     assert bench.serves() == 1
+    assert bench.follower.following.current.alias == "latest"
     assert bench.follower.following.failure == ""
     assert bench.loads == [1, 2]
 
