@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -17,6 +18,7 @@ from fedfleet.cli.settings import Inference, Json
 from fedfleet.errors import DataMissing, FedFleetError, NotInstalled, SettingInvalid
 
 MAX_PASSWORD_BYTES = 4096
+_PASSWORD = re.compile(r"[^/]*//[^/@]*:[^/]*@")
 MAX_PICTURE_BYTES = 64 << 20
 FILM, SETTINGS = "shapes.mp4", "cameras.toml"
 # Resolved only when a film is asked for: it needs PyAV, which is in an extra.
@@ -86,6 +88,11 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add a camera where FEDFLEET_CAMERA_NETWORKS allows one."""
+    if _PASSWORD.match(url):
+        raise SettingInvalid(
+            "URL: it holds a password, which others can read on the command line: leave it out, "
+            "and name --user and --password-file"
+        )
     fields = {"name": name, "url": url, "user": user, "fps": fps, "score": score}
     if password_file is not None:
         fields["password"] = _password(password_file)

@@ -123,13 +123,15 @@ def _files(
             raise DataInvalid(f"{shown}: its image_id is not among the images")
         if not _is_id(category) or category not in categories:
             raise DataInvalid(f"{shown}: its category_id is not among the categories")
-        file = images[image]
+        file, is_crowd = images[image], row.get("iscrowd", 0) not in (0, False)
         try:
             box = clip_box(_corners(row.get("bbox")), file.width, file.height)
         except ValueError as error:
+            if is_crowd:
+                continue  # nobody learns from it: no reason to refuse the whole set
             raise DataInvalid(f"{shown}: {error}") from error
         if box is not None and category in labels:
-            label, is_crowd = labels[category], row.get("iscrowd", 0) not in (0, False)
+            label = labels[category]
             boxes[image].append((float(ignored_label(label) if is_crowd else label), *box))
     return [
         BoxedFile(

@@ -115,6 +115,8 @@ def _boxes(
             # Pixels are counted from 1, and the last one is part of the box.
             box = clip_box((left - 1, top - 1, right, bottom), width, height)
         except ValueError as error:
+            if is_difficult:
+                continue  # nobody learns from it: no reason to refuse the whole set
             raise ValueError(f"{shown}: {error}") from error
         if name in classes and box is not None:
             label = classes.index(name)

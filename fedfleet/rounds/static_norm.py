@@ -25,7 +25,14 @@ from fedfleet.aggregation.exact_sum import check_values
 from fedfleet.errors import UpdateInvalid, UpdateOutOfRange
 from fedfleet.rounds.recipe import Recipe
 from fedfleet.types import CounterVector, FloatVector, Kind, ModelState, Schema
-from fedfleet.wire.limits import MAX_LEVEL_STATISTICS
+from fedfleet.wire.limits import (
+    MAX_LEVEL_STATISTICS,
+    MAX_REQUEST_BYTES,
+    REPORT_ENVELOPE_BYTES,
+)
+
+# In a message: a float32, and the most that a 64-bit count takes.
+_FLOAT_BYTES, _COUNTER_BYTES = 4, 10
 
 
 def needs_queries(recipe: Recipe, schema: Schema) -> bool:
@@ -47,13 +54,21 @@ def queried_levels(recipe: Recipe, schema_of: Callable[[str], Schema]) -> dict[s
     if config is None or not config.static_norm or config.submodel == "rolling":
         return {}
     found: dict[str, Schema] = {}
-    room = MAX_LEVEL_STATISTICS
+    room = min(MAX_LEVEL_STATISTICS, _room_beside(schema_of(config.names[0])))
     for level in config.names[1:]:
         schema = schema_of(level)
         if 0 < schema.elements(Kind.STATISTIC) <= room:
             room -= schema.elements(Kind.STATISTIC)
             found[level] = schema
     return found
+
+
+def _room_beside(whole: Schema) -> int:
+    """How many float32 values fit into a report beside those of the whole width."""
+    own = _FLOAT_BYTES * whole.elements(Kind.STATISTIC) + _COUNTER_BYTES * whole.elements(
+        Kind.COUNTER
+    )
+    return (MAX_REQUEST_BYTES - REPORT_ENVELOPE_BYTES - own) // _FLOAT_BYTES
 
 
 @dataclass(frozen=True, eq=False)

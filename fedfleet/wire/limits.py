@@ -31,6 +31,8 @@ MAX_DELTAS = 64
 # Widths of a run's model, the whole one included; values of all narrower ones' statistics together.
 MAX_LEVELS = 16
 MAX_LEVEL_STATISTICS = 1 << 18
+# Of a report of statistics beside their values: ids, names, lengths, and its envelope.
+REPORT_ENVELOPE_BYTES = 4 << 10
 MAX_CLASSES = 100_000
 MAX_ROUND_DIGITS = 7
 # Of a version that is imported: its bytes, which are checked in memory, its tensors, and each of

@@ -16,6 +16,7 @@ from harness import (
     PATIENCE_S,
     Running,
     ScriptedWorker,
+    digits_recipe,
     initial_of,
     raises_code,
     running_coordinator,
@@ -24,7 +25,9 @@ from harness import (
     update_for,
 )
 
-from fedfleet.errors import StoreFull
+from fedfleet.errors import StoreFull, TrainingFailed
+from fedfleet.training.local import LocalTrainer
+from fedfleet.types import Evaluation
 from fedfleet.v1 import control_service_pb2 as pb
 
 
@@ -254,3 +257,34 @@ async def test_watchers_end_when_the_coordinator_stops(tmp_path: Path) -> None:
         began = asyncio.get_running_loop().time()
         await asyncio.wait_for(running.coordinator.close(), 20)
         assert asyncio.get_running_loop().time() - began < 15
+
+
+async def test_run_that_breaks_over_its_version_leaves_what_versions_need_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = digits_recipe("digits", hidden=(), workers=1, cohort=1, rounds=3)
+    real = LocalTrainer.evaluate
+
+    def second_fails(self: LocalTrainer, *args: Any, **options: Any) -> Evaluation:
+        if running.store.registry.newest_number("digits"):
+            raise TrainingFailed("the model's answers are not finite")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(LocalTrainer, "evaluate", second_fails)
+    async with running_coordinator(tmp_path) as running:
+        run_id = await running.submit(recipe)
+        worker = ScriptedWorker(running, "worker-0")
+        await worker.connect()
+        for start in (
+            lambda: initial_of(recipe),
+            lambda: state_of_version(running.store, "digits"),
+        ):
+            assignment = await worker.assignment()
+            await worker.upload(update_for(assignment, "worker-0", start(), 1.0))
+        run = await running.finished(run_id)
+        versions = running.store.registry.versions("digits")
+
+    left = {path.name for path in (tmp_path / "blobs").rglob("*") if path.is_file()}
+    assert (run.state, run.code) == (pb.RUN_STATE_FAILED, "TRAINING_FAILED")
+    assert [one.number for one in versions] == [1]
+    assert left == {versions[0].digest}

@@ -60,7 +60,6 @@ logger = logging.getLogger(__name__)
 
 # Faults that pass: the run waits for them and goes on from where the journal has it.
 STORE_FAULTS = (StoreFull, StoreUnavailable)
-# The alias that moves with every commit.
 
 _KINDS = {
     act.Work.TRAIN: pb.ASSIGNMENT_KIND_TRAIN,

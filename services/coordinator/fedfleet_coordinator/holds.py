@@ -42,6 +42,11 @@ class Holds:
                     if not self._holders[digest]:
                         del self._holders[digest]
 
+    def held_by(self, holder: str) -> list[str]:
+        """What somebody holds."""
+        with self._changed:
+            return sorted(digest for digest, held in self._holders.items() if holder in held)
+
     def is_held(self, digest: str) -> bool:
         """Whether anybody holds it now."""
         with self._changed:

@@ -103,8 +103,23 @@ class RunQueue:
                 await driver.retire()
                 await self._end_crashed(driver.run_id, error)
                 await driver.forget()
+        await self._free(driver.run_id)
         self._around.holds.let_go(driver.run_id)
         self.active = None
+
+    async def _free(self, run_id: str) -> None:
+        """Delete what an ended run stored and nothing names: a version that it broke over."""
+        store = self._store_of(run_id)
+
+        def work() -> None:
+            if not store.journal.run(run_id).state.final:
+                return
+            for digest in self._around.holds.held_by(run_id):
+                with suppress(Conflict):  # a record needs it
+                    store.blobs.delete(digest)
+
+        with suppress(*STORE_FAULTS):  # the run has ended all the same
+            await self._around.executors.io(work)
 
     async def _end_crashed(self, run_id: str, error: Exception) -> None:
         """End a run by a fault that nobody foresaw; the next one goes on."""

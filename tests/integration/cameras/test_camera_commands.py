@@ -117,6 +117,7 @@ def test_commands_send_the_key_of_the_environment_or_say_which_is_missing(store,
     ("argv", "code"),
     [
         (("add", "door", "rtsp://127.0.0.1/a", "--password-file", "no-such"), "DATA_MISSING"),
+        (("add", "door", "rtsp://me:s3cr3t@127.0.0.1/a"), "SETTING_INVALID"),
         (("demo", "{own}"), "SETTING_INVALID"),
         (("snapshot", "door", "-o", "x.jpg", "--inference", "ftp://a"), "SETTING_INVALID"),
     ],

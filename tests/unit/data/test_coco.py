@@ -194,6 +194,14 @@ def test_coco_holds_what_pycocotools_reads(value, classes):
         np.testing.assert_allclose(found, sorted(want), atol=1e-6)
 
 
+def test_crowd_whose_box_is_wrong_is_no_reason_to_refuse_the_set(data_dir):
+    write(data_dir, broken("annotations", 3, bbox=[90, 2, 5, 4]))
+
+    boxes = opened(data_dir).load_boxes(np.array([1]))
+
+    assert boxes[0, :, 0].tolist() == [1, 0]
+
+
 def broken(table: str, place: int, **values: Any) -> Document:
     value = document()
     value[table][place] |= values

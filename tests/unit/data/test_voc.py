@@ -128,6 +128,15 @@ def test_voc_names_the_file_and_the_object_that_is_wrong(data_dir, content, text
     assert str(data_dir) not in caught.value.message
 
 
+def test_difficult_object_whose_box_is_wrong_is_no_reason_to_refuse_the_set(data_dir):
+    wrong = thing("dog", (90, 2, 95, 4), "<difficult>1</difficult>")
+    (data_dir / "Annotations" / "a.xml").write_text(annotation(thing("person"), wrong))
+
+    boxes = opened(data_dir).load_boxes(np.array([1]))
+
+    assert boxes[0, :, 0].tolist() == [1]
+
+
 @pytest.mark.parametrize(
     "gone", ["Annotations/a.xml", "JPEGImages/a.png", "ImageSets/Main/train.txt"]
 )

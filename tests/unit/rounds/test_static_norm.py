@@ -21,7 +21,8 @@ from fedfleet.rounds.static_norm import (
     with_measured,
 )
 from fedfleet.types import Kind, ModelState, ParamSpec, Schema
-from fedfleet.wire.limits import MAX_LEVEL_STATISTICS
+from fedfleet.v1 import federation_service_pb2 as pb
+from fedfleet.wire.limits import MAX_LEVEL_STATISTICS, MAX_REQUEST_BYTES
 
 SCHEMA = Schema(
     (
@@ -179,7 +180,14 @@ def test_narrower_levels_are_queried_whose_slices_stay_and_have_statistics() -> 
 
 
 def test_a_level_with_more_statistics_than_a_report_takes_is_left_out() -> None:
-    sizes = {"b": MAX_LEVEL_STATISTICS, "c": 1, "d": MAX_LEVEL_STATISTICS - 3, "e": 5, "f": 2}
+    sizes = {
+        "a": 9,
+        "b": MAX_LEVEL_STATISTICS,
+        "c": 1,
+        "d": MAX_LEVEL_STATISTICS - 3,
+        "e": 5,
+        "f": 2,
+    }
 
     def schema_of(level: str) -> Schema:
         return Schema((ParamSpec("mean", (sizes[level],), Kind.STATISTIC),))
@@ -188,3 +196,29 @@ def test_a_level_with_more_statistics_than_a_report_takes_is_left_out() -> None:
     assert [*queried_levels(recipe(more=rates), schema_of)] == ["b"]
     sizes["b"] += 1
     assert [*queried_levels(recipe(more=rates), schema_of)] == ["c", "d", "f"]
+
+
+@pytest.mark.parametrize("whole", [262_144, 270_000, 300_000, 350_000, 500_000])
+def test_levels_never_make_a_report_larger_than_a_request_may_be(whole: int) -> None:
+    rates = [1.0, 0.5, 0.25, 0.125, 0.0625]
+    layers = 50  # each counts its batches
+    sizes = {level: int(whole * rate) for level, rate in zip("abcde", rates, strict=True)}
+
+    def schema_of(level: str) -> Schema:
+        counters = [ParamSpec(f"count.{i}", (1,), Kind.COUNTER) for i in range(layers)]
+        return Schema((ParamSpec("mean", (sizes[level],), Kind.STATISTIC), *counters))
+
+    asked = queried_levels(recipe(more=f"rates = {rates}"), schema_of)
+    report = pb.StatisticsReport(
+        assignment_id="r-" + "0" * 12 + "/1000000/1/query/" + "w" * 64,
+        samples=2**63,
+        statistics=np.ones(whole, np.float32),
+        counters=[-1] * layers,
+        levels=[
+            pb.LevelStatistics(level=level, statistics=np.ones(sizes[level], np.float32))
+            for level in asked
+        ],
+    )
+
+    assert asked or whole == 500_000, "some level fits"
+    assert pb.ConnectRequest(statistics=report).ByteSize() <= MAX_REQUEST_BYTES
