@@ -152,7 +152,7 @@ def test_missing_torchmetrics_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "torchmetrics.detection", None)
 
     with pytest.raises(
-        NotInstalled, match=r"torchmetrics is not installed .*fedfleet\[detection\]"
+        NotInstalled, match=r"torchmetrics is not installed .*'detection' brings it"
     ):
         evaluated([[(0, NEAR)]], [[]], scores=True)
 
