@@ -47,7 +47,7 @@ def live(target: Target | None, log: Path, pipe: int) -> None:
         wrap_coordinator(doom)
         wrap_sqlite(doom)
         wrap_redis(doom)
-    os._exit(main())
+    os._exit(main([]))
 
 
 def void(_: object) -> None:
