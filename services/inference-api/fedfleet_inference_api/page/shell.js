@@ -21,7 +21,10 @@ function make(name, className = "", ...content) {
 
 async function send(url, options = {}) {
   try {
-    return await fetch(url, { ...options, headers: { ...options.headers, ...key.headers() } });
+    const own = key.headers();
+    const response = await fetch(url, { ...options, headers: { ...options.headers, ...own } });
+    response.sent = own["x-api-key"];
+    return response;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The service cannot be reached. Is it running?");
@@ -37,9 +40,10 @@ async function failure(response, keepsKey = false) {
     error = { message: `status ${response.status}`, code: "no JSON" };
   }
   const isRefused = response.status === 401 || (response.status === 403 && !keepsKey);
-  if (isRefused) {
-    const wasSent = "x-api-key" in key.headers();
-    key.ask(wasSent ? `${error.message}.` : "This service answers those who have a key.");
+  // Of several requests with one key the first refusal is told; the others are of a key that is
+  // gone, or was replaced since.
+  if (isRefused && response.sent === key.headers()["x-api-key"]) {
+    key.ask(response.sent ? `${error.message}.` : "This service answers those who have a key.");
   }
   return Object.assign(new Error(`${error.message} (${error.code})`), { status: response.status });
 }
